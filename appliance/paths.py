@@ -1,0 +1,118 @@
+"""Every folder and file name the appliance owns, one function each.
+
+Nothing is created here except by ``run_dir`` and ``private_dir``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+from appliance.errors import ApplianceError
+
+_APP = "appliance"
+
+
+def config_dir() -> Path:
+    return Path(os.environ.get("APPLIANCE_CONFIG_DIR") or platformdirs.user_config_dir(_APP))
+
+
+def state_dir() -> Path:
+    """Run records, rotated logs, download state."""
+    return Path(os.environ.get("APPLIANCE_STATE_DIR") or platformdirs.user_state_dir(_APP))
+
+
+def cache_dir() -> Path:
+    """Compiled kernels and other things that can be made again."""
+    return Path(os.environ.get("APPLIANCE_CACHE_DIR") or platformdirs.user_cache_dir(_APP))
+
+
+def runtime_dir() -> Path:
+    """Sockets, locks and status files; private to the user, gone after a reboot."""
+    given = os.environ.get("APPLIANCE_RUNTIME_DIR")
+    if given:
+        return Path(given)
+    xdg = os.environ.get("XDG_RUNTIME_DIR")
+    if xdg and Path(xdg).is_dir():
+        return Path(xdg) / _APP
+    return Path(tempfile.gettempdir()) / f"{_APP}-{os.getuid()}"
+
+
+def private_dir(path: Path) -> Path:
+    """Makes a folder only this user can enter; refuses one that belongs to somebody else."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    st = path.lstat()
+    if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.getuid():
+        raise ApplianceError(
+            f"{path} is not a folder owned by this user.",
+            "Remove it, or point APPLIANCE_RUNTIME_DIR at a folder of your own.",
+        )
+    if st.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def run_dir(name: str) -> Path:
+    """The folder of one run: its sockets, config, lock and status files. Created 0700."""
+    return private_dir(private_dir(runtime_dir()) / name)
+
+
+def lock_file(run: Path) -> Path:
+    return run / "lock"
+
+
+def config_file(run: Path) -> Path:
+    """The resolved RuntimeConfig that every process of the run reads (JSON)."""
+    return run / "config.json"
+
+
+def plan_file(run: Path) -> Path:
+    """Every resolved value with its source and reason (JSON), for `config show` and `top`."""
+    return run / "plan.json"
+
+
+def control_socket(run: Path) -> Path:
+    return run / "control.sock"
+
+
+def engine_socket(run: Path, replica: int) -> Path:
+    """Unix socket on which an engine's rank 0 accepts the frontends."""
+    return run / f"engine-{replica}.sock"
+
+
+def ring_file(run: Path, replica: int) -> Path:
+    """Shared memory in which rank 0 of an engine gives its steps to the other ranks."""
+    return run / f"ranks-{replica}.ring"
+
+
+def rendezvous_file(run: Path, replica: int) -> Path:
+    """torch.distributed FileStore of one engine's ranks."""
+    return run / f"ranks-{replica}.store"
+
+
+def frontend_snapshot(run: Path, index: int) -> Path:
+    """A frontend's latest FrontendSnapshot (JSON), replaced atomically."""
+    return run / f"frontend-{index}.json"
+
+
+def supervisor_log(name: str) -> Path:
+    return state_dir() / "logs" / f"{name}.log"
+
+
+def user_profiles() -> Path:
+    return config_dir() / "profiles"
+
+
+def shipped_profiles() -> Path:
+    """Profiles that come with the appliance: in the wheel, or in the checkout."""
+    inside = Path(__file__).parent / "profiles" / "shipped"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "profiles"
+
+
+def default_model() -> Path:
+    """The small model that is served on a machine that has nothing else."""
+    return Path(__file__).parent / "default_model"

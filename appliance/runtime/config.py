@@ -1,0 +1,115 @@
+"""RuntimeConfig: what the runtime is told. Frozen, in sections; each room is given its section only.
+
+A field that may be left to us holds ``auto`` (or 0); `plan.resolve` answers those, and every
+process of a run reads the resolved config from one file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from appliance.errors import UsageError
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Policy = Literal["fcfs", "lpm", "dfs-weight", "random"]
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LoadFormat = Literal["auto", "dummy"]
+AttentionBackend = Literal["auto", "flashinfer", "reference"]
+Quantization = Literal["auto", "none", "fp8"]
+
+
+class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    path: str
+    """Local folder with config.json, tokenizer and safetensors. Never a hub name."""
+    id: str
+    """The name the model was asked for by; answers to it over HTTP."""
+    served_names: tuple[str, ...] = ()
+    """Further names it answers to; `default` always works."""
+    revision: str = ""
+    dtype: Dtype = "auto"
+    quantization: Quantization = "auto"
+    load_format: LoadFormat = "auto"
+    context: NotNegative = 0
+    """Longest prompt + output in tokens; 0: the longest that the model knows and memory fits."""
+
+
+class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    frontends: NotNegative = 0
+    """HTTP processes; 0: one for each 8 cores, at most 8."""
+    max_queue: Positive = 4096
+    """Live requests one frontend holds before it answers 429."""
+    keep_alive_comment_s: float = 0.0
+    """Seconds of silence before an SSE comment is sent on chat streams; 0: never."""
+
+
+class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    policy: Policy = "fcfs"
+    page_size: Positive = 16
+    chunk: NotNegative = 0
+    """Prompt tokens of one prefill step; 0: by GPU class."""
+    max_prefill: Positive = 16384
+    """Most prompt tokens of one step when the chunk is larger than one request."""
+    mixed_chunk: bool = False
+    """Decode rows join the prefill step."""
+    max_running: NotNegative = 0
+    """Most requests that hold a slot; 0: by GPU class and page pool."""
+    conservativeness: Annotated[float, Meta(ge=0.0, le=10.0)] = 1.0
+    """Scales the share of max_tokens reserved for running requests at admission."""
+    prefix_cache: bool = True
+    depth: Annotated[int, Meta(ge=0, le=1)] = 1
+    """Flights kept in the air beside the one being settled: 0 plain, 1 overlapped."""
+    retract_every: NotNegative = 0
+    """Tests only: retract the newest running request every so many decode steps."""
+
+
+class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    device: Device = "auto"
+    tp: Positive = 1
+    replicas: Positive = 1
+    memory_fraction: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    """Share of a GPU's memory for weights, pages and workspace together; 0: all but a margin."""
+    max_total_tokens: NotNegative = 0
+    """Tokens in the page pool; 0: what is measured to be free after load."""
+    attention: AttentionBackend = "auto"
+    graphs: bool = True
+    graph_batch_sizes: tuple[int, ...] = ()
+    """Row counts at which decode is captured; empty: by GPU class."""
+    threads: NotNegative = 0
+    """CPU threads of one rank; 0: cores divided by ranks."""
+    seed: int = 0
+
+
+class RuntimeConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    run: str
+    """Name of the run; its folder is paths.run_dir(run)."""
+    dir: str
+    """Folder of sockets and status files of this run."""
+    model: ModelConfig
+    profile: str = "none"
+    """Name of the profile the values came from."""
+    serve: ServeConfig = ServeConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    engine: EngineConfig = EngineConfig()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def read_config(path: Path) -> RuntimeConfig:
+    """Reads a resolved config. UsageError when it cannot be read or has a wrong field."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RuntimeConfig)
+    except OSError as e:
+        raise UsageError(f"cannot read {path}: {e.strerror}") from e
+    except msgspec.DecodeError as e:
+        raise UsageError(f"{path} is not a runtime config: {e}") from e
+
+
+def write_config(config: RuntimeConfig, path: Path) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))

@@ -1,0 +1,206 @@
+"""resolve(config, spec, hardware) -> Plan: pure. Every `auto` answered once, with its reason.
+
+Each answer is computed from the inputs, never from another answer's side effect. The GPU class
+numbers are those that the field has converged on; profiles override them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from appliance.errors import HardwareError, UsageError
+from appliance.hardware import HardwareSnapshot
+from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.spec import ModelSpec
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class Answer(Struct, frozen=True):
+    """One value of the plan. source: default, profile, flag, environment, file or rule."""
+
+    field: str
+    value: Any
+    source: str
+    reason: str = ""
+
+
+class Plan(Struct, frozen=True):
+    """config: no `auto` left in it. answers: one for each field of each section."""
+
+    config: RuntimeConfig
+    answers: tuple[Answer, ...]
+
+
+class GpuClass(NamedTuple):
+    below_mib: int
+    chunk: int
+    graph_rows: int
+    max_running: int
+
+
+GPU_CLASSES = (
+    GpuClass(20480, 2048, 32, 128),
+    GpuClass(35840, 4096, 64, 256),
+    GpuClass(61440, 4096, 128, 256),
+    GpuClass(92160, 8192, 512, 1024),
+    GpuClass(163840, 8192, 512, 2048),
+    GpuClass(1 << 40, 16384, 512, 2048),
+)
+
+
+def gpu_class(memory_bytes: int) -> GpuClass:
+    return next(c for c in GPU_CLASSES if memory_bytes // MIB < c.below_mib)
+
+
+def graph_sizes(largest: int) -> tuple[int, ...]:
+    """Row counts at which decode is captured: dense where a padded row costs most."""
+    sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, 4097, 32)]
+    return tuple(sorted({s for s in sizes if s < largest} | {largest}))
+
+
+class _Rules:
+    """The rules for one resolve call; each method answers one field and says why."""
+
+    def __init__(self, config: RuntimeConfig, spec: ModelSpec, hardware: HardwareSnapshot) -> None:
+        self.config, self.spec, self.hardware = config, spec, hardware
+        self.cuda = self._device()[0] == "cuda"
+
+    def _device(self) -> tuple[str, str]:
+        asked, gpus = self.config.engine.device, self.hardware.gpus
+        if asked == "cuda" and not gpus:
+            raise HardwareError(
+                "this profile needs a GPU and none can be seen"
+                + (f": {self.hardware.problem}" if self.hardware.problem else "."),
+                "Use `--profile cpu`, or run `appliance doctor` to see what is missing.",
+            )
+        if asked != "auto":
+            return asked, ""
+        if gpus:
+            return "cuda", f"{len(gpus)} GPU(s) found"
+        return "cpu", "no GPU found"
+
+    def _smallest(self) -> int:
+        gpus = self.hardware.gpus[: self.config.engine.tp * self.config.engine.replicas]
+        return min(g.memory_total for g in gpus) if gpus else 0
+
+    def answers(self) -> dict[str, tuple[Any, str]]:
+        c = self.config
+        spec, tp = self.spec, c.engine.tp
+        if spec.attention.heads % tp or (
+            spec.attention.kv_heads % tp and tp % spec.attention.kv_heads
+        ):
+            raise UsageError(
+                f"tp {tp} does not divide the model's {spec.attention.heads} query and "
+                f"{spec.attention.kv_heads} key-value heads.",
+                "Choose a tensor-parallel size that divides both.",
+            )
+        return {
+            "model.dtype": self._dtype(),
+            "model.quantization": ("none", "checkpoint is served as it is stored"),
+            "model.context": self._context(),
+            "serve.frontends": self._frontends(),
+            "schedule.chunk": self._chunk(),
+            "schedule.max_running": self._max_running(),
+            "engine.device": self._device(),
+            "engine.memory_fraction": self._memory_fraction(),
+            "engine.attention": self._attention(),
+            "engine.graphs": (c.engine.graphs and self.cuda, "" if self.cuda else "no GPU"),
+            "engine.graph_batch_sizes": self._graph_sizes(),
+            "engine.threads": self._threads(),
+        }
+
+    def _dtype(self) -> tuple[str, str]:
+        if not self.cuda:
+            return "float32", "CPUs compute float32 fastest and exactly"
+        oldest = min((g.sm for g in self.hardware.gpus), default=90)
+        if self.spec.dtype == "bfloat16" and oldest < 80:
+            return "float16", f"compute capability {oldest / 10} has no bfloat16"
+        if self.spec.dtype == "float32":
+            return "bfloat16", "float32 checkpoint, half the memory and the same range"
+        return self.spec.dtype, "as the checkpoint is stored"
+
+    def _context(self) -> tuple[int, str]:
+        return self.spec.max_context, "all that the model was trained for"
+
+    def _frontends(self) -> tuple[int, str]:
+        n = max(1, min(8, self.hardware.cores // 4))
+        return n, f"{self.hardware.cores} cores"
+
+    def _chunk(self) -> tuple[int, str]:
+        if not self.cuda:
+            return 2048, "CPU: keeps one step under about a second"
+        chosen = gpu_class(self._smallest())
+        return chosen.chunk, f"GPU of {self._smallest() // MIB} MiB"
+
+    def _max_running(self) -> tuple[int, str]:
+        if not self.cuda:
+            return 64, "CPU"
+        chosen = gpu_class(self._smallest())
+        return chosen.max_running, f"GPU of {self._smallest() // MIB} MiB"
+
+    def _memory_fraction(self) -> tuple[float, str]:
+        if not self.cuda:
+            return 0.5, "half of the free memory, the rest is the machine's"
+        return 0.94, "workspace and graphs are measured before the pool is sized"
+
+    def _attention(self) -> tuple[str, str]:
+        if self.cuda:
+            return "flashinfer", "NVIDIA GPU"
+        return "reference", "plain torch runs on any device"
+
+    def _graph_sizes(self) -> tuple[tuple[int, ...], str]:
+        if not (self.cuda and self.config.engine.graphs):
+            return (), "no graphs"
+        rows = gpu_class(self._smallest()).graph_rows
+        if self.config.schedule.max_running:
+            rows = min(rows, self.config.schedule.max_running)
+        return graph_sizes(rows), f"up to {rows} rows"
+
+    def _threads(self) -> tuple[int, str]:
+        ranks = self.config.engine.tp * self.config.engine.replicas
+        n = max(1, self.hardware.cores // ranks)
+        return (n, f"{self.hardware.cores} cores for {ranks} rank(s)") if not self.cuda else (
+            max(1, min(4, n)), "the GPU does the arithmetic")
+
+
+def resolve(
+    config: RuntimeConfig,
+    spec: ModelSpec,
+    hardware: HardwareSnapshot,
+    sources: dict[str, str] | None = None,
+) -> Plan:
+    """Answers every `auto` of `config`.
+
+    sources: dotted field -> who set it (flag, profile NAME, …); fields not in it are defaults.
+    Raises UsageError or HardwareError when a value cannot be had on this machine.
+    """
+    rules = _Rules(config, spec, hardware).answers()
+    sections: dict[str, Any] = {}
+    answers: list[Answer] = []
+    for section in ("model", "serve", "schedule", "engine"):
+        part = getattr(config, section)  # noqa: B009 - sections are named by the loop
+        changed: dict[str, Any] = {}
+        for name in part.__struct_fields__:
+            field = f"{section}.{name}"
+            value = getattr(part, name)
+            set_by = (sources or {}).get(field, "")
+            open_ = value in ("auto", 0, ()) or (field == "engine.graphs" and value)
+            if field in rules and open_ and not (set_by and value not in ("auto", 0, ())):
+                value, reason = rules[field]
+                changed[name] = value
+                answers.append(Answer(field, value, "rule", reason))
+            else:
+                answers.append(Answer(field, value, set_by or "default"))
+        sections[section] = msgspec.structs.replace(part, **changed)
+    known = spec.max_context
+    if config.model.context > known:
+        raise UsageError(
+            f"a context of {config.model.context} is longer than the model's {known}.",
+            f"Ask for at most {known}, or leave it to be chosen.",
+        )
+    return Plan(msgspec.structs.replace(config, **sections), tuple(answers))

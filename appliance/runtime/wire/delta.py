@@ -1,0 +1,105 @@
+"""The way home: what an engine sends to a frontend."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Finish = Literal["", "stop", "length", "abort", "error"]
+
+
+class Logprob(Struct, frozen=True, array_like=True, gc=False):
+    """Of one position: the token taken, its log probability, and the likeliest alternatives.
+
+    Log probabilities are of the model's distribution before temperature and filters.
+    """
+
+    id: int
+    logprob: float
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+class TokenDelta(Struct, frozen=True, array_like=True, gc=False):
+    """New tokens of one request. Exactly one delta of a request has `finish` set; it is the last.
+
+    ids: new output ids, the stop id included when one ended the request.
+    finish: why it ended. stop: `matched` is the stop id. length: max_tokens or context reached.
+    abort: never for the caller's own abort. error: `error` says why, in words for the user.
+    cached: prompt tokens that came from the prefix cache (on the first delta, else -1).
+    index: number of output tokens before this delta, so that a receiver can drop duplicates.
+    prompt_logprobs: on the first delta when asked for; entry 0 (no predecessor) has logprob 0.0.
+    """
+
+    rid: int
+    index: int
+    ids: tuple[int, ...]
+    finish: Finish = ""
+    matched: int = -1
+    cached: int = -1
+    logprobs: tuple[Logprob, ...] = ()
+    prompt_logprobs: tuple[Logprob, ...] = ()
+    error: str = ""
+
+
+class StepStats(Struct, frozen=True, array_like=True, gc=False):
+    """State of an engine after a step; counters only grow during an engine's life."""
+
+    time: float = 0.0
+    """time.monotonic() of the engine."""
+    generation: int = 0
+    steps: int = 0
+    running: int = 0
+    waiting: int = 0
+    used_tokens: int = 0
+    """Tokens of the pool held by running requests or the prefix cache's locked part."""
+    cached_tokens: int = 0
+    """Tokens of the pool held by the prefix cache that nothing locks."""
+    total_tokens: int = 0
+    prompt_tokens: int = 0
+    """Counter: prompt tokens computed."""
+    cache_hit_tokens: int = 0
+    """Counter: prompt tokens found in the prefix cache."""
+    cache_query_tokens: int = 0
+    """Counter: prompt tokens looked up."""
+    generated_tokens: int = 0
+    retractions: int = 0
+    evicted_tokens: int = 0
+    new_token_ratio: float = 0.0
+    schedule_s: float = 0.0
+    """Counter: host seconds in next_step and settle."""
+    wait_s: float = 0.0
+    """Counter: host seconds waiting for the device."""
+    aborts: int = 0
+
+
+class Deltas(Struct, frozen=True, array_like=True, tag="deltas", gc=False):
+    """All that one step has for one frontend. `stats` at most 10 times a second."""
+
+    items: tuple[TokenDelta, ...]
+    stats: StepStats | None = None
+
+
+class Admitted(Struct, frozen=True, array_like=True, tag="admitted", gc=False):
+    """These requests got pages in this step (time of the queue's end, for metrics)."""
+
+    rids: tuple[int, ...]
+    time: float
+
+
+class Welcome(Struct, frozen=True, array_like=True, tag="welcome"):
+    """An engine's answer to Hello: what it can take."""
+
+    version: int
+    generation: int
+    """Counts the starts of this engine within the run."""
+    context: int
+    total_tokens: int
+    page_size: int
+    max_running: int
+    vocab: int
+    pid: int
+
+
+ToFrontend = Deltas | Admitted | Welcome

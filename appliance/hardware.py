@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
-import psutil
 from msgspec import Struct
 
 

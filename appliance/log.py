@@ -27,8 +27,10 @@ class LineFormatter(logging.Formatter):
             text += "".join(f" {k}={v}" for k, v in extra.items())
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        lines = ["".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
-                 for line in text.split("\n")]
+        lines = [
+            "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
+            for line in text.split("\n")
+        ]
         head = f"{stamp}.{int(record.msecs):03d}Z {record.levelname:<7} {self.process} "
         return head + "\n    ".join(lines)
 

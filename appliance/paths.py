@@ -94,6 +94,11 @@ def rendezvous_file(run: Path, replica: int) -> Path:
     return run / f"ranks-{replica}.store"
 
 
+def run_state(run: Path) -> Path:
+    """RunState as the supervisor last knew it (JSON), for the frontends."""
+    return run / "state.json"
+
+
 def frontend_snapshot(run: Path, index: int) -> Path:
     """A frontend's latest FrontendSnapshot (JSON), replaced atomically."""
     return run / f"frontend-{index}.json"

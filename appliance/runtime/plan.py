@@ -164,8 +164,11 @@ class _Rules:
     def _threads(self) -> tuple[int, str]:
         ranks = self.config.engine.tp * self.config.engine.replicas
         n = max(1, self.hardware.cores // ranks)
-        return (n, f"{self.hardware.cores} cores for {ranks} rank(s)") if not self.cuda else (
-            max(1, min(4, n)), "the GPU does the arithmetic")
+        return (
+            (n, f"{self.hardware.cores} cores for {ranks} rank(s)")
+            if not self.cuda
+            else (max(1, min(4, n)), "the GPU does the arithmetic")
+        )
 
 
 def resolve(
@@ -183,7 +186,7 @@ def resolve(
     sections: dict[str, Any] = {}
     answers: list[Answer] = []
     for section in ("model", "serve", "schedule", "engine"):
-        part = getattr(config, section)  # noqa: B009 - sections are named by the loop
+        part = getattr(config, section)
         changed: dict[str, Any] = {}
         for name in part.__struct_fields__:
             field = f"{section}.{name}"

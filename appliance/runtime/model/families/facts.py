@@ -71,8 +71,11 @@ def rope(config: dict[str, Any], max_context: int) -> RopeSpec:
             f"config.json: rope type {kind!r} is not known",
             "Known: default, linear, dynamic, llama3, yarn.",
         )
-    original = integer(params, "original_max_position_embeddings",
-                       config.get("original_max_position_embeddings") or max_context)
+    original = integer(
+        params,
+        "original_max_position_embeddings",
+        config.get("original_max_position_embeddings") or max_context,
+    )
     return RopeSpec(
         theta=theta,
         kind=kind,

@@ -52,9 +52,7 @@ def read(config: dict[str, Any]) -> ModelSpec:
     )
 
 
-def _window(
-    config: dict[str, Any], architecture: str, layers: int
-) -> tuple[int, tuple[int, ...]]:
+def _window(config: dict[str, Any], architecture: str, layers: int) -> tuple[int, tuple[int, ...]]:
     """Sliding window and the layers it holds for. Qwen2 windows only its upper layers."""
     size = config.get("sliding_window")
     if size is None:

@@ -1,0 +1,225 @@
+"""What processes tell each other about their state: plain data, one schema for all who look.
+
+Child -> supervisor: one JSON object a line on the status pipe (Phase, Ready, Beat, Failed).
+Supervisor -> frontends: RunState in the file paths.run_state(run), replaced atomically.
+Frontend -> supervisor: FrontendSnapshot in paths.frontend_snapshot(run, index), up to 4 a second.
+Supervisor -> clients: RunStatus (schema appliance.status/1) and TopSnapshot (appliance.top/1).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+State = Literal["stopped", "starting", "ready", "degraded", "draining", "failed"]
+"""degraded: was ready, an engine is being started again; requests wait and go on."""
+
+
+# --- child -> supervisor -------------------------------------------------------------------------
+
+
+class Phase(Struct, frozen=True, tag="phase"):
+    """A start-up phase begins or advances. limit_s: silence allowed until the next message."""
+
+    name: Literal["spawn", "import", "load", "plan", "capture", "warmup"]
+    progress: float = 0.0
+    limit_s: float = 30.0
+    detail: str = ""
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    """Takes requests from now on. facts: for people and `status` (pages, seconds per phase, …)."""
+
+    facts: dict[str, Any] = {}
+
+
+class Beat(Struct, frozen=True, tag="beat"):
+    """Sent by the engine loop itself at least once a second while it lives.
+
+    limit_s: how long the next silence may be (longer before a long step).
+    """
+
+    steps: int
+    limit_s: float = 3.0
+
+
+class Failed(Struct, frozen=True, tag="failed"):
+    """The first exception of a process, just before it exits. exit_code as in errors.py."""
+
+    message: str
+    hint: str = ""
+    code: str = ""
+    exit_code: int = 10
+    traceback: str = ""
+
+
+ChildMessage = Phase | Ready | Beat | Failed
+
+_child: msgspec.json.Decoder[ChildMessage] = msgspec.json.Decoder(ChildMessage)
+
+
+def decode_child_message(line: bytes) -> ChildMessage:
+    """Raises msgspec.DecodeError for a line that is none."""
+    return _child.decode(line)
+
+
+class StatusPipe:
+    """A child's end of its status pipe. With fd < 0 it says nothing (no supervisor)."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self._fd = fd
+        self._encoder = msgspec.json.Encoder()
+
+    def send(self, message: ChildMessage) -> None:
+        if self._fd < 0:
+            return
+        try:
+            os.write(self._fd, self._encoder.encode(message) + b"\n")
+        except OSError:
+            self._fd = -1  # the supervisor has gone; the lifeline ends this process
+
+
+# --- supervisor -> frontends ---------------------------------------------------------------------
+
+
+class RunState(Struct, frozen=True):
+    state: State = "starting"
+    phase: str = "spawn"
+    progress: float = 0.0
+    detail: str = ""
+    failure: str = ""
+    """One sentence when state is failed."""
+    reached_ready: bool = False
+    at: float = 0.0
+    """Unix time."""
+
+
+# --- frontend -> supervisor ----------------------------------------------------------------------
+
+
+class RequestRow(Struct, frozen=True):
+    """A live request. Never holds text of the prompt or the answer."""
+
+    id: str
+    phase: Literal["queued", "prefill", "decode", "stopping"]
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    max_tokens: int
+    age_s: float
+    queue_s: float | None = None
+    ttft_s: float | None = None
+    tok_s: float | None = None
+    client: str = ""
+    """Name of the API key, else the user agent's first word."""
+
+
+class EngineState(Struct, frozen=True):
+    """The latest StepStats of an engine, as a frontend got it (fields as in wire.StepStats)."""
+
+    replica: int
+    connected: bool
+    generation: int = 0
+    stats: dict[str, float] = {}
+
+
+class FrontendSnapshot(Struct, frozen=True):
+    index: int
+    pid: int
+    at: float
+    """Unix time."""
+    live: int
+    requests: list[RequestRow]
+    """At most 200, newest first."""
+    engines: list[EngineState]
+    metrics: dict[str, Any]
+    """metrics.Registry.dump() of this frontend."""
+
+
+def publish(path: Path, value: Struct) -> None:
+    """Writes JSON so that a reader sees the old or the new value, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(msgspec.json.encode(value))
+    temporary.replace(path)
+
+
+# --- supervisor -> clients -----------------------------------------------------------------------
+
+
+class ProcessRow(Struct, frozen=True):
+    role: Literal["supervisor", "frontend", "engine"]
+    index: int
+    """Frontend number, or engine replica."""
+    rank: int | None
+    pid: int
+    state: Literal["starting", "ready", "stopped", "failed"]
+    memory_bytes: int | None = None
+    started_at: str = ""
+
+
+class RunStatus(Struct, frozen=True):
+    schema: str = "appliance.status/1"
+    run: str = "default"
+    state: State = "stopped"
+    phase: str | None = None
+    progress: float | None = None
+    detail: str = ""
+    failure: dict[str, Any] | None = None
+    """message, hint, code, exit_code, log: of what made the run fail."""
+    url: str = ""
+    model: str = ""
+    profile: str = ""
+    uptime_s: float = 0.0
+    restarts: int = 0
+    processes: list[ProcessRow] = []
+    phases: list[dict[str, Any]] = []
+    """[{name, seconds, detail}] of the engine's start."""
+    facts: dict[str, Any] = {}
+    log: str = ""
+
+
+class TopSnapshot(Struct, frozen=True):
+    """Fields as in the dashboard: every value a number or null, never a human string."""
+
+    schema: str = "appliance.top/1"
+    at: str = ""
+    run: str = "default"
+    url: str = ""
+    state: State = "stopped"
+    phase: str | None = None
+    progress: float | None = None
+    detail: str = ""
+    uptime_s: float = 0.0
+    restarts: int = 0
+    model: dict[str, Any] = {}
+    """id, revision, dtype, max_context"""
+    profile: dict[str, Any] = {}
+    """name, tp, memory_fraction, chunk, overrides"""
+    throughput: dict[str, float] = {}
+    """gen_tok_s, prompt_tok_s, cached_prompt_tok_s, req_s"""
+    queue: dict[str, float] = {}
+    """running, waiting, max_running"""
+    kv: dict[str, float] = {}
+    """used_tokens, cached_tokens, total_tokens, ratio, preemptions_total"""
+    prefix_cache: dict[str, float | None] = {}
+    """hit_ratio_60s, hit_ratio_total"""
+    latency_60s: dict[str, dict[str, float | None]] = {}
+    """ttft_s, itl_s, e2e_s, queue_s: each p50, p90, p99"""
+    errors_60s: dict[str, float] = {}
+    """4xx, 5xx, cancelled"""
+    gpus: list[dict[str, Any]] = []
+    """index, uuid, name, util, mem_used_bytes, mem_total_bytes, power_w, power_limit_w, temp_c,
+    sm_mhz, throttle"""
+    cpu: dict[str, float | None] = {}
+    """util, mem_used_bytes, mem_total_bytes, load1: shown where there is no GPU"""
+    requests: list[RequestRow] = []
+    alerts: list[dict[str, Any]] = []
+    """code, level, since, message, fix"""
+    history: dict[str, list[float]] = {}
+    """Last 15 minutes, one value a second, newest last: gen_tok_s, prompt_tok_s, running, waiting,
+    kv_ratio"""
+    log_tail: list[str] = []

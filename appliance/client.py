@@ -1,0 +1,211 @@
+"""The one typed client of a run's supervisor: HTTP over its control socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+
+from appliance.errors import (
+    ApplianceError,
+    BusyError,
+    DoesNotFitError,
+    EngineError,
+    HardwareError,
+    IntegrityError,
+    NetworkError,
+    NotAuthorisedError,
+    NotFoundError,
+    NotRunningError,
+    UsageError,
+)
+from appliance.status import RunStatus, TopSnapshot
+
+_BASE = "/appliance/v1"
+_T = TypeVar("_T")
+
+_BY_EXIT_CODE: dict[int, type[ApplianceError]] = {
+    e.exit_code: e
+    for e in (
+        UsageError,
+        NotRunningError,
+        NotFoundError,
+        NotAuthorisedError,
+        NetworkError,
+        DoesNotFitError,
+        HardwareError,
+        IntegrityError,
+        EngineError,
+        BusyError,
+    )
+}
+
+
+def error_of(fields: dict[str, Any]) -> ApplianceError:
+    """The exception that `fields` (message, hint, code, exit_code) describe."""
+    kind = _BY_EXIT_CODE.get(int(fields.get("exit_code", 1)), ApplianceError)
+    return kind(
+        str(fields.get("message", "")),
+        str(fields.get("hint", "")),
+        code=str(fields.get("code", "")),
+    )
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(self.timeout)
+        try:
+            sock.connect(str(self._path))
+        except OSError:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+class Client:
+    """Asks the supervisor that listens on `socket`.
+
+    Every method raises NotRunningError when nobody listens there or the answer does not come
+    within `timeout` seconds, and the supervisor's own ApplianceError when it refuses.
+    """
+
+    def __init__(self, socket: Path, *, timeout: float = 10.0) -> None:
+        self.socket = socket
+        self.timeout = timeout
+
+    def status(self) -> RunStatus:
+        return self._decode("/status", RunStatus)
+
+    def top(self) -> TopSnapshot:
+        return self._decode("/top", TopSnapshot)
+
+    def plan(self) -> dict[str, Any]:
+        """plan.json of the run: the resolved config and where each value came from."""
+        return self._decode("/plan", dict[str, Any])
+
+    def logs(self, lines: int = 200, component: str = "", level: str = "") -> str:
+        """The last `lines` lines, each ended by a newline."""
+        query = urlencode({"lines": lines, "component": component, "level": level})
+        with self._ask("GET", f"/logs?{query}") as answer:
+            return answer.read().decode(errors="replace")
+
+    def follow_logs(self, lines: int = 20, component: str = "", level: str = "") -> Iterator[str]:
+        """The last `lines` lines, then each new one without its newline, until the run ends."""
+        query = urlencode({"lines": lines, "component": component, "level": level, "follow": 1})
+        with self._ask("GET", f"/logs?{query}", timeout=None) as answer:
+            for line in answer.lines():
+                yield line
+
+    def down(self, drain_s: float = 30.0, on_step: Callable[[str], None] | None = None) -> None:
+        """Stops the run and returns when it has gone. on_step is told each step as it happens."""
+        body = json.dumps({"drain_s": drain_s}).encode()
+        with self._ask("POST", "/down", body, timeout=drain_s + 60) as answer:
+            for line in answer.lines():
+                if on_step is not None:
+                    on_step(line)
+
+    def restart(self) -> None:
+        """Starts every engine again; live requests wait and go on."""
+        with self._ask("POST", "/restart", b"{}") as answer:
+            answer.read()
+
+    def _decode(self, path: str, kind: type[_T]) -> _T:
+        with self._ask("GET", path) as answer:
+            body = answer.read()
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.DecodeError as e:
+            raise NotRunningError(
+                f"the supervisor's answer to {path} is not understood: {e}.",
+                "It is of another version: run `appliance down`, then `appliance up`.",
+                code="APL-RUN-003",
+            ) from e
+
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, timeout: float | None = -1.0
+    ) -> _Answer:
+        limit = self.timeout if timeout == -1.0 else timeout
+        connection = _Connection(self.socket, limit)
+        headers = {"content-type": "application/json"} if body is not None else {}
+        try:
+            connection.request(method, _BASE + path, body, headers)
+            answer = _Answer(connection, connection.getresponse(), self.socket)
+        except (OSError, http.client.HTTPException) as e:
+            connection.close()
+            raise _gone(self.socket, e) from e
+        if answer.status != 200:
+            with answer:
+                raise _refusal(answer.status, answer.read())
+        return answer
+
+
+class _Answer:
+    """An open HTTP answer; closing it closes the connection."""
+
+    def __init__(
+        self, connection: _Connection, response: http.client.HTTPResponse, path: Path
+    ) -> None:
+        self._connection, self._response, self._path = connection, response, path
+        self.status = response.status
+
+    def __enter__(self) -> _Answer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._response.close()
+        self._connection.close()
+
+    def read(self) -> bytes:
+        try:
+            return self._response.read()
+        except (OSError, http.client.HTTPException) as e:
+            raise _gone(self._path, e) from e
+
+    def lines(self) -> Iterator[str]:
+        """Lines as they come. The end of the supervisor is the end of the lines."""
+        while True:
+            try:
+                line = self._response.readline()
+            except (ConnectionError, http.client.HTTPException):
+                return
+            except OSError as e:
+                raise _gone(self._path, e) from e
+            if not line:
+                return
+            yield line.decode(errors="replace").rstrip("\n")
+
+
+def _gone(path: Path, cause: Exception) -> NotRunningError:
+    name = path.parent.name
+    if isinstance(cause, TimeoutError):
+        return NotRunningError(
+            f"the supervisor of run '{name}' does not answer.",
+            f"Look at the end of its log with `appliance logs {name}`.",
+            code="APL-RUN-002",
+        )
+    return NotRunningError(
+        f"nothing runs under the name '{name}'.",
+        "Start it with `appliance up`.",
+    )
+
+
+def _refusal(status: int, body: bytes) -> ApplianceError:
+    try:
+        fields = json.loads(body)["error"]
+        return error_of(fields)
+    except (ValueError, KeyError, TypeError):
+        text = body[:200].decode(errors="replace")
+        return ApplianceError(f"the supervisor refused with status {status}: {text}")

@@ -106,8 +106,7 @@ class Client:
         """The last `lines` lines, then each new one without its newline, until the run ends."""
         query = urlencode({"lines": lines, "component": component, "level": level, "follow": 1})
         with self._ask("GET", f"/logs?{query}", timeout=None) as answer:
-            for line in answer.lines():
-                yield line
+            yield from answer.lines()
 
     def down(self, drain_s: float = 30.0, on_step: Callable[[str], None] | None = None) -> None:
         """Stops the run and returns when it has gone. on_step is told each step as it happens."""

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
 from msgspec import Struct
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+_THROTTLE = {
+    0x04: "power",
+    0x08: "hw-slowdown",
+    0x20: "heat",
+    0x40: "heat",
+    0x80: "power-brake",
+}
+"""Bits of NVML's clock throttle reasons that cost speed."""
 
 
 class GpuProcess(Struct, frozen=True):
@@ -39,3 +55,187 @@ class HardwareSnapshot(Struct, frozen=True):
     cuda: str = ""
     problem: str = ""
     """Why no GPU can be seen, when a driver is there but does not answer."""
+
+
+def detect() -> HardwareSnapshot:
+    """The machine as it is now. Never raises: what cannot be seen is absent."""
+    total, available = host_memory()
+    gpus = Gpus()
+    try:
+        return HardwareSnapshot(
+            cores=cores(),
+            memory_total=total,
+            memory_available=available,
+            gpus=gpus.sample(),
+            driver=gpus.driver,
+            cuda=gpus.cuda,
+            problem=gpus.problem,
+        )
+    finally:
+        gpus.close()
+
+
+def cores() -> int:
+    """CPUs that this process may use, a container's quota included."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return allowed
+    if quota == "max":
+        return allowed
+    return max(1, min(allowed, int(quota) // int(period)))
+
+
+def host_memory() -> tuple[int, int]:
+    """(total, available) bytes, a container's limit included."""
+    memory = psutil.virtual_memory()
+    total, available = int(memory.total), int(memory.available)
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text()) - _reclaimable()
+    except (OSError, ValueError):
+        return total, available
+    return min(total, limit), max(0, min(available, limit - used))
+
+
+def _reclaimable() -> int:
+    """File cache that the kernel counts as used and gives back when asked."""
+    for line in (_CGROUP / "memory.stat").read_text().splitlines():
+        if line.startswith("inactive_file "):
+            return int(line.split()[1])
+    return 0
+
+
+class Gpus:
+    """The GPUs through NVML, opened once and sampled as often as wished.
+
+    Only those that CUDA_VISIBLE_DEVICES shows, in its order. Without a driver there are none, and
+    `problem` says why when a driver is there but does not answer.
+    """
+
+    def __init__(self) -> None:
+        self.driver = ""
+        self.cuda = ""
+        self.problem = ""
+        self._nvml: Any = None
+        self._handles: list[tuple[int, Any]] = []
+        try:
+            import pynvml
+        except ImportError:
+            self.problem = "the package nvidia-ml-py is not installed" if _driver_files() else ""
+            return
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as e:
+            if _driver_files():
+                self.problem = f"the NVIDIA driver does not answer: {e}"
+            return
+        self._nvml = pynvml
+        self.driver = _text(self._ask(pynvml.nvmlSystemGetDriverVersion))
+        version = self._ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+        self.cuda = f"{version // 1000}.{version % 1000 // 10}" if version else ""
+        self._handles = self._visible()
+
+    def _visible(self) -> list[tuple[int, Any]]:
+        nvml = self._nvml
+        found = []
+        for index in range(self._ask(nvml.nvmlDeviceGetCount) or 0):
+            try:
+                found.append((index, nvml.nvmlDeviceGetHandleByIndex(index)))
+            except nvml.NVMLError as e:
+                self.problem = f"GPU {index} does not answer: {e}"
+        uuids = {index: _text(self._ask(nvml.nvmlDeviceGetUUID, h)) for index, h in found}
+        chosen = visible_indices(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)
+        by_index = dict(found)
+        return [(i, by_index[i]) for i in chosen]
+
+    def sample(self) -> tuple[Gpu, ...]:
+        """Blocks for as long as the driver does: milliseconds, or for ever when it is broken."""
+        gpus = []
+        for index, handle in self._handles:
+            gpu = self._sample_one(index, handle)
+            if gpu is not None:
+                gpus.append(gpu)
+        return tuple(gpus)
+
+    def _sample_one(self, index: int, handle: Any) -> Gpu | None:
+        n = self._nvml
+        memory = self._ask(n.nvmlDeviceGetMemoryInfo, handle)
+        if memory is None:
+            self.problem = f"GPU {index} no longer answers"
+            return None
+        major, minor = self._ask(n.nvmlDeviceGetCudaComputeCapability, handle) or (0, 0)
+        rates = self._ask(n.nvmlDeviceGetUtilizationRates, handle)
+        power = self._ask(n.nvmlDeviceGetPowerUsage, handle)
+        limit = self._ask(n.nvmlDeviceGetEnforcedPowerLimit, handle)
+        reasons = self._ask(n.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
+        return Gpu(
+            index=index,
+            uuid=_text(self._ask(n.nvmlDeviceGetUUID, handle)),
+            name=_text(self._ask(n.nvmlDeviceGetName, handle)),
+            memory_total=int(memory.total),
+            memory_used=int(memory.used),
+            sm=major * 10 + minor,
+            utilization=None if rates is None else rates.gpu / 100,
+            power_w=None if power is None else power / 1000,
+            power_limit_w=None if limit is None else limit / 1000,
+            temperature_c=self._ask(n.nvmlDeviceGetTemperature, handle, n.NVML_TEMPERATURE_GPU),
+            sm_clock_mhz=self._ask(n.nvmlDeviceGetClockInfo, handle, n.NVML_CLOCK_SM),
+            throttle=tuple(word for bit, word in _THROTTLE.items() if reasons & bit),
+            processes=self._processes(handle),
+        )
+
+    def _processes(self, handle: Any) -> tuple[GpuProcess, ...]:
+        rows = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+        return tuple(
+            GpuProcess(row.pid, _process_name(row.pid), int(row.usedGpuMemory or 0)) for row in rows
+        )
+
+    def _ask(self, call: Any, *args: Any) -> Any:
+        """The answer of one sensor, or None when this GPU has none."""
+        try:
+            return call(*args)
+        except self._nvml.NVMLError:
+            return None
+
+    def close(self) -> None:
+        if self._nvml is not None:
+            self._ask(self._nvml.nvmlShutdown)
+            self._nvml, self._handles = None, []
+
+
+def visible_indices(setting: str | None, uuids: dict[int, str]) -> list[int]:
+    """GPU numbers that a value of CUDA_VISIBLE_DEVICES shows; None shows all.
+
+    As in CUDA, what follows the first entry that names no GPU is not seen.
+    """
+    if setting is None:
+        return sorted(uuids)
+    chosen: list[int] = []
+    for entry in filter(None, (part.strip() for part in setting.split(","))):
+        if entry.isdigit() and int(entry) in uuids:
+            index = int(entry)
+        else:
+            matches = [i for i, uuid in uuids.items() if entry in uuid and entry.startswith("GPU-")]
+            if not matches:
+                break
+            index = matches[0]
+        if index not in chosen:
+            chosen.append(index)
+    return chosen
+
+
+def _driver_files() -> bool:
+    return Path("/dev/nvidiactl").exists() or Path("/proc/driver/nvidia/version").exists()
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+
+
+def _process_name(pid: int) -> str:
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return "?"

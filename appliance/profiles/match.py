@@ -1,0 +1,98 @@
+"""Hardware -> the profile that fits it best, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from appliance.errors import HardwareError, NotFoundError
+from appliance.hardware import Gpu, HardwareSnapshot
+from appliance.profiles.schema import Match, Profile
+from appliance.profiles.store import Stored
+
+GIB = 1 << 30
+
+
+class Chosen(Struct, frozen=True):
+    """why: one clause, for people."""
+
+    profile: Profile
+    why: str
+
+
+def choose(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> Chosen:
+    """The profile for this machine: one that names the GPU, else one for its memory, else any
+    GPU, else the CPU. The user's own go before shipped ones of the same rank.
+
+    NotFoundError when none matches.
+    """
+    ranked = sorted(
+        (
+            (*_rank(s.profile.match, hardware), s.own, s.profile.match.count, s.profile.name, s)
+            for s in profiles
+            if not mismatch(s.profile, hardware)
+        ),
+        key=lambda entry: (entry[0], entry[2], -entry[3], entry[4]),
+        reverse=True,
+    )
+    if not ranked:
+        raise NotFoundError(
+            "no profile is for this machine.",
+            "Name one with --profile; `appliance profile list` shows them.",
+            code="APL-NOT-003",
+        )
+    return Chosen(ranked[0][5].profile, ranked[0][1])
+
+
+def mismatch(profile: Profile, hardware: HardwareSnapshot) -> str:
+    """Why a profile is not for this machine; empty when it is."""
+    m, gpus = profile.match, hardware.gpus
+    if m.device == "cpu":
+        return ""
+    if not gpus:
+        return "it needs a GPU and none can be seen" + (
+            f" ({hardware.problem})" if hardware.problem else ""
+        )
+    if len(gpus) < m.count:
+        return f"it needs {m.count} GPUs and {len(gpus)} can be seen"
+    for gpu in gpus[: m.count]:
+        if m.gpus and not any(_named(gpu, part) for part in m.gpus):
+            return f"it is for {' or '.join(m.gpus)} and GPU {gpu.index} is a {gpu.name}"
+        gib = gpu.memory_total / GIB
+        if m.memory_min_gib and gib < m.memory_min_gib:
+            return f"it needs {m.memory_min_gib:g} GiB and GPU {gpu.index} has {gib:.1f}"
+        if m.memory_max_gib and gib > m.memory_max_gib:
+            return f"it is for at most {m.memory_max_gib:g} GiB and GPU {gpu.index} has {gib:.1f}"
+    return ""
+
+
+def require(profile: Profile, hardware: HardwareSnapshot) -> None:
+    """Refuses a GPU profile where it cannot run at all: HardwareError. A profile for another GPU
+    than this one is allowed; `mismatch` tells."""
+    m = profile.match
+    if m.device == "cuda" and len(hardware.gpus) < m.count:
+        found = len(hardware.gpus)
+        seen = f"{found} can be seen" if found else "none can be seen"
+        raise HardwareError(
+            f"profile {profile.name} needs {m.count} GPU(s) and {seen}"
+            + (f": {hardware.problem}." if hardware.problem else "."),
+            "Use `--profile cpu`, or run `appliance doctor` to see what is missing.",
+            code="APL-HW-002",
+        )
+
+
+def _rank(m: Match, hardware: HardwareSnapshot) -> tuple[int, str]:
+    if m.device == "cpu":
+        problem = f" ({hardware.problem})" if hardware.problem else ""
+        return 0, "no GPU can be seen" + problem
+    name = hardware.gpus[0].name
+    if m.gpus:
+        return 3, f"it is made for {name}"
+    if m.memory_min_gib or m.memory_max_gib:
+        return 2, f"by the memory of {name}"
+    return 1, f"no profile names {name}"
+
+
+def _named(gpu: Gpu, part: str) -> bool:
+    return part.casefold() in gpu.name.casefold()

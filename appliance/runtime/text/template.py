@@ -1,0 +1,175 @@
+"""Chat messages -> the prompt's text, by the model's own template in transformers' sandbox.
+
+Special tokens that a caller spells out inside a message stay plain text: they are marked before the
+template runs, and the marked stretches are encoded apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from appliance.errors import RequestError, UsageError
+from appliance.runtime.text.vocabulary import Vocabulary, read_object
+from appliance.runtime.wire.text import Chat
+
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+"""Private-use characters around a special token that a message spells out."""
+
+_OURS = frozenset({"conversations", "chat_template", "tools", "documents", "messages"})
+_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
+
+
+def find_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """chat_template.jinja, then chat_template.json, then tokenizer_config.json; None for a base
+    model. Of several named templates the one named `default` is taken."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text()
+    value = read_object(folder / "chat_template.json").get("chat_template")
+    value = config.get("chat_template") if value is None else value
+    if isinstance(value, list):
+        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
+        value = named.get("default")
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"the chat template in {folder} is not text")
+    return value or None
+
+
+class ChatTemplate:
+    def __init__(self, template: str | None, vocabulary: Vocabulary, model: str) -> None:
+        self._template = template
+        self._vocabulary = vocabulary
+        self._model = model
+        self._tokens = {name: vocabulary.special(name) for name in _TOKENS}
+        spelled = "|".join(map(re.escape, vocabulary.special_texts))
+        self._spelled = re.compile(spelled) if spelled else None
+        self._knows_developer = template is not None and "developer" in template
+
+    def encode(self, chat: Chat) -> list[int]:
+        """The prompt's ids. RequestError when the model has no template, or the template refuses
+        the messages."""
+        text, marked = self._render(chat)
+        if not marked:
+            return self._vocabulary.encode(text, add_special_tokens=False)
+        ids: list[int] = []
+        for i, part in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", text)):
+            if part:
+                ids += self._encode_inner(part, plain=i % 2 == 1, first=not ids)
+        return ids
+
+    def _render(self, chat: Chat) -> tuple[str, bool]:
+        if self._template is None:
+            raise RequestError(
+                f"{self._model} is a base model: it has no chat template. Use /v1/completions, "
+                "or serve the model's instruct variant.",
+                code="no_chat_template",
+                param="messages",
+            )
+        reserved = sorted(_OURS & chat.variables.keys())
+        if reserved:
+            raise RequestError(
+                f"chat_template_kwargs may not set {', '.join(reserved)}.",
+                param="chat_template_kwargs",
+            )
+        marker = _Marker(self._spelled)
+        messages = [self._message(m, marker) for m in chat.messages]
+        variables = {**self._tokens, **chat.variables}
+        if chat.continue_final:
+            variables["continue_final_message"] = True
+        try:
+            rendered = render_jinja_template(
+                conversations=[messages],
+                tools=chat.tools,
+                chat_template=self._template,
+                add_generation_prompt=chat.add_generation_prompt and not chat.continue_final,
+                **variables,
+            )
+        except RequestError:
+            raise
+        except Exception as e:  # a template is a program: it may raise anything at all
+            raise RequestError(
+                f"the model's chat template refuses these messages: {_first_line(e)}",
+                code="template_error",
+                param="messages",
+            ) from e
+        return rendered[0][0], marker.used
+
+    def _message(self, message: dict[str, Any], marker: _Marker) -> dict[str, Any]:
+        out: dict[str, Any] = marker.mark(message)
+        out["role"] = message["role"]
+        if out["role"] == "developer" and not self._knows_developer:
+            out["role"] = "system"
+        calls = out.get("tool_calls")
+        if isinstance(calls, list):
+            out["tool_calls"] = [_with_parsed_arguments(c) for c in calls]
+        return out
+
+    def _encode_inner(self, text: str, plain: bool, first: bool) -> list[int]:
+        """plain: special tokens in it are cut in two, so that none is recognised."""
+        if not plain:
+            return self._encode_after_newline(text, first)
+        return self._encode_after_newline(text[:1], first) + self._encode_after_newline(
+            text[1:], False
+        )
+
+    def _encode_after_newline(self, text: str, first: bool) -> list[int]:
+        """Encodes a stretch from the middle of a text: SentencePiece-like tokenizers put a space
+        before a text's start, which a newline in front takes instead."""
+        if first or not text:
+            return self._vocabulary.encode(text, add_special_tokens=False)
+        newline = self._vocabulary.encode("\n", add_special_tokens=False)
+        ids = self._vocabulary.encode("\n" + text, add_special_tokens=False)
+        if ids[: len(newline)] == newline:
+            return ids[len(newline) :]
+        return self._vocabulary.encode(text, add_special_tokens=False)
+
+
+class _Marker:
+    """Puts marks around the special tokens in every text of a message."""
+
+    def __init__(self, spelled: re.Pattern[str] | None) -> None:
+        self._spelled = spelled
+        self.used = False
+
+    def mark(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._mark_text(value)
+        if isinstance(value, dict):
+            return {k: self.mark(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.mark(v) for v in value]
+        return value
+
+    def _mark_text(self, text: str) -> str:
+        if _OPEN in text or _CLOSE in text:
+            text = text.replace(_OPEN, "").replace(_CLOSE, "")
+        if self._spelled is None or self._spelled.search(text) is None:
+            return text
+        self.used = True
+        return self._spelled.sub(lambda m: f"{_OPEN}{m.group()}{_CLOSE}", text)
+
+
+def _with_parsed_arguments(call: Any) -> Any:
+    """Templates expect the arguments of a tool call as an object; clients send them as text."""
+    if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
+        return call
+    function = call["function"]
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments else {}
+        except ValueError as e:
+            raise RequestError(
+                "the arguments of a tool call in messages are not JSON.", param="messages"
+            ) from e
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _first_line(e: Exception) -> str:
+    text = str(e).strip().split("\n", 1)[0]
+    return text[:200] or type(e).__name__

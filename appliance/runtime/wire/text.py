@@ -1,0 +1,139 @@
+"""Between the HTTP face of a frontend and its text room: what is asked for, and text as it comes.
+
+These stay inside one process, but they are a border: api and text know each other by them only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from appliance.runtime.wire.delta import Finish, TokenDelta
+from appliance.runtime.wire.request import TokenRequest
+
+
+class Chat(Struct, frozen=True):
+    """Messages to be put into a prompt by the model's chat template."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    variables: dict[str, Any] = {}
+    """Further variables the template reads."""
+    add_generation_prompt: bool = True
+    continue_final: bool = False
+    """The last message is the assistant's and goes on."""
+
+
+Prompt = str | tuple[int, ...] | Chat
+
+
+class AskedSampling(Struct, frozen=True):
+    """Sampling as the caller gave it. None: the model's own default, else the usual one."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    min_tokens: int = 0
+    stop_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int = -1
+    prompt_logprobs: int = -1
+
+
+class TextRequest(Struct, frozen=True):
+    """One prompt to be continued len(rids) times.
+
+    default_max_tokens: when the caller gave no max_tokens; 0 means all that the context leaves.
+    continues: the answer goes on where the prompt's text ends, so a leading space is kept.
+    param: the field of the body that holds the prompt, for error messages.
+    """
+
+    rids: tuple[int, ...]
+    prompt: Prompt
+    sampling: AskedSampling
+    param: str = "prompt"
+    default_max_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+    add_special_tokens: bool = True
+    continues: bool = True
+    priority: int = 0
+    arrival: float = 0.0
+    cache_key: str = ""
+
+
+class TextLogprob(Struct, frozen=True, gc=False):
+    """Of one token: its text, its bytes, where it starts in the text, and its alternatives.
+
+    A token that is no whole character has the text `bytes:\\xNN…`. logprob is None for the first
+    token of a prompt. top: (id, text, bytes, logprob), likeliest first.
+    """
+
+    id: int
+    text: str
+    raw: bytes
+    logprob: float | None
+    offset: int = 0
+    top: tuple[tuple[int, str, bytes, float], ...] = ()
+
+
+class TextDelta(Struct, frozen=True, gc=False):
+    """What one TokenDelta adds to the answer with this rid.
+
+    text: whole characters, nothing that may still become a stop string.
+    tokens: output tokens this delta accounts for; ids: those tokens.
+    finish: set on the last delta; matched: the stop id or stop string that ended it.
+    cached: as in TokenDelta.
+    """
+
+    rid: int
+    text: str
+    tokens: int = 0
+    kind: Literal["text"] = "text"
+    ids: tuple[int, ...] = ()
+    finish: Finish = ""
+    matched: int | str | None = None
+    cached: int = -1
+    logprobs: tuple[TextLogprob, ...] = ()
+    prompt_logprobs: tuple[TextLogprob, ...] = ()
+    error: str = ""
+
+
+class TextStream(Protocol):
+    """One answer on its way: turns its token deltas into text."""
+
+    def feed(self, delta: TokenDelta) -> TextDelta:
+        """A delta with `finish` set is the last, also when the token delta did not finish: a stop
+        string was met, and the engine must be told to abort."""
+
+
+class TextRoom(Protocol):
+    """The text room as the HTTP face sees it. Errors a caller can cause are RequestErrors."""
+
+    async def tokenize(self, request: TextRequest, context: int) -> list[TokenRequest]:
+        """One TokenRequest for each rid. context: most tokens of prompt and output together."""
+
+    def stream(self, request: TextRequest, tokens: TokenRequest) -> TextStream:
+        """The stream of the answer to one of `tokenize`'s requests."""
+
+    async def encode(self, prompt: Prompt, add_special_tokens: bool) -> list[int]:
+        """Ids of a prompt; for /tokenize."""
+
+    async def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """Text of ids; for /detokenize and `echo`."""
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Each id as the vocabulary writes it; RequestError when one is not in it."""
+
+    def facts(self) -> dict[str, Any]:
+        """The tokenizer's own configuration, for /tokenizer_info."""

@@ -103,7 +103,12 @@ def read_sharegpt(
     ]
     order = np.random.default_rng(seed).permutation(len(pairs))
     shuffled = [pairs[i] for i in order]
-    prompts = asyncio.run(_tokenized(shuffled, count, form, Endpoint(url, api_key), model))
+
+    async def tokenize() -> list[Prompt]:
+        async with Endpoint(url, api_key) as endpoint:
+            return await _tokenized(shuffled, count, form, endpoint, model)
+
+    prompts = asyncio.run(tokenize())
     if len(prompts) < count:
         raise UsageError(
             f"{path} has {len(prompts)} conversations that can be used, {count} were asked for.",
@@ -135,7 +140,6 @@ async def _tokenized(
                 found.append(Prompt(output, ids=prompt))
         if len(found) >= count:
             break
-    endpoint.close()
     return found[:count]
 
 

@@ -83,7 +83,7 @@ class _Sending:
 
     async def all(self, todo: list[Job], start: float) -> None:
         telling = asyncio.create_task(self._tell())
-        async with asyncio.TaskGroup() as group:
+        async with self._endpoint, asyncio.TaskGroup() as group:
             for job in todo:
                 wait = start + job.arrival - perf_counter()
                 if wait > 0:
@@ -92,7 +92,6 @@ class _Sending:
                     await self._gate.acquire()
                 group.create_task(self._one(job))
         telling.cancel()
-        self._endpoint.close()
 
     async def _one(self, job: Job) -> None:
         record = await send(self._endpoint, job, self._task.timeout_s)

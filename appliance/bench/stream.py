@@ -10,7 +10,7 @@ import re
 import ssl
 from array import array
 from time import perf_counter
-from typing import cast
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -341,7 +341,11 @@ class Endpoint:
         )
         return connection
 
-    def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+        await asyncio.sleep(0)  # the loop closes aborted sockets in its next turn

@@ -22,7 +22,8 @@ class _Models(msgspec.Struct, frozen=True):
 
 async def _served_model(endpoint: Endpoint) -> str:
     try:
-        reader = await endpoint.get("/v1/models")
+        async with endpoint:
+            reader = await endpoint.get("/v1/models")
         if reader.status != 200:
             raise NetworkError(f"{endpoint.url}/v1/models answered {reader.error()}")
         return msgspec.json.decode(reader.body, type=_Models).data[0].id
@@ -59,12 +60,11 @@ def warm_up(workload: Workload, url: str, api_key: str, count: int) -> None:
     )
 
     async def all_of_them() -> str:
-        endpoint = Endpoint(url, api_key)
-        for job in jobs(like)[:count]:
-            record = await send(endpoint, job, 600.0)
-            if record.error:
-                return record.error
-        endpoint.close()
+        async with Endpoint(url, api_key) as endpoint:
+            for job in jobs(like)[:count]:
+                record = await send(endpoint, job, 600.0)
+                if record.error:
+                    return record.error
         return ""
 
     problem = asyncio.run(all_of_them())

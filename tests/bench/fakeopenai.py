@@ -1,7 +1,4 @@
-"""A small OpenAI-compatible SSE server over asyncio streams, in a thread, for the bench's tests.
-
-Prompts decide what happens: a first id listed in ``failing`` is answered with that status.
-"""
+"""A small OpenAI-compatible SSE server over asyncio streams, in a thread, for the bench's tests."""
 
 from __future__ import annotations
 
@@ -107,7 +104,7 @@ def running(fake: FakeOpenAI) -> Iterator[FakeOpenAI]:
             task.add_done_callback(tasks.discard)
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0, backlog=1024)
-        fake.url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        fake.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         stops.append(stop)
         ready.set()
         await stop.wait()

@@ -1,0 +1,176 @@
+"""The run's log: every process's lines in one ring, one rotated file, and to those who follow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections import deque
+from pathlib import Path
+from typing import BinaryIO
+
+from msgspec import Struct
+
+from appliance.log import LineFormatter
+
+MAX_BYTES = 10 << 20
+KEPT_FILES = 5
+_LINE = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z (\w+) +(\S+) ")
+_LEVELS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 4}
+
+
+class Line(Struct, frozen=True):
+    """component: supervisor, frontend-0, engine-0, engine-0.1. level: index into _LEVELS."""
+
+    component: str
+    level: int
+    text: str
+
+
+class Filter(Struct, frozen=True):
+    """component: a whole component or its first part (`engine`). level: that and worse."""
+
+    component: str = ""
+    level: str = ""
+
+    def takes(self, line: Line) -> bool:
+        if self.level and line.level < _LEVELS.get(self.level.upper(), 0):
+            return False
+        wanted, name = self.component, line.component
+        return not wanted or name == wanted or name.startswith((wanted + "-", wanted + "."))
+
+
+class LogBook:
+    """Keeps lines as they come. A disk that is full costs the file, never the run."""
+
+    def __init__(self, path: Path, *, lines: int = 5000, max_bytes: int = MAX_BYTES) -> None:
+        self.path = path
+        self.ring: deque[Line] = deque(maxlen=lines)
+        self._max_bytes = max_bytes
+        self._levels: dict[str, int] = {}
+        self._followers: set[asyncio.Queue[Line | None]] = set()
+        self._disk_full = False
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self._open()
+
+    def add(self, component: str, text: str) -> None:
+        """A line of a process, kept as it is but for control characters.
+
+        One that is not in the common format (a traceback, a library's print) has the level of
+        the line before it.
+        """
+        clean = "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
+        match = _LINE.match(clean)
+        level = _LEVELS.get(match[1], 1) if match else self._levels.get(component, 1)
+        self._levels[component] = level
+        self._keep(Line(component, level, clean))
+
+    def tail(self, count: int, wanted: Filter | None = None) -> list[Line]:
+        """The last `count` lines that the filter takes, oldest first."""
+        chosen = wanted or Filter()
+        found: list[Line] = []
+        for line in reversed(self.ring):
+            if len(found) >= count:
+                break
+            if chosen.takes(line):
+                found.append(line)
+        return found[::-1]
+
+    def follow(self) -> asyncio.Queue[Line | None]:
+        """A queue of each new line; None at the end. A follower that does not read loses lines."""
+        queue: asyncio.Queue[Line | None] = asyncio.Queue(1000)
+        self._followers.add(queue)
+        return queue
+
+    def unfollow(self, queue: asyncio.Queue[Line | None]) -> None:
+        self._followers.discard(queue)
+
+    def close(self) -> None:
+        for queue in self._followers:
+            _offer(queue, None)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _keep(self, line: Line) -> None:
+        self.ring.append(line)
+        for queue in self._followers:
+            _offer(queue, line)
+        self._write(line.text.encode(errors="replace") + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        try:
+            if self._size + len(data) > self._max_bytes:
+                self._rotate()
+            if self._file is None:
+                self._open()
+            if self._file is not None:
+                self._file.write(data)
+                self._size += len(data)
+            if self._disk_full:
+                self._disk_full = False
+                self.add("supervisor", "the log file can be written again")
+        except OSError:
+            self._disk_full = True
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = os.fdopen(fd, "ab", buffering=0)
+            self._size = os.fstat(fd).st_size
+        except OSError:
+            self._file, self._disk_full = None, True
+
+    def _rotate(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        for n in range(KEPT_FILES - 1, 0, -1):
+            older = self.path.with_name(f"{self.path.name}.{n}")
+            if older.exists():
+                older.replace(self.path.with_name(f"{self.path.name}.{n + 1}"))
+        if self.path.exists():
+            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        self._open()
+
+
+class LogHandler(logging.Handler):
+    """The supervisor's own records, in the one format, into the book."""
+
+    def __init__(self, book: LogBook) -> None:
+        super().__init__()
+        self._book = book
+        self.setFormatter(LineFormatter("supervisor"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for line in self.format(record).split("\n"):
+            self._book.add("supervisor", line)
+
+
+def read_file(path: Path, count: int, wanted: Filter) -> list[str]:
+    """The last `count` lines of a log file that the filter takes, for a run that has ended."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - (4 << 20)))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    found: list[str] = []
+    component, level = "", 1
+    for text in lines:
+        match = _LINE.match(text)
+        if match:
+            level, component = _LEVELS.get(match[1], 1), match[2]
+        if wanted.takes(Line(component, level, text)):
+            found.append(text)
+    return found[-count:] if count else []
+
+
+def _offer(queue: asyncio.Queue[Line | None], line: Line | None) -> None:
+    if queue.full() and line is None:
+        queue.get_nowait()
+    if not queue.full():
+        queue.put_nowait(line)

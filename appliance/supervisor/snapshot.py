@@ -1,0 +1,281 @@
+"""TopSnapshot: what the frontends publish, the GPUs and the run's state, once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from appliance import paths
+from appliance.hardware import Gpu, Gpus, host_memory
+from appliance.metrics import Dump, quantile, subtract
+from appliance.status import EngineState, FrontendSnapshot
+
+HISTORY_S = 900
+WINDOW_S = 60
+RATE_S = 2.0
+"""Rates are over this time, so that a frontend's 1 Hz report does not show as a saw."""
+
+_LATENCIES = {
+    "ttft_s": "appliance_time_to_first_token_seconds",
+    "itl_s": "appliance_inter_token_latency_seconds",
+    "e2e_s": "appliance_e2e_request_latency_seconds",
+    "queue_s": "appliance_request_queue_time_seconds",
+}
+_STATE_OF_ENGINE = ("running", "waiting", "used_tokens", "cached_tokens", "total_tokens")
+
+
+class Moment(Struct, frozen=True):
+    """What was read at one time. metrics: by (frontend, pid), with the time it was written.
+    engines: the newest state of each replica."""
+
+    at: float
+    metrics: dict[tuple[int, int], tuple[float, Dump]]
+    engines: dict[int, EngineState]
+
+
+class Sampler:
+    """Reads the frontends' files and the sensors once a second; keeps the last 15 minutes."""
+
+    def __init__(self, run: Path, *, gpus: bool) -> None:
+        self._run = run
+        self._moments: deque[Moment] = deque(maxlen=WINDOW_S + 2)
+        self._sensors = Gpus() if gpus else None
+        self._sampling: asyncio.Task[None] | None = None
+        self.gpus: tuple[Gpu, ...] = ()
+        self.cpu: dict[str, float | None] = {}
+        self.frontends: list[FrontendSnapshot] = []
+        self.history: dict[str, deque[float]] = {
+            name: deque(maxlen=HISTORY_S)
+            for name in ("gen_tok_s", "prompt_tok_s", "running", "waiting", "kv_ratio")
+        }
+
+    async def run(self) -> None:
+        """Samples for ever, on the second."""
+        while True:
+            self.sample(time.time())
+            if self._sensors is not None and (self._sampling is None or self._sampling.done()):
+                self._sampling = asyncio.create_task(self._read_gpus())
+            await asyncio.sleep(1.0 - time.time() % 1.0)
+
+    async def freed(self, pids: list[int], limit_s: float = 10.0) -> None:
+        """Returns when the GPUs hold nothing of these processes, or after `limit_s`."""
+        if self._sensors is None:
+            return
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end:
+            await self._read_gpus()
+            if not any(p.pid in pids for gpu in self.gpus for p in gpu.processes):
+                return
+            await asyncio.sleep(0.1)
+
+    def sample(self, now: float) -> None:
+        """now: Unix time."""
+        self.frontends = read_frontends(self._run)
+        self._moments.append(_moment(now, self.frontends))
+        rates, kv, queue = self.throughput(), self.kv(), self.queue()
+        for name, value in (
+            ("gen_tok_s", rates["gen_tok_s"]),
+            ("prompt_tok_s", rates["prompt_tok_s"]),
+            ("running", queue["running"]),
+            ("waiting", queue["waiting"]),
+            ("kv_ratio", kv["ratio"]),
+        ):
+            self.history[name].append(round(value, 3))
+        total, available = host_memory()
+        self.cpu = {
+            "util": psutil.cpu_percent(None) / 100,
+            "mem_used_bytes": total - available,
+            "mem_total_bytes": total,
+            "load1": psutil.getloadavg()[0],
+        }
+
+    async def _read_gpus(self) -> None:
+        if self._sensors is not None:
+            self.gpus = await asyncio.to_thread(self._sensors.sample)
+
+    def throughput(self) -> dict[str, float]:
+        """Tokens and requests a second, over RATE_S."""
+        return {
+            "gen_tok_s": self._rate("appliance_generation_tokens_total"),
+            "prompt_tok_s": self._rate("appliance_prompt_tokens_total"),
+            "cached_prompt_tok_s": self._engine_rate("cache_hit_tokens"),
+            "req_s": self._rate("appliance_requests_total", 10.0),
+        }
+
+    def queue(self) -> dict[str, float]:
+        engines = self._engine_sums()
+        live = float(sum(f.live for f in self.frontends))
+        known = any(e.stats for e in self._engines().values())
+        running = engines["running"] if known else 0.0
+        # what no engine has taken yet waits in a frontend
+        return {"running": running, "waiting": max(engines["waiting"], live - running, 0.0)}
+
+    def kv(self) -> dict[str, float]:
+        sums = self._engine_sums()
+        total = sums["total_tokens"]
+        return {
+            "used_tokens": sums["used_tokens"],
+            "cached_tokens": sums["cached_tokens"],
+            "total_tokens": total,
+            "ratio": sums["used_tokens"] / total if total else 0.0,
+            "preemptions_total": sum(
+                e.stats.get("retractions", 0.0) for e in self._engines().values()
+            ),
+        }
+
+    def prefix_cache(self) -> dict[str, float | None]:
+        now = {r: e.stats for r, e in self._engines().items()}
+        hits = sum(s.get("cache_hit_tokens", 0.0) for s in now.values())
+        asked = sum(s.get("cache_query_tokens", 0.0) for s in now.values())
+        recent_hits = self._engine_delta("cache_hit_tokens", WINDOW_S)[0]
+        recent_asked = self._engine_delta("cache_query_tokens", WINDOW_S)[0]
+        return {
+            "hit_ratio_60s": recent_hits / recent_asked if recent_asked else None,
+            "hit_ratio_total": hits / asked if asked else None,
+        }
+
+    def latency(self) -> dict[str, dict[str, float | None]]:
+        """Quantiles over the last minute; None where nothing ended."""
+        return {short: self._quantiles(name) for short, name in _LATENCIES.items()}
+
+    def errors(self) -> dict[str, float]:
+        """Ended requests of the last minute by the class of their status."""
+        counts = {"4xx": 0.0, "5xx": 0.0, "cancelled": 0.0}
+        for status, count in self._deltas_by_label("appliance_requests_total", WINDOW_S).items():
+            if status[:1] == "4" and status != "499":
+                counts["4xx"] += count
+            elif status[:1] == "5":
+                counts["5xx"] += count
+            elif status in ("499", "cancelled", "abort", "disconnect"):
+                counts["cancelled"] += count
+        return counts
+
+    def _engines(self) -> dict[int, EngineState]:
+        return self._moments[-1].engines if self._moments else {}
+
+    def _engine_sums(self) -> dict[str, float]:
+        states = [e.stats for e in self._engines().values()]
+        return {name: sum(s.get(name, 0.0) for s in states) for name in _STATE_OF_ENGINE}
+
+    def _before(self, seconds: float) -> Moment | None:
+        """The newest moment that is at least `seconds` before the last, else the oldest."""
+        if len(self._moments) < 2:
+            return None
+        limit = self._moments[-1].at - seconds + 0.5
+        older = [m for m in self._moments if m.at <= limit]
+        return older[-1] if older else self._moments[0]
+
+    def _engine_delta(self, name: str, seconds: float) -> tuple[float, float]:
+        """(growth of an engine's counter, seconds it took); an engine's restart counts all."""
+        before = self._before(seconds)
+        if before is None:
+            return 0.0, 1.0
+        growth = 0.0
+        for replica, state in self._engines().items():
+            old = before.engines.get(replica)
+            now = state.stats.get(name, 0.0)
+            then = old.stats.get(name, 0.0) if old and old.generation == state.generation else 0.0
+            growth += now - then if now >= then else now
+        return growth, max(self._moments[-1].at - before.at, 0.001)
+
+    def _engine_rate(self, name: str) -> float:
+        growth, seconds = self._engine_delta(name, RATE_S)
+        return growth / seconds
+
+    def _rate(self, name: str, seconds: float = RATE_S) -> float:
+        before = self._before(seconds)
+        if before is None:
+            return 0.0
+        rate = 0.0
+        for key, (at, dump) in self._moments[-1].metrics.items():
+            then, old = before.metrics.get(key, (before.at, {}))
+            if at > then:
+                growth = _total(dump, name) - _total(old, name)
+                rate += max(0.0, growth) / max(at - then, 0.5)
+        return rate
+
+    def _deltas_by_label(self, name: str, seconds: float) -> dict[str, float]:
+        before = self._before(seconds)
+        growth: dict[str, float] = {}
+        for key, (_, dump) in self._moments[-1].metrics.items() if self._moments else ():
+            old = before.metrics.get(key, (0.0, {}))[1] if before else {}
+            then = _series(old, name)
+            for label, value in _series(dump, name).items():
+                growth[label] = growth.get(label, 0.0) + max(0.0, value - then.get(label, 0.0))
+        return growth
+
+    def _quantiles(self, name: str) -> dict[str, float | None]:
+        before = self._before(WINDOW_S)
+        total: list[float] = []
+        buckets: list[float] = []
+        for key, (_, dump) in self._moments[-1].metrics.items() if self._moments else ():
+            old = before.metrics.get(key, (0.0, {}))[1] if before else {}
+            then = _series(old, name)
+            for label, value in _series(dump, name).items():
+                change = subtract(value, then.get(label))
+                total = [a + b for a, b in zip(total, change, strict=True)] if total else change
+                buckets = dump[name]["buckets"]
+        wanted = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+        return {word: quantile(total, buckets, q) if total else None for word, q in wanted}
+
+
+def read_frontends(run: Path) -> list[FrontendSnapshot]:
+    found = []
+    for path in sorted(run.glob(paths.frontend_snapshot(run, 0).name.replace("0", "*"))):
+        try:
+            found.append(msgspec.json.decode(path.read_bytes(), type=FrontendSnapshot))
+        except (OSError, msgspec.DecodeError):
+            continue
+    return found
+
+
+def gpu_row(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "util": gpu.utilization,
+        "mem_used_bytes": gpu.memory_used,
+        "mem_total_bytes": gpu.memory_total,
+        "power_w": gpu.power_w,
+        "power_limit_w": gpu.power_limit_w,
+        "temp_c": gpu.temperature_c,
+        "sm_mhz": gpu.sm_clock_mhz,
+        "throttle": list(gpu.throttle),
+    }
+
+
+def iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _moment(now: float, frontends: list[FrontendSnapshot]) -> Moment:
+    engines: dict[int, EngineState] = {}
+    for frontend in frontends:
+        for engine in frontend.engines:
+            known = engines.get(engine.replica)
+            if known is None or _newer(engine, known):
+                engines[engine.replica] = engine
+    metrics = {(f.index, f.pid): (f.at, f.metrics) for f in frontends}
+    return Moment(now, metrics, engines)
+
+
+def _newer(a: EngineState, b: EngineState) -> bool:
+    return (a.generation, a.stats.get("time", 0.0)) > (b.generation, b.stats.get("time", 0.0))
+
+
+def _series(dump: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return dict(dump[name]["series"]) if name in dump else {}
+
+
+def _total(dump: Mapping[str, Any], name: str) -> float:
+    return float(sum(_series(dump, name).values()))

@@ -44,6 +44,16 @@ class AttentionSpec(Struct, frozen=True):
     out_bias: bool = False
     qk_norm: bool = False
 
+    def window_of(self, layer: int) -> int:
+        """The window of one layer; 0 for none."""
+        if self.window and (not self.windowed_layers or layer in self.windowed_layers):
+            return self.window
+        return 0
+
+    def windows(self, layers: int) -> tuple[int, ...]:
+        """The distinct windows of the first `layers` layers."""
+        return tuple(sorted({self.window_of(i) for i in range(layers)}))
+
 
 class QuantSpec(Struct, frozen=True):
     kind: Literal["fp8"]

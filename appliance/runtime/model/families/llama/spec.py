@@ -24,6 +24,9 @@ def read(config: dict[str, Any]) -> ModelSpec:
     bias = facts.flag(config, "attention_bias", False)
     qwen = architecture == "Qwen2ForCausalLM"
     window, windowed = _window(config, architecture, layers)
+    rope = facts.rope(config, context)
+    if rope.kind == "dynamic":
+        context = int(context * rope.factor)
     return ModelSpec(
         architecture=architecture,
         family="llama",
@@ -36,7 +39,7 @@ def read(config: dict[str, Any]) -> ModelSpec:
             heads=heads,
             kv_heads=facts.integer(config, "num_key_value_heads", heads, most=4096),
             head_dim=facts.integer(config, "head_dim", hidden // heads, most=1024),
-            rope=facts.rope(config, context),
+            rope=rope,
             window=window,
             windowed_layers=windowed,
             qkv_bias=bias or qwen,

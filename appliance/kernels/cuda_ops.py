@@ -1,0 +1,194 @@
+"""Ops on NVIDIA GPUs: FlashInfer's norms and activation, our own Triton kernels for the rest."""
+
+from __future__ import annotations
+
+import flashinfer
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _rope_store(
+    qkv, positions, cos_sin, kv_rows, q_out, k_pages, v_pages, q_weight, k_weight, eps,
+    stride_token, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """One program turns one head of one token; programs past the q heads write k and v."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    half = tl.arange(0, D // 2)
+    source = qkv + token * stride_token + head * D
+    left = tl.load(source + half).to(tl.float32)
+    right = tl.load(source + D // 2 + half).to(tl.float32)
+    if NORM:
+        scale = tl.rsqrt((tl.sum(left * left) + tl.sum(right * right)) / D + eps)
+        weight = q_weight if head < H else k_weight
+        # the norm rounds to the model's dtype before its weight, as the models were trained
+        left = (left * scale).to(qkv.dtype.element_ty) * tl.load(weight + half)
+        right = (right * scale).to(qkv.dtype.element_ty) * tl.load(weight + D // 2 + half)
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    angles = cos_sin + tl.load(positions + token).to(tl.int64) * D
+    cos = tl.load(angles + half)
+    sin = tl.load(angles + D // 2 + half)
+    out_left = left * cos - right * sin
+    out_right = right * cos + left * sin
+    if head < H:
+        target = q_out + (token * H + head) * D
+        tl.store(target + half, out_left.to(q_out.dtype.element_ty))
+        tl.store(target + D // 2 + half, out_right.to(q_out.dtype.element_ty))
+    else:
+        row = tl.load(kv_rows + token).to(tl.int64)
+        place = (row * K + head - H) * D
+        tl.store(k_pages + place + half, out_left.to(k_pages.dtype.element_ty))
+        tl.store(k_pages + place + D // 2 + half, out_right.to(k_pages.dtype.element_ty))
+        values = source + K * D
+        tl.store(v_pages + place + half, tl.load(values + half).to(v_pages.dtype.element_ty))
+        tl.store(
+            v_pages + place + D // 2 + half,
+            tl.load(values + D // 2 + half).to(v_pages.dtype.element_ty),
+        )
+
+
+@triton.jit
+def _write_pages(table, width, slots, columns, pages, count, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    ok = i < count
+    slot = tl.load(slots + i, mask=ok).to(tl.int64)
+    column = tl.load(columns + i, mask=ok)
+    tl.store(table + slot * width + column, tl.load(pages + i, mask=ok), mask=ok)
+
+
+@triton.jit
+def _row_inputs(
+    slots, starts, indptr, page_table, width, last_token, ids, positions, kv_rows, last_len,
+    indices, PAGE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Decode row b: its input id, position, place in the pool and page list, from its slot."""
+    row = tl.program_id(0)
+    slot = tl.load(slots + row).to(tl.int64)
+    position = tl.load(starts + row)
+    tl.store(ids + row, tl.load(last_token + slot))
+    tl.store(positions + row, position)
+    table = page_table + slot * width
+    page = tl.load(table + position // PAGE)
+    tl.store(kv_rows + row, page.to(tl.int64) * PAGE + position % PAGE)
+    tl.store(last_len + row, position % PAGE + 1)
+    begin = tl.load(indptr + row)
+    count = position // PAGE + 1
+    for first in range(0, count, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        ok = column < count
+        tl.store(indices + begin + column, tl.load(table + column, mask=ok), mask=ok)
+
+
+@triton.jit
+def _flatten_pages(page_table, width, slots, indptr, indices, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    table = page_table + tl.load(slots + row).to(tl.int64) * width
+    begin = tl.load(indptr + row)
+    count = tl.load(indptr + row + 1) - begin
+    for first in range(0, count, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        ok = column < count
+        tl.store(indices + begin + column, tl.load(table + column, mask=ok), mask=ok)
+
+
+@triton.jit
+def _mix32(x):
+    x = x ^ (x >> 16)
+    x = x * 0x7FEB352D
+    x = x ^ (x >> 15)
+    x = x * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _gumbel_part(
+    logits, stride, seeds, counters, best_value, best_index, vocab, parts, BLOCK: tl.constexpr
+):
+    """The best of one block of the vocabulary of one row."""
+    row = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    seed = tl.load(seeds + row)
+    low = (seed & 0xFFFFFFFF).to(tl.uint32)
+    high = ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    key = _mix32(low ^ _mix32(high))
+    key = _mix32(key + tl.load(counters + row).to(tl.uint32))
+    token = part * BLOCK + tl.arange(0, BLOCK)
+    bits = _mix32(key + token.to(tl.uint32) * 0x9E3779B9)
+    uniform = ((bits >> 8).to(tl.float32) + 0.5) * (1.0 / 16777216.0)
+    noise = -tl.log(-tl.log(uniform))
+    value = tl.load(logits + row * stride + token, mask=token < vocab, other=float("-inf"))
+    value = tl.where(token < vocab, value.to(tl.float32) + noise, float("-inf"))
+    best, index = tl.max(value, 0, return_indices=True)
+    tl.store(best_value + row * parts + part, best)
+    tl.store(best_index + row * parts + part, part * BLOCK + index)
+
+
+class CudaOps:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
+        return flashinfer.norm.rmsnorm(x_TE, weight_E, eps)
+
+    def add_rms_norm(
+        self, x_TE: Tensor, residual_TE: Tensor, weight_E: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        flashinfer.norm.fused_add_rmsnorm(x_TE, residual_TE, weight_E, eps)
+        return x_TE, residual_TE
+
+    def silu_and_mul(self, x_TI2: Tensor) -> Tensor:
+        return flashinfer.activation.silu_and_mul(x_TI2)
+
+    def rope_store(
+        self, qkv, positions_T, cos_sin, k_pages, v_pages, kv_rows_T, q_weight_D, k_weight_D, eps
+    ) -> Tensor:
+        kv_heads, size = k_pages.shape[2:]
+        tokens = qkv.shape[0]
+        heads = qkv.shape[1] // size - 2 * kv_heads
+        q = torch.empty((tokens, heads, size), dtype=qkv.dtype, device=qkv.device)
+        norm = q_weight_D is not None
+        _rope_store[(tokens, heads + kv_heads)](
+            qkv, positions_T, cos_sin, kv_rows_T, q, k_pages, v_pages,
+            q_weight_D if norm else q, k_weight_D if norm else q, eps, qkv.stride(0),
+            H=heads, K=kv_heads, D=size, NORM=norm, num_warps=1,
+        )  # fmt: skip
+        return q
+
+    def write_pages(
+        self, page_table: Tensor, slots: Tensor, columns: Tensor, pages: Tensor
+    ) -> None:
+        count = slots.shape[0]
+        _write_pages[(triton.cdiv(count, 256),)](
+            page_table, page_table.shape[1], slots, columns, pages, count, BLOCK=256
+        )
+
+    def row_inputs(
+        self, slots, starts, indptr, page_table, last_token, ids, positions, kv_rows, last_len,
+        indices, page_size: int,
+    ) -> None:  # fmt: skip
+        """Fills ids, positions, kv_rows, last_len [B] and the flat page list of B decode rows."""
+        _row_inputs[(slots.shape[0],)](
+            slots, starts, indptr, page_table, page_table.shape[1], last_token, ids, positions,
+            kv_rows, last_len, indices, PAGE=page_size, BLOCK=128, num_warps=4,
+        )  # fmt: skip
+
+    def flatten_pages(self, page_table, slots, indptr, indices) -> None:
+        """indices[indptr[r] : indptr[r + 1]] = the first pages of slot slots[r]."""
+        _flatten_pages[(slots.shape[0],)](
+            page_table, page_table.shape[1], slots, indptr, indices, BLOCK=128, num_warps=4
+        )
+
+    def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
+        rows, vocab = logits_BV.shape
+        parts = triton.cdiv(vocab, 4096)
+        value = torch.empty((rows, parts), dtype=torch.float32, device=logits_BV.device)
+        index = torch.empty((rows, parts), dtype=torch.int32, device=logits_BV.device)
+        _gumbel_part[(rows, parts)](
+            logits_BV, logits_BV.stride(0), seeds_B, counters_B, value, index, vocab, parts,
+            BLOCK=4096, num_warps=8,
+        )  # fmt: skip
+        best = torch.argmax(value, 1, keepdim=True)
+        return index.gather(1, best).squeeze(1).long()

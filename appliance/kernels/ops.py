@@ -1,0 +1,97 @@
+"""Ops: the arithmetic a layer asks for, as one protocol with two makers.
+
+`torch_ops.TorchOps` is plain torch on any device and says what each one means; `cuda_ops.CudaOps`
+is the fast one on NVIDIA. Nothing else in the project knows triton or flashinfer.
+
+Shapes: T tokens, H query heads and K kv heads of this rank, D head size, P page size, B rows.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Ops(Protocol):
+    def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
+        """x / rms(x) * weight, computed in float32."""
+
+    def add_rms_norm(
+        self, x_TE: Tensor, residual_TE: Tensor, weight_E: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """residual + x, and its rms_norm: (normed, sum). Both inputs may be overwritten."""
+
+    def silu_and_mul(self, x_TI2: Tensor) -> Tensor:
+        """silu(left half) * right half: [T, 2 I] -> [T, I]."""
+
+    def rope_store(
+        self,
+        qkv: Tensor,
+        positions_T: Tensor,
+        cos_sin: Tensor,
+        k_pages: Tensor,
+        v_pages: Tensor,
+        kv_rows_T: Tensor,
+        q_weight_D: Tensor | None,
+        k_weight_D: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        """Turns q and k by their positions, writes k and v to their pages, returns q [T, H, D].
+
+        qkv: [T, (H + 2 K) D]. cos_sin: float32 [context, D], cosines then sines of D / 2 angles.
+        k_pages, v_pages: [pages, P, K, D]; kv_rows_T: page * P + offset of each token.
+        q_weight, k_weight: norm of each head before the turn; None for none.
+        """
+
+    def write_pages(
+        self, page_table: Tensor, slots: Tensor, columns: Tensor, pages: Tensor
+    ) -> None:
+        """page_table[slots[i], columns[i]] = pages[i]; all int32."""
+
+    def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
+        """argmax of logits + Gumbel noise: a draw from softmax(logits). int64 [B].
+
+        The noise of (seed, counter, token) is a pure function of the three, the same on every
+        device and in every batch. logits float32; seeds int64; counters int32.
+        """
+
+
+class CaptureOps(Ops, Protocol):
+    """What a captured pass needs besides: its inputs made on the device from slots alone."""
+
+    def row_inputs(
+        self,
+        slots: Tensor,
+        starts: Tensor,
+        indptr: Tensor,
+        page_table: Tensor,
+        last_token: Tensor,
+        ids: Tensor,
+        positions: Tensor,
+        kv_rows: Tensor,
+        last_len: Tensor,
+        indices: Tensor,
+        page_size: int,
+    ) -> None:
+        """Fills ids, positions, kv_rows, last_len [B] and the flat page list of B decode rows.
+
+        slots, starts int32 [B]; indptr int32 [B + 1]: pages before each row.
+        """
+
+    def flatten_pages(
+        self, page_table: Tensor, slots: Tensor, indptr: Tensor, indices: Tensor
+    ) -> None:
+        """indices[indptr[r] : indptr[r + 1]] = the first pages of slot slots[r]."""
+
+
+def select(device: torch.device) -> Ops:
+    """The Ops for a device."""
+    if device.type == "cuda":
+        from appliance.kernels.cuda_ops import CudaOps
+
+        return CudaOps(device)
+    from appliance.kernels.torch_ops import TorchOps
+
+    return TorchOps()

@@ -1,0 +1,169 @@
+"""FlashInfer over pages: plan once, run per layer; prefill, decode, and decode in a graph.
+
+Shapes: T tokens, H query heads, K kv heads, D head size, P page size; all of one rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import flashinfer
+import numpy as np
+import torch
+from flashinfer.decode import fast_decode_plan
+from torch import Tensor
+
+_WORKSPACE = 384 << 20
+_INT_WORKSPACE = 8 << 20
+
+
+@dataclass(frozen=True)
+class Shape:
+    heads: int
+    kv_heads: int
+    head_dim: int
+    page_size: int
+    dtype: torch.dtype
+
+
+class Workspace:
+    """Device memory FlashInfer writes partial results to; kernels use it one after the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.floats = torch.zeros(_WORKSPACE, dtype=torch.uint8, device=device)
+
+
+class PagedAttention:
+    """Attention with one window over the pages of a rank. window 0: all keys."""
+
+    def __init__(self, shape: Shape, window: int, workspace: Workspace, prefill: str) -> None:
+        self._shape = shape
+        self._window_left = window - 1 if window else -1
+        self._workspace = workspace
+        # tables of the plan in force: prefill, and decode (eager or captured, never both)
+        ints = [
+            torch.empty(_INT_WORKSPACE, dtype=torch.uint8, device=workspace.device)
+            for _ in range(2)
+        ]
+        self._decode_ints = ints[1]
+        self._prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
+            workspace.floats, "NHD", backend=prefill
+        )
+        self._prefill.reset_workspace_buffer(workspace.floats, ints[0])
+        self._decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace.floats, "NHD")
+        self._decode.reset_workspace_buffer(workspace.floats, ints[1])
+        self._graphs: dict[int, flashinfer.BatchDecodeWithPagedKVCacheWrapper] = {}
+        self._pinned: Tensor | None = None
+        self._planned = torch.cuda.Event()
+
+    def _wait_for_last_plan(self) -> None:
+        # FlashInfer stages a plan in one pinned buffer; it must have left before it is written
+        self._planned.synchronize()
+
+    def plan_prefill(
+        self, qo_indptr: np.ndarray, kv_indptr: np.ndarray, last_len: np.ndarray, indices: Tensor
+    ) -> None:
+        """qo_indptr, kv_indptr int32 [R + 1], last_len int32 [R] on the host; indices on device."""
+        s = self._shape
+        self._wait_for_last_plan()
+        self._prefill.plan(
+            torch.from_numpy(qo_indptr),
+            torch.from_numpy(kv_indptr),
+            indices,
+            torch.from_numpy(last_len),
+            s.heads,
+            s.kv_heads,
+            s.head_dim,
+            s.page_size,
+            causal=True,
+            window_left=self._window_left,
+            q_data_type=s.dtype,
+            kv_data_type=s.dtype,
+        )
+        self._planned.record()
+
+    def plan_decode(self, kv_indptr: np.ndarray, last_len: np.ndarray, indices: Tensor) -> None:
+        s = self._shape
+        self._wait_for_last_plan()
+        self._decode.plan(
+            torch.from_numpy(kv_indptr),
+            indices,
+            torch.from_numpy(last_len),
+            s.heads,
+            s.kv_heads,
+            s.head_dim,
+            s.page_size,
+            window_left=self._window_left,
+            q_data_type=s.dtype,
+            kv_data_type=s.dtype,
+        )
+        self._planned.record()
+
+    def run_prefill(self, q_THD: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+        self._prefill.run(q_THD, (k, v), out=out)
+
+    def run_decode(self, q_BHD: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+        self._decode.run(q_BHD, (k, v), out=out)
+
+    def plan_graph(
+        self, rows: int, host_indptr: np.ndarray, indptr: Tensor, last_len: Tensor, indices: Tensor
+    ) -> None:
+        """Plans the captured pass over `rows` rows; the tables are the ones its kernels read."""
+        s = self._shape
+        self._wait_for_last_plan()
+        wrapper = self._graphs.get(rows)
+        if wrapper is None:
+            wrapper = self._graph_wrapper(rows, indptr, last_len, indices)
+        fast_decode_plan(
+            wrapper,
+            indptr,
+            indices,
+            last_len,
+            s.heads,
+            s.kv_heads,
+            s.head_dim,
+            s.page_size,
+            window_left=self._window_left,
+            q_data_type=s.dtype,
+            kv_data_type=s.dtype,
+            global_override_indptr_cpu=torch.from_numpy(host_indptr),
+        )
+        self._planned.record()
+
+    def _graph_wrapper(
+        self, rows: int, indptr: Tensor, last_len: Tensor, indices: Tensor
+    ) -> flashinfer.BatchDecodeWithPagedKVCacheWrapper:
+        s = self._shape
+        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            self._workspace.floats,
+            "NHD",
+            use_cuda_graph=True,
+            paged_kv_indptr_buffer=indptr,
+            paged_kv_indices_buffer=indices,
+            paged_kv_last_page_len_buffer=last_len,
+        )
+        wrapper.reset_workspace_buffer(self._workspace.floats, self._decode_ints)
+        # one pinned buffer for all sizes: only one of them is planned at a time
+        if self._pinned is None:
+            self._pinned = wrapper._pin_memory_int_workspace_buffer
+        wrapper._pin_memory_int_workspace_buffer = self._pinned
+        # the full plan once: it looks the module up; later ones only compute
+        wrapper.plan(
+            torch.arange(rows + 1, dtype=torch.int32),
+            indices[:rows],
+            torch.ones(rows, dtype=torch.int32),
+            s.heads,
+            s.kv_heads,
+            s.head_dim,
+            s.page_size,
+            window_left=self._window_left,
+            q_data_type=s.dtype,
+            kv_data_type=s.dtype,
+        )
+        torch.cuda.current_stream().synchronize()
+        self._graphs[rows] = wrapper
+        return wrapper
+
+    def run_graph(self, rows: int, q_BHD: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+        self._graphs[rows].run(q_BHD, (k, v), out=out)

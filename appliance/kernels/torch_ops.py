@@ -1,0 +1,93 @@
+"""Ops in plain torch, on any device: the meaning of the fast ones, and what serves the CPU."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_M32 = 0xFFFFFFFF
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    wide = x.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide * scale).to(x.dtype) * weight
+
+
+def rotate(x_TND: Tensor, cos_sin_TD: Tensor) -> Tensor:
+    """Turns pairs (i, i + D/2) of every head by the angles of its token."""
+    half = x_TND.shape[-1] // 2
+    cos, sin = cos_sin_TD[:, None, :half], cos_sin_TD[:, None, half:]
+    wide = x_TND.float()
+    left, right = wide[..., :half], wide[..., half:]
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), -1).to(x_TND.dtype)
+
+
+def mix32(x: Tensor) -> Tensor:
+    """An invertible hash of 32 bits held in int64 (Wellons' lowbias32 constants)."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & _M32
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B) & _M32
+    return x ^ (x >> 16)
+
+
+def gumbel_noise(seeds_B: Tensor, counters_B: Tensor, vocab: int) -> Tensor:
+    """float32 [B, vocab], a pure function of (seed, counter, token)."""
+    seeds = seeds_B.to(torch.int64)
+    key = mix32((seeds & _M32) ^ mix32((seeds >> 32) & _M32))
+    key = mix32((key + counters_B.to(torch.int64)) & _M32)
+    token = torch.arange(vocab, dtype=torch.int64, device=seeds.device)
+    bits = mix32((key[:, None] + token[None, :] * 0x9E3779B9) & _M32)
+    uniform = ((bits >> 8).float() + 0.5) * (1.0 / (1 << 24))
+    return -torch.log(-torch.log(uniform))
+
+
+class TorchOps:
+    def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
+        return F.rms_norm(x_TE, (x_TE.shape[-1],), weight_E, eps)
+
+    def add_rms_norm(
+        self, x_TE: Tensor, residual_TE: Tensor, weight_E: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        total = residual_TE.add_(x_TE)
+        return F.rms_norm(total, (total.shape[-1],), weight_E, eps), total
+
+    def silu_and_mul(self, x_TI2: Tensor) -> Tensor:
+        gate, up = x_TI2.chunk(2, -1)
+        return F.silu(gate) * up
+
+    def rope_store(
+        self,
+        qkv: Tensor,
+        positions_T: Tensor,
+        cos_sin: Tensor,
+        k_pages: Tensor,
+        v_pages: Tensor,
+        kv_rows_T: Tensor,
+        q_weight_D: Tensor | None,
+        k_weight_D: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        kv_heads, size = k_pages.shape[2:]
+        heads = qkv.shape[1] // size - 2 * kv_heads
+        qkv = qkv.view(qkv.shape[0], -1, size)
+        turned = qkv[:, : heads + kv_heads]
+        if q_weight_D is not None and k_weight_D is not None:
+            q = F.rms_norm(turned[:, :heads], (size,), q_weight_D, eps)
+            k = F.rms_norm(turned[:, heads:], (size,), k_weight_D, eps)
+            turned = torch.cat((q, k), 1)
+        turned = rotate(turned, cos_sin[positions_T])
+        k_pages.view(-1, kv_heads, size).index_copy_(0, kv_rows_T, turned[:, heads:])
+        v_pages.view(-1, kv_heads, size).index_copy_(0, kv_rows_T, qkv[:, heads + kv_heads :])
+        return turned[:, :heads]
+
+    def write_pages(
+        self, page_table: Tensor, slots: Tensor, columns: Tensor, pages: Tensor
+    ) -> None:
+        page_table[slots.long(), columns.long()] = pages
+
+    def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
+        noise = gumbel_noise(seeds_B, counters_B, logits_BV.shape[1])
+        return torch.argmax(logits_BV + noise, -1)

@@ -1,0 +1,151 @@
+"""Executor: launch(step), sample(masks), wait(). One rank's device.
+
+All device work of a step is queued in order on one stream: page-table changes, forward pass,
+choice of tokens, their copy to the host. Nothing waits for the device but `wait`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from appliance.kernels.ops import Ops
+from appliance.runtime.engine.forward import Forward
+from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.sample import logprobs as lp
+from appliance.runtime.engine.sample.sampler import INVALID, Sampled, Sampler
+from appliance.runtime.engine.sample.state import SamplingState
+from appliance.runtime.engine.slots import Slots
+from appliance.runtime.model.parallel.comm import Comm
+from appliance.runtime.wire.step import Masks, PromptLogprobs, Step, StepResult
+
+Head = Callable[[Tensor], Tensor]
+
+
+class StepFlight:
+    """One step on its way. hidden [S, hidden] of the rows that sample, all [T, hidden]."""
+
+    def __init__(self, step: Step, executor: DeviceExecutor, hidden: Tensor, whole: Tensor) -> None:
+        self.step = step
+        self._executor = executor
+        self._sampled_rows = np.flatnonzero(step.samples)
+        self._logits = executor.head(hidden) if len(self._sampled_rows) else None
+        self._prompts = executor.prompt_logprobs(step, whole)
+        self._sampled: Sampled | None = None
+        self._tokens: Tensor | None = None
+        self._done: torch.cuda.Event | None = None
+        self._is_queued = False
+
+    def sample(self, masks: Masks | None) -> None:
+        if self._is_queued:
+            return
+        self._is_queued = True
+        if self._logits is not None:
+            self._sampled = self._executor.choose(
+                self.step, self._sampled_rows, self._logits, masks
+            )
+            self._logits = None
+            self._tokens, self._done = self._executor.to_host(self._sampled.tokens)
+
+    def wait(self) -> StepResult:
+        assert self._is_queued, "a flight is sampled before it is waited for"
+        tokens = np.full(len(self.step.slots), -1, dtype=np.int32)
+        if self._tokens is None or self._sampled is None:
+            return StepResult(tokens, prompt_logprobs=self._prompts)
+        if self._done is not None:
+            self._done.synchronize()
+        tokens[self._sampled_rows] = self._tokens.numpy()
+        chosen = self._sampled.logprobs
+        return StepResult(
+            tokens=tokens,
+            logprobs=lp.to_host(chosen, len(tokens), self._sampled_rows) if chosen else None,
+            prompt_logprobs=self._prompts,
+            invalid=tuple(int(r) for r in np.flatnonzero(tokens == INVALID)),
+        )
+
+
+class DeviceExecutor:
+    """One rank's Executor. leads: rank 0, which chooses the tokens for all."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        head: Head,
+        slots: Slots,
+        state: SamplingState,
+        ops: Ops,
+        staging: Staging,
+        comm: Comm,
+        leads: bool,
+    ) -> None:
+        self.head = head
+        self._forward, self._slots, self._state = forward, slots, state
+        self._sampler = Sampler(state, ops, staging)
+        self._staging, self._comm, self._leads = staging, comm, leads
+        self._cuda = slots.page_table.is_cuda
+
+    @torch.inference_mode()
+    def launch(self, step: Step) -> StepFlight:
+        for slot in step.freed:
+            self._state.drop(slot)
+        for new in step.new:
+            self._state.take(new)
+        self._slots.apply(step, self._staging)
+        hidden, whole = self._forward.run(step)
+        return StepFlight(step, self, hidden, whole)
+
+    def follow(self, step: Step) -> None:
+        """A rank other than 0: the same pass, with the tokens that rank 0 chooses."""
+        self.launch(step).sample(None)
+
+    @torch.inference_mode()
+    def choose(
+        self, step: Step, rows: np.ndarray, logits_SV: Tensor, masks: Masks | None
+    ) -> Sampled:
+        """Rank 0 samples; the others take its tokens. Every rank keeps them as next inputs."""
+        slots, outputs = step.slots[rows], step.outputs[rows]
+        if self._leads:
+            sampled = self._sampler.sample(logits_SV, slots, outputs, self._of_sampled(masks, rows))
+        else:
+            empty = torch.empty(len(rows), dtype=torch.int64, device=logits_SV.device)
+            sampled = Sampled(empty, None)
+        self._comm.broadcast(sampled.tokens)
+        (where,) = self._staging.send([slots])
+        self._slots.last_token.index_copy_(
+            0, where.long(), sampled.tokens.clamp(min=0).to(torch.int32)
+        )
+        return sampled
+
+    def _of_sampled(self, masks: Masks | None, rows: np.ndarray) -> Masks | None:
+        """Masks by step row -> by row among those that sample."""
+        if masks is None:
+            return None
+        return Masks(np.searchsorted(rows, masks.rows).astype(np.int32), masks.bits)
+
+    def to_host(self, tokens_S: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        if not self._cuda or not self._leads:
+            return tokens_S, None
+        host = torch.empty(tokens_S.shape, dtype=tokens_S.dtype, pin_memory=True)
+        host.copy_(tokens_S, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return host, done
+
+    def prompt_logprobs(self, step: Step, hidden_TE: Tensor) -> list[PromptLogprobs] | None:
+        asked = self._state.prompt_logprobs[step.slots[: step.prefill_rows]]
+        if not (asked >= 0).any():
+            return None
+        begins = np.cumsum(step.lengths) - step.lengths
+        found = []
+        for row in np.flatnonzero(asked >= 0):
+            history = self._state.history[int(step.slots[row])]
+            first = int(step.starts[row])
+            targets = history[first + 1 : first + 1 + int(step.lengths[row])]
+            if len(targets):
+                at = int(begins[row])
+                part = hidden_TE[at : at + len(targets)]
+                found.append(lp.of_prompt(int(row), part, targets, int(asked[row]), self.head))
+        return found

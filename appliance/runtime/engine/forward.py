@@ -1,0 +1,49 @@
+"""Step -> hidden states of the rows that sample: a captured graph when one fits, else eager."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from appliance.runtime.engine.graphs import DecodeGraphs
+from appliance.runtime.engine.inputs import Staging, batch_of, last_tokens
+from appliance.runtime.engine.slots import Slots
+from appliance.runtime.model.batch import KVPages
+from appliance.runtime.model.decoder import Decoder
+from appliance.runtime.wire.step import Step
+
+
+class Forward:
+    """graphs: None on devices without them."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        slots: Slots,
+        pages: list[KVPages],
+        page_size: int,
+        staging: Staging,
+        graphs: DecodeGraphs | None = None,
+    ) -> None:
+        self._model, self._slots, self._pages = model, slots, pages
+        self._page_size, self._staging = page_size, staging
+        self._graphs = graphs
+
+    def run(self, step: Step) -> tuple[Tensor, Tensor]:
+        """(hidden states [S, hidden] of the sampling rows, of all tokens [T, hidden])."""
+        if self._graphs is not None and step.prefill_rows == 0:
+            size = self._graphs.size_for(len(step.slots))
+            if size is not None:
+                hidden = self._graphs.replay(step, size)
+                return hidden, hidden
+        batch = batch_of(
+            step, self._slots.page_table, self._slots.last_token, self._page_size, self._staging
+        )
+        hidden = self._model(batch, self._pages)
+        if step.prefill_rows == 0:
+            return hidden, hidden
+        at = last_tokens(step)
+        if len(at) == len(hidden):
+            return hidden, hidden
+        where = torch.from_numpy(at).to(hidden.device, non_blocking=True)
+        return hidden[where], hidden

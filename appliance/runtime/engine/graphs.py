@@ -1,0 +1,133 @@
+"""CUDA graphs of the decode pass by row count: capture, pad, replay.
+
+A captured pass reads its rows' slots and positions from one table, looks up everything else on the
+device (last token, page, page list), and leaves hidden states in a buffer all graphs share.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from appliance.kernels.ops import CaptureOps
+from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.slots import Slots
+from appliance.runtime.model.attention.backend import Backend
+from appliance.runtime.model.batch import Batch, KVPages
+from appliance.runtime.model.decoder import Decoder
+from appliance.runtime.wire.step import Step
+
+_EMPTY = np.zeros(0, dtype=np.int32)
+
+
+class DecodeGraphs:
+    """sizes: row counts to capture, ascending."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        backend: Backend,
+        ops: CaptureOps,
+        slots: Slots,
+        pages: list[KVPages],
+        page_size: int,
+        hidden: int,
+        dtype: torch.dtype,
+        sizes: tuple[int, ...],
+        staging: Staging,
+    ) -> None:
+        device = slots.page_table.device
+        self._model, self._backend, self._ops = model, backend, ops
+        self._slots, self._pages, self._page_size = slots, pages, page_size
+        self._staging = staging
+        self._sizes = sorted(sizes)
+        most = self._sizes[-1]
+        self._table = torch.zeros(2 * most, dtype=torch.int32, device=device)
+        self._ids = torch.zeros(most, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(most, dtype=torch.int64, device=device)
+        self._kv_rows = torch.zeros(most, dtype=torch.int64, device=device)
+        self._hidden = torch.zeros((most, hidden), dtype=dtype, device=device)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._memory: tuple[int, int] | None = None
+
+    def size_for(self, rows: int) -> int | None:
+        """The smallest captured size that takes `rows` rows; None when there is none yet."""
+        at = bisect.bisect_left(self._sizes, rows)
+        while at < len(self._sizes):
+            if self._sizes[at] in self._graphs:
+                return self._sizes[at]
+            at += 1
+        return None
+
+    def capture_all(self, progress: Callable[[float], None]) -> None:
+        """Largest first, so that the smaller ones find their memory in its pool."""
+        for done, size in enumerate(reversed(self._sizes)):
+            self.capture(size)
+            progress((done + 1) / len(self._sizes))
+
+    def capture(self, size: int) -> None:
+        self._table.zero_()
+        self._table[:size] = self._slots.spare
+        indptr = np.arange(size + 1, dtype=np.int32)
+        self._backend.graph_inputs(size).indptr.copy_(torch.from_numpy(indptr))
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._backend.plan_graph(size, indptr)
+            self._body(size)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._memory):
+            self._body(size)
+        self._memory = self._memory or graph.pool()
+        self._graphs[size] = graph
+
+    def _body(self, size: int) -> None:
+        tables = self._backend.graph_inputs(size)
+        self._ops.row_inputs(
+            self._table[:size],
+            self._table[size : 2 * size],
+            tables.indptr,
+            self._slots.page_table,
+            self._slots.last_token,
+            self._ids,
+            self._positions,
+            self._kv_rows,
+            tables.last_len,
+            tables.indices,
+            self._page_size,
+        )
+        batch = Batch(
+            ids=self._ids[:size],
+            positions=self._positions[:size],
+            kv_rows=self._kv_rows[:size],
+            slots=self._table[:size],
+            starts=_EMPTY,
+            lengths=_EMPTY,
+            prefill_rows=0,
+            prefill_tokens=0,
+            page_table=self._slots.page_table,
+            page_size=self._page_size,
+            padded_rows=size,
+        )
+        self._hidden[:size].copy_(self._model(batch, self._pages))
+
+    def replay(self, step: Step, size: int) -> Tensor:
+        """Hidden states [rows, hidden] of a step of decode rows; overwritten by the next replay."""
+        rows = len(step.slots)
+        table = np.zeros(2 * size, dtype=np.int32)
+        table[:rows] = step.slots
+        table[rows:size] = self._slots.spare
+        table[size : size + rows] = step.starts
+        indptr = np.zeros(size + 1, dtype=np.int32)
+        np.cumsum(table[size:] // self._page_size + 1, out=indptr[1:])
+        self._staging.send([table], into=self._table)
+        self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
+        self._backend.plan_graph(size, indptr)
+        self._graphs[size].replay()
+        return self._hidden[:rows]

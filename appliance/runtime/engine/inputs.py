@@ -1,0 +1,99 @@
+"""Step -> Batch: what the host knows goes to the device in one copy; the rest is made there."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from appliance.runtime.model.batch import Batch
+from appliance.runtime.wire.step import Step
+
+Int32s = npt.NDArray[np.int32]
+
+
+class Staging:
+    """Host numbers -> device without waiting: pinned buffers used in turn, each with an event.
+
+    A buffer is written again only when the copy that left it is done.
+    """
+
+    _BUFFERS = 8
+
+    def __init__(self, device: torch.device, capacity: int) -> None:
+        """capacity: int32s of the largest copy."""
+        self._device = device
+        self._cuda = device.type == "cuda"
+        self._turn = 0
+        if self._cuda:
+            self._pinned = [
+                torch.empty(capacity, dtype=torch.int32, pin_memory=True)
+                for _ in range(self._BUFFERS)
+            ]
+            self._views = [p.numpy() for p in self._pinned]
+            self._left = [torch.cuda.Event() for _ in range(self._BUFFERS)]
+
+    def send(self, arrays: list[npt.NDArray[np.int32]], into: Tensor | None = None) -> list[Tensor]:
+        """Int32 (or float32) arrays -> views of one device tensor, `into` if given, in order."""
+        if not self._cuda:
+            sent = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+            if into is not None:
+                torch.cat(sent, out=into[: sum(len(s) for s in sent)])
+            return sent
+        turn = self._turn
+        self._turn = (turn + 1) % self._BUFFERS
+        self._left[turn].synchronize()
+        view, at = self._views[turn], 0
+        ends = []
+        for array in arrays:
+            view[at : at + len(array)] = array.view(np.int32)
+            at += len(array)
+            ends.append(at)
+        target = torch.empty(at, dtype=torch.int32, device=self._device) if into is None else into
+        target[:at].copy_(self._pinned[turn][:at], non_blocking=True)
+        self._left[turn].record()
+        out, begin = [], 0
+        for array, end in zip(arrays, ends, strict=True):
+            part = target[begin:end]
+            out.append(part.view(torch.float32) if array.dtype == np.float32 else part)
+            begin = end
+        return out
+
+
+def batch_of(
+    step: Step, page_table: Tensor, last_token: Tensor, page_size: int, staging: Staging
+) -> Batch:
+    """The Batch of a step with any mix of rows."""
+    n = step.prefill_rows
+    lengths = step.lengths
+    tokens = int(lengths.sum())
+    begins = np.cumsum(lengths) - lengths
+    positions = np.repeat(step.starts - begins, lengths) + np.arange(tokens, dtype=np.int32)
+    owners = np.repeat(step.slots, lengths)
+    sent = staging.send([step.slots, positions.astype(np.int32), owners, step.ids])
+    slots, on_device, owner_slots, ids = sent
+    at = on_device.long()
+    page = page_table[owner_slots.long(), at // page_size]
+    kv_rows = page.long() * page_size + at % page_size
+    ids = ids.long()
+    if n < len(step.slots):
+        ids = torch.cat((ids, last_token[slots[n:].long()].long()))
+    return Batch(
+        ids=ids,
+        positions=at,
+        kv_rows=kv_rows,
+        slots=slots,
+        starts=step.starts,
+        lengths=lengths,
+        prefill_rows=n,
+        prefill_tokens=int(lengths[:n].sum()),
+        page_table=page_table,
+        page_size=page_size,
+    )
+
+
+def last_tokens(step: Step) -> npt.NDArray[np.int64]:
+    """Index in the batch of the last token of each row that samples."""
+    ends = np.cumsum(step.lengths, dtype=np.int64) - 1
+    return ends[step.samples]

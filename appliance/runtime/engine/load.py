@@ -1,0 +1,79 @@
+"""Spec and config -> model with weights on this rank's device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from appliance.kernels.ops import Ops
+from appliance.kernels.ops import select as select_ops
+from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.model import weights
+from appliance.runtime.model.attention.backend import Backend
+from appliance.runtime.model.attention.select import Wanted, select
+from appliance.runtime.model.build import Build
+from appliance.runtime.model.decoder import Decoder
+from appliance.runtime.model.parallel.comm import Comm
+from appliance.runtime.model.parallel.mesh import Mesh
+from appliance.runtime.model.registry import model_class
+from appliance.runtime.spec import ModelSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    model: Decoder
+    backend: Backend
+    ops: Ops
+    columns: int
+    """Pages of the longest sequence."""
+
+
+def load_model(
+    config: RuntimeConfig,
+    spec: ModelSpec,
+    mesh: Mesh,
+    comm: Comm,
+    device: torch.device,
+    progress: Callable[[float], None],
+) -> Loaded:
+    """Errors as in weights.load and attention.select."""
+    dtype = DTYPES[config.model.dtype]
+    ops = select_ops(device)
+    size = config.schedule.page_size
+    columns = -(-config.model.context // size)
+    backend = select(
+        config.engine.attention,
+        Wanted(
+            spec=spec.attention,
+            layers=spec.layers,
+            mesh=mesh,
+            ops=ops,
+            device=device,
+            dtype=dtype,
+            page_size=size,
+            rows=max(config.engine.graph_batch_sizes, default=1),
+            columns=columns,
+        ),
+    )
+    build = Build(
+        mesh=mesh,
+        comm=comm,
+        dtype=dtype,
+        device=device,
+        ops=ops,
+        attention=backend,
+        context=config.model.context,
+        quantization=config.model.quantization,
+    )
+    model: Decoder = model_class(spec)(spec, build).eval()
+    if config.model.load_format == "dummy":
+        weights.fill(model, config.engine.seed)
+        progress(1.0)
+    else:
+        weights.load(model, build, Path(config.model.path), progress)
+    return Loaded(model, backend, ops, columns)

@@ -1,0 +1,269 @@
+"""Builds one rank's Executor from the config, and follows the ring on ranks other than 0."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from appliance.errors import HardwareError
+from appliance.kernels.ops import CaptureOps
+from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.engine import memory
+from appliance.runtime.engine.executor import DeviceExecutor, StepFlight
+from appliance.runtime.engine.forward import Forward
+from appliance.runtime.engine.graphs import DecodeGraphs
+from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.kv import pool
+from appliance.runtime.engine.load import DTYPES, Loaded, load_model
+from appliance.runtime.engine.sample.state import SamplingState
+from appliance.runtime.engine.slots import Slots
+from appliance.runtime.model.batch import KVPages
+from appliance.runtime.model.parallel.comm import Comm, connect
+from appliance.runtime.model.parallel.mesh import Mesh
+from appliance.runtime.spec import ModelSpec
+from appliance.runtime.wire.codec import decode_step, encode
+from appliance.runtime.wire.request import Sampling
+from appliance.runtime.wire.ring import RingReader, RingWriter
+from appliance.runtime.wire.step import NewRow, Step
+
+Tell = Callable[[str, float, str], None]
+"""phase, progress from 0 to 1, detail"""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A rank ready for steps. pages: usable pages, the same on every rank."""
+
+    executor: DeviceExecutor
+    pages: int
+    facts: dict[str, Any]
+
+
+class RingExecutor:
+    """Rank 0 of several: every step goes to the others before it is launched here."""
+
+    def __init__(self, local: DeviceExecutor, ring: RingWriter) -> None:
+        self._local, self._ring = local, ring
+
+    def launch(self, step: Step) -> StepFlight:
+        self._ring.write(encode(step))
+        return self._local.launch(step)
+
+
+def follow(executor: DeviceExecutor, ring: RingReader, beat: Callable[[int], None]) -> None:
+    """Ranks 1 … n-1: every step of the ring, until the process is ended."""
+    done = 0
+    while True:
+        data = ring.read(timeout=0.5)
+        if data is not None:
+            executor.follow(decode_step(data))
+            done += 1
+        beat(done)
+
+
+def trial_step(rows: int, length: int, page_size: int, vocab: int, prefill: bool) -> Step:
+    """A step of `rows` rows of `length` tokens each (decode: at position `length` - 1), all rows on
+    the same pages, sampling with every filter on: as much memory as a real one can take."""
+    count = -(-length // page_size)
+    slots = np.arange(rows, dtype=np.int32)
+    sampling = Sampling(max_tokens=1, temperature=1.0, top_p=0.9, min_p=0.01)
+    history = np.zeros(1, dtype=np.int32)
+    return Step(
+        id=0,
+        slots=slots,
+        starts=np.full(rows, 0 if prefill else length - 1, dtype=np.int32),
+        lengths=np.full(rows, length if prefill else 1, dtype=np.int32),
+        prefill_rows=rows if prefill else 0,
+        ids=np.arange(rows * length if prefill else 0, dtype=np.int32) % vocab,
+        samples=np.ones(rows, dtype=np.bool_),
+        outputs=np.zeros(rows, dtype=np.int32),
+        page_slots=np.repeat(slots, count),
+        page_columns=np.tile(np.arange(count, dtype=np.int32), rows),
+        page_ids=np.tile(np.arange(1, count + 1, dtype=np.int32), rows),
+        new=[NewRow(int(s), 0, history, 1, sampling) for s in slots],
+        freed=[],
+    )
+
+
+class RankBuilder:
+    """One use: build(). meeting: the file ranks rendezvous at (tp > 1)."""
+
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        spec: ModelSpec,
+        rank: int,
+        local_device: int,
+        meeting: Path | None,
+        tell: Tell,
+    ) -> None:
+        self._config, self._spec, self._tell = config, spec, tell
+        self._mesh = Mesh(rank, config.engine.tp)
+        self._device = self._open_device(local_device)
+        self._comm: Comm = connect(self._mesh, self._device, meeting)
+        self._facts: dict[str, Any] = {}
+        self._clock = time.perf_counter()
+
+    def _open_device(self, index: int) -> torch.device:
+        torch.set_num_threads(max(1, self._config.engine.threads))
+        if self._config.engine.device != "cuda":
+            return torch.device("cpu")
+        if not torch.cuda.is_available():
+            raise HardwareError(
+                "torch sees no CUDA device.",
+                "Run `appliance doctor`: it compares driver, CUDA and torch.",
+            )
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+        return device
+
+    def _lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._facts[f"{name}_s"] = round(now - self._clock, 3)
+        self._clock = now
+
+    @torch.inference_mode()
+    def build(self) -> Built:
+        c, spec = self._config, self._spec
+        self._tell("load", 0.0, "")
+        loaded = load_model(
+            c, spec, self._mesh, self._comm, self._device, lambda p: self._tell("load", p, "")
+        )
+        self._lap("load")
+        dtype, size = DTYPES[c.model.dtype], c.schedule.page_size
+        staging = Staging(self._device, 1 << 20)
+        slots = Slots(c.schedule.max_running, loaded.columns, loaded.ops, self._device)
+        state = SamplingState(c.schedule.max_running, spec.vocab, self._device)
+        page_bytes = pool.page_bytes(spec, self._mesh, size, dtype)
+        self._tell("plan", 0.0, "")
+        if self._device.type == "cuda":
+            count = self._measure(loaded, staging, slots, state, page_bytes)
+        else:
+            count = memory.cpu_pages(c, page_bytes)
+        if c.engine.max_total_tokens:
+            count = min(count, max(1, c.engine.max_total_tokens // size))
+        count = self._comm.smallest(count)
+        pages = pool.allocate(spec, self._mesh, size, count, dtype, self._device)
+        self._facts.update(pages=count, page_size=size, kv_bytes=count * page_bytes)
+        self._lap("plan")
+        graphs = self._graphs(loaded, staging, slots, pages, dtype)
+        if graphs is not None:
+            graphs.capture_all(lambda p: self._tell("capture", p, ""))
+            self._lap("capture")
+        forward = Forward(loaded.model, slots, pages, size, staging, graphs)
+        gc.collect()
+        gc.freeze()  # what is built now lives as long as the process; collections skip it
+        executor = self._executor(forward, loaded, slots, state, staging)
+        return Built(executor, count, self._facts)
+
+    def _executor(
+        self,
+        forward: Forward,
+        loaded: Loaded,
+        slots: Slots,
+        state: SamplingState,
+        staging: Staging,
+    ) -> DeviceExecutor:
+        return DeviceExecutor(
+            forward,
+            loaded.model.logits,
+            slots,
+            state,
+            loaded.ops,
+            staging,
+            self._comm,
+            leads=self._mesh.rank == 0,
+        )
+
+    def _graphs(
+        self,
+        loaded: Loaded,
+        staging: Staging,
+        slots: Slots,
+        pages: list[KVPages],
+        dtype: torch.dtype,
+    ) -> DecodeGraphs | None:
+        e = self._config.engine
+        if self._device.type != "cuda" or not e.graphs or not e.graph_batch_sizes:
+            return None
+        return DecodeGraphs(
+            loaded.model,
+            loaded.backend,
+            cast(CaptureOps, loaded.ops),
+            slots,
+            pages,
+            self._config.schedule.page_size,
+            self._spec.hidden,
+            dtype,
+            e.graph_batch_sizes,
+            staging,
+        )
+
+    def _measure(
+        self,
+        loaded: Loaded,
+        staging: Staging,
+        slots: Slots,
+        state: SamplingState,
+        page_bytes: int,
+    ) -> int:
+        """Pages that fit, from a trial of the largest steps on a small pool."""
+        c, spec, device = self._config, self._spec, self._device
+        dtype, size = DTYPES[c.model.dtype], c.schedule.page_size
+        torch.cuda.synchronize()
+        weights = torch.cuda.memory_allocated(device)
+        length = min(c.schedule.chunk or c.schedule.max_prefill, c.model.context)
+        small = -(-length // size) + 1
+        pages = pool.allocate(spec, self._mesh, size, small, dtype, device)
+        trial = torch.cuda.memory_allocated(device) - weights
+        torch.cuda.reset_peak_memory_stats(device)
+        executor = self._executor(
+            Forward(loaded.model, slots, pages, size, staging), loaded, slots, state, staging
+        )
+        tokens = c.schedule.chunk or c.schedule.max_prefill
+        for step in (
+            trial_step(max(1, tokens // length), length, size, spec.vocab, prefill=True),
+            trial_step(c.schedule.max_running, size, size, spec.vocab, prefill=False),
+        ):
+            executor.follow(step)
+            torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated(device) - trial
+        torch.cuda.empty_cache()
+        self._lap("trial")
+        graphs = self._trial_graphs(loaded, staging, slots, pages, dtype)
+        del executor, pages
+        gc.collect()
+        torch.cuda.empty_cache()
+        found = memory.gpu_pages(c, page_bytes, device, weights, peak, graphs)
+        self._facts.update(
+            weights_bytes=found.weights, workspace_bytes=found.workspace, graph_bytes=graphs
+        )
+        return found.count
+
+    def _trial_graphs(
+        self,
+        loaded: Loaded,
+        staging: Staging,
+        slots: Slots,
+        pages: list[KVPages],
+        dtype: torch.dtype,
+    ) -> int:
+        """Bytes that all captured passes will take: the largest measured, the others like the
+        smallest, which finds its working memory in the pool of the largest."""
+        sizes = self._config.engine.graph_batch_sizes
+        graphs = self._graphs(loaded, staging, slots, pages, dtype)
+        if graphs is None:
+            return 0
+        before = torch.cuda.mem_get_info(self._device)[0]
+        graphs.capture(sizes[-1])
+        middle = torch.cuda.mem_get_info(self._device)[0]
+        graphs.capture(sizes[0])
+        after = torch.cuda.mem_get_info(self._device)[0]
+        return max(0, before - middle) + max(1 << 20, middle - after) * (len(sizes) - 1)

@@ -1,0 +1,66 @@
+"""Log probabilities of tokens taken, of the likeliest, and of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from appliance.runtime.wire.step import PromptLogprobs, StepLogprobs
+
+_SLICE = 256
+"""Prompt tokens whose logits are in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """taken float32 [S]; top_ids int64, top float32 [S, k]."""
+
+    taken: Tensor
+    top_ids: Tensor
+    top: Tensor
+
+
+def log_softmax(logits_SV: Tensor) -> Tensor:
+    return torch.log_softmax(logits_SV.float(), -1)
+
+
+def choose(raw_SV: Tensor, tokens_S: Tensor, k: int) -> Chosen:
+    taken = raw_SV.gather(1, tokens_S[:, None]).squeeze(1)
+    top, ids = raw_SV.topk(min(k, raw_SV.shape[1]), -1)
+    return Chosen(taken, ids, top)
+
+
+def to_host(chosen: Chosen, rows: int, sampled: np.ndarray) -> StepLogprobs:
+    """Spread from the S sampling rows to all rows of the step. sampled: their indices."""
+    k = chosen.top.shape[1]
+    taken = np.zeros(rows, dtype=np.float32)
+    ids = np.zeros((rows, k), dtype=np.int32)
+    top = np.zeros((rows, k), dtype=np.float32)
+    taken[sampled] = chosen.taken.cpu().numpy()
+    ids[sampled] = chosen.top_ids.cpu().numpy()
+    top[sampled] = chosen.top.cpu().numpy()
+    return StepLogprobs(taken, ids, top)
+
+
+def of_prompt(
+    row: int, hidden_NE: Tensor, targets: np.ndarray, k: int, head: Callable[[Tensor], Tensor]
+) -> PromptLogprobs:
+    """Of `targets` int32 [n], each after the hidden state of the token before it [n, hidden]."""
+    wanted = torch.from_numpy(targets.astype(np.int64)).to(hidden_NE.device)
+    taken, ids, top = [], [], []
+    for begin in range(0, len(targets), _SLICE):
+        part = slice(begin, begin + _SLICE)
+        chosen = choose(log_softmax(head(hidden_NE[part])), wanted[part], k)
+        taken.append(chosen.taken)
+        ids.append(chosen.top_ids)
+        top.append(chosen.top)
+    return PromptLogprobs(
+        row=row,
+        taken=torch.cat(taken).cpu().numpy(),
+        top_ids=torch.cat(ids).cpu().numpy().astype(np.int32),
+        top_logprobs=torch.cat(top).cpu().numpy(),
+    )

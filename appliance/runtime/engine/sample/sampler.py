@@ -1,0 +1,167 @@
+"""Logits -> tokens. The order of changes is one list: edits, penalties, mask, temperature, filters.
+
+Everything that a step needs of a row is sent with the step; greedy rows without changes cost one
+argmax.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from appliance.kernels.ops import Ops
+from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.sample import logprobs as lp
+from appliance.runtime.engine.sample.state import SamplingState
+from appliance.runtime.wire.step import Masks
+
+_FILTER_ROWS = 128
+"""Rows sorted at a time: bounds the memory that a step's filters take."""
+
+INVALID = -2
+"""Token of a row whose logits are not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """tokens int64 [S]: INVALID where the logits were not finite."""
+
+    tokens: Tensor
+    logprobs: lp.Chosen | None
+
+
+class Sampler:
+    def __init__(self, state: SamplingState, ops: Ops, staging: Staging) -> None:
+        self._state, self._ops, self._staging = state, ops, staging
+
+    def sample(
+        self,
+        logits_SV: Tensor,
+        slots: npt.NDArray[np.int32],
+        outputs: npt.NDArray[np.int32],
+        masks: Masks | None,
+    ) -> Sampled:
+        """One token a row. slots, outputs int32 [S] on the host; masks name rows of these S."""
+        s = self._state
+        random = s.temperature[slots] > 0
+        edits = s.edits(slots, outputs) if s.edited[slots].any() else None
+        penalized = np.flatnonzero(s.penalized[slots])
+        wanted = s.logprobs[slots]
+        raw = lp.log_softmax(logits_SV) if (wanted >= 0).any() else None
+        x = logits_SV
+        if random.any() or edits is not None or len(penalized) or masks is not None:
+            x = x.float()
+        if edits is not None:
+            device = x.device
+            x = x.index_put(
+                (
+                    torch.from_numpy(edits.rows).to(device),
+                    torch.from_numpy(edits.tokens).to(device),
+                ),
+                torch.from_numpy(edits.values).to(device),
+                accumulate=True,
+            )
+        rows = self._penalize(x, slots, penalized) if len(penalized) else None
+        if masks is not None:
+            x = self._mask(x, masks)
+        best, tokens = x.max(-1)
+        finite = torch.isfinite(best)
+        if random.any():
+            tokens = self._draw(x, tokens, slots, outputs, random)
+        if rows is not None:
+            at = torch.from_numpy(penalized).to(x.device)
+            self._state.penalties.count(rows, tokens[at])
+        chosen = lp.choose(raw, tokens, int(wanted.max())) if raw is not None else None
+        return Sampled(torch.where(finite, tokens, INVALID), chosen)
+
+    def _penalize(
+        self, x_SV: Tensor, slots: npt.NDArray[np.int32], at: npt.NDArray[np.intp]
+    ) -> Tensor:
+        """Repetition (CTRL: divide or multiply what was seen), then frequency and presence."""
+        s = self._state
+        own = slots[at]
+        rows = s.penalties.rows([int(slot) for slot in own])
+        where = torch.from_numpy(at).to(x_SV.device)
+        part = x_SV[where]
+        counts, seen = s.penalties.counts[rows], s.penalties.seen[rows]
+
+        def column(values: npt.NDArray[np.float32]) -> Tensor:
+            return torch.from_numpy(values[own]).to(x_SV.device)[:, None]
+
+        repetition = column(s.repetition)
+        scaled = torch.where(part > 0, part / repetition, part * repetition)
+        part = torch.where(seen, scaled, part)
+        part = part - counts * column(s.frequency) - (counts > 0) * column(s.presence)
+        x_SV[where] = part
+        return rows
+
+    def _mask(self, x_SV: Tensor, masks: Masks) -> Tensor:
+        bits = torch.from_numpy(masks.bits.view(np.int32)).to(x_SV.device)
+        shifts = torch.arange(32, device=x_SV.device, dtype=torch.int32)
+        allowed = ((bits[:, :, None] >> shifts) & 1).flatten(1)[:, : x_SV.shape[1]].bool()
+        where = torch.from_numpy(masks.rows.astype(np.int64)).to(x_SV.device)
+        x_SV[where] = x_SV[where].masked_fill(~allowed, -torch.inf)
+        return x_SV
+
+    def _draw(
+        self,
+        x_SV: Tensor,
+        greedy_S: Tensor,
+        slots: npt.NDArray[np.int32],
+        outputs: npt.NDArray[np.int32],
+        random: npt.NDArray[np.bool_],
+    ) -> Tensor:
+        """Random rows get a draw; the others keep their greedy token."""
+        s = self._state
+        seeds = s.seed[slots]
+        temperature, low, high, counters, flags = self._staging.send(
+            [
+                np.where(random, s.temperature[slots], 1).astype(np.float32),
+                (seeds & 0xFFFFFFFF).astype(np.uint32).view(np.int32),
+                (seeds >> 32).astype(np.int32),
+                outputs,
+                random.astype(np.int32),
+            ]
+        )
+        x_SV = x_SV / temperature[:, None]
+        filtered = random & ((s.top_k[slots] > 0) | (s.top_p[slots] < 1) | (s.min_p[slots] > 0))
+        if filtered.any():
+            x_SV = self._filter(x_SV, slots, np.flatnonzero(filtered))
+        seed = (high.long() << 32) | (low.long() & 0xFFFFFFFF)
+        drawn = self._ops.gumbel_argmax(x_SV, seed, counters)
+        return torch.where(flags.bool(), drawn, greedy_S)
+
+    def _filter(
+        self, x_SV: Tensor, slots: npt.NDArray[np.int32], at: npt.NDArray[np.intp]
+    ) -> Tensor:
+        """top-k, then top-p of what is left, then min-p. Ties with the last one kept stay."""
+        if len(at) > _FILTER_ROWS:
+            for begin in range(0, len(at), _FILTER_ROWS):
+                x_SV = self._filter(x_SV, slots, at[begin : begin + _FILTER_ROWS])
+            return x_SV
+        s = self._state
+        own = slots[at]
+        where = torch.from_numpy(at).to(x_SV.device)
+        vocab = x_SV.shape[1]
+        top_k, top_p, min_p = self._staging.send(
+            [
+                np.where(s.top_k[own] > 0, np.minimum(s.top_k[own], vocab), vocab).astype(np.int32),
+                s.top_p[own],
+                s.min_p[own],
+            ]
+        )
+        part = x_SV[where]
+        ordered = part.sort(-1, descending=True).values
+        rank = torch.arange(vocab, device=part.device)
+        kept = ordered.masked_fill(rank[None, :] >= top_k[:, None], -torch.inf)
+        probabilities = kept.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities
+        keep = (before < top_p[:, None]) & (probabilities > 0)
+        keep &= probabilities >= min_p[:, None] * probabilities[:, :1]
+        last = keep.sum(-1, keepdim=True).clamp(min=1) - 1
+        part = part.masked_fill(part < ordered.gather(1, last), -torch.inf)
+        return x_SV.index_copy_(0, where, part)

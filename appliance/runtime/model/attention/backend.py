@@ -1,0 +1,37 @@
+"""Backend: attention over pages as three functions; `reference.py` says what they mean."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from appliance.runtime.model.batch import Batch, KVPages
+
+
+class Backend(Protocol):
+    def plan(self, batch: Batch) -> None:
+        """Prepares for `run` on every layer of this batch. Host work only, no synchronization."""
+
+    def run(self, q_THD: Tensor, pages: KVPages, window: int) -> Tensor:
+        """softmax(q k^T / sqrt(D)) v over the keys of each token's sequence up to itself.
+
+        q [T, H, D] -> [T, H, D]. window: keys seen, the token's own included; 0: all.
+        """
+
+    def graph_inputs(self, rows: int) -> RowTables:
+        """Device tables that a captured pass over `rows` decode rows reads; same ones each call."""
+
+    def plan_graph(self, rows: int, indptr: npt.NDArray[np.int32]) -> None:
+        """Prepares the next replay (or capture). indptr int32 [rows + 1]: pages before each row."""
+
+
+class RowTables:
+    """indptr int32 [rows + 1], last_len int32 [rows], indices int32 [many]: the rows' page lists."""
+
+    __slots__ = ("indices", "indptr", "last_len")
+
+    def __init__(self, indptr: Tensor, last_len: Tensor, indices: Tensor) -> None:
+        self.indptr, self.last_len, self.indices = indptr, last_len, indices

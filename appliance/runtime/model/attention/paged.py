@@ -1,0 +1,91 @@
+"""Attention over pages on NVIDIA: prefill rows through one kernel, decode rows through another."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from appliance.kernels.ops import CaptureOps
+from appliance.kernels.paged_attention import PagedAttention, Shape, Workspace
+from appliance.runtime.model.attention.backend import RowTables
+from appliance.runtime.model.batch import Batch, KVPages
+
+
+class PagedBackend:
+    """windows: the distinct windows of the model's layers (0 for none); each has its own plan."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        windows: tuple[int, ...],
+        ops: CaptureOps,
+        device: torch.device,
+        rows: int,
+        columns: int,
+    ) -> None:
+        """rows: most rows of a captured pass. columns: most pages of one row."""
+        workspace = Workspace(device)
+        hopper = torch.cuda.get_device_capability(device) == (9, 0)
+        prefill = "fa3" if hopper else "fa2"
+        self._parts = {w: PagedAttention(shape, w, workspace, prefill) for w in windows}
+        self._ops = ops
+        self._device = device
+        self._page_size = shape.page_size
+        self._prefill_tokens = 0
+        self._decode_rows = 0
+        self._padded_rows = 0
+        self._indptr = torch.zeros(rows + 1, dtype=torch.int32, device=device)
+        self._last_len = torch.ones(rows, dtype=torch.int32, device=device)
+        self._indices = torch.zeros(min(rows * columns, 1 << 24), dtype=torch.int32, device=device)
+
+    def plan(self, batch: Batch) -> None:
+        self._padded_rows = batch.padded_rows
+        if batch.padded_rows:
+            return  # plan_graph has done it
+        ends = batch.starts + batch.lengths
+        pages = -(-ends // self._page_size)
+        last = (ends - (pages - 1) * self._page_size).astype(np.int32)
+        n = batch.prefill_rows
+        self._prefill_tokens = batch.prefill_tokens
+        self._decode_rows = len(ends) - n
+        if n:
+            queries = np.concatenate(([0], np.cumsum(batch.lengths[:n]))).astype(np.int32)
+            indptr, indices = self._page_lists(batch, slice(0, n), pages[:n])
+            for part in self._parts.values():
+                part.plan_prefill(queries, indptr, last[:n], indices)
+        if self._decode_rows:
+            indptr, indices = self._page_lists(batch, slice(n, None), pages[n:])
+            for part in self._parts.values():
+                part.plan_decode(indptr, last[n:], indices)
+
+    def _page_lists(
+        self, batch: Batch, rows: slice, pages: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int32], Tensor]:
+        indptr = np.concatenate(([0], np.cumsum(pages))).astype(np.int32)
+        indices = torch.empty(int(indptr[-1]), dtype=torch.int32, device=self._device)
+        on_device = torch.from_numpy(indptr).to(self._device, non_blocking=True)
+        self._ops.flatten_pages(batch.page_table, batch.slots[rows], on_device, indices)
+        return indptr, indices
+
+    def run(self, q_THD: Tensor, pages: KVPages, window: int) -> Tensor:
+        part = self._parts[window]
+        out = torch.empty_like(q_THD)
+        if self._padded_rows:
+            part.run_graph(self._padded_rows, q_THD, pages.k, pages.v, out)
+            return out
+        n = self._prefill_tokens
+        if n:
+            part.run_prefill(q_THD[:n], pages.k, pages.v, out[:n])
+        if self._decode_rows:
+            part.run_decode(q_THD[n:], pages.k, pages.v, out[n:])
+        return out
+
+    def graph_inputs(self, rows: int) -> RowTables:
+        return RowTables(self._indptr[: rows + 1], self._last_len[:rows], self._indices)
+
+    def plan_graph(self, rows: int, indptr: npt.NDArray[np.int32]) -> None:
+        tables = self.graph_inputs(rows)
+        for part in self._parts.values():
+            part.plan_graph(rows, indptr, tables.indptr, tables.last_len, tables.indices)

@@ -1,0 +1,129 @@
+"""Attention in plain torch on any device: the meaning of the fast backends, and the CPU's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from appliance.runtime.model.attention.backend import RowTables
+from appliance.runtime.model.batch import Batch, KVPages
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """One prefill row: its tokens in the batch, the pool rows of its keys, query positions."""
+
+    begin: int
+    end: int
+    rows: Tensor
+    fresh: bool
+    positions: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    """All decode rows: pool rows [B, L] (L the longest), and which of them count [B, 1, 1, L]."""
+
+    rows: Tensor
+    positions: Tensor
+    full: bool
+    mask: Tensor
+
+
+class ReferenceBackend:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._prefills: list[_Prefill] = []
+        self._decode: _Decode | None = None
+        self._prefill_tokens = 0
+
+    def plan(self, batch: Batch) -> None:
+        table = batch.page_table
+        size = batch.page_size
+        ends = batch.starts + batch.lengths
+        offsets = torch.arange(size, device=self._device)
+
+        def pool_rows(slots: Tensor, longest: int) -> Tensor:
+            pages = table[slots.long(), : -(-longest // size)].long()
+            rows = (pages[:, :, None] * size + offsets).flatten(1)
+            return rows[:, :longest]
+
+        self._prefills = []
+        at = 0
+        for r in range(batch.prefill_rows):
+            length, end = int(batch.lengths[r]), int(ends[r])
+            self._prefills.append(
+                _Prefill(
+                    begin=at,
+                    end=at + length,
+                    rows=pool_rows(batch.slots[r : r + 1], end)[0],
+                    fresh=length == end,
+                    positions=torch.arange(end - length, end, device=self._device),
+                )
+            )
+            at += length
+        self._prefill_tokens = at
+        self._decode = None
+        if len(ends) > batch.prefill_rows:
+            lengths = ends[batch.prefill_rows :]
+            longest = int(lengths.max())
+            kv_len = torch.from_numpy(lengths.astype(np.int64)).to(self._device)
+            keys = torch.arange(longest, device=self._device)
+            self._decode = _Decode(
+                rows=pool_rows(batch.slots[batch.prefill_rows :], longest),
+                positions=kv_len - 1,
+                full=bool((lengths == longest).all()),
+                mask=(keys[None, :] < kv_len[:, None])[:, None, None, :],
+            )
+
+    def run(self, q_THD: Tensor, pages: KVPages, window: int) -> Tensor:
+        k_pool, v_pool = pages.k.flatten(0, 1), pages.v.flatten(0, 1)
+        parts = [self._run_prefill(q_THD, p, k_pool, v_pool, window) for p in self._prefills]
+        if self._decode is not None:
+            q = q_THD[self._prefill_tokens :]
+            parts.append(self._run_decode(q, self._decode, k_pool, v_pool, window))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _run_prefill(
+        self, q_THD: Tensor, p: _Prefill, k_pool: Tensor, v_pool: Tensor, window: int
+    ) -> Tensor:
+        q = q_THD[p.begin : p.end].transpose(0, 1)[None]
+        k = k_pool[p.rows].transpose(0, 1)[None]
+        v = v_pool[p.rows].transpose(0, 1)[None]
+        mask = None
+        if not p.fresh or window:
+            keys = torch.arange(p.rows.shape[0], device=self._device)
+            mask = keys[None, :] <= p.positions[:, None]
+            if window:
+                mask &= keys[None, :] > p.positions[:, None] - window
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return out[0].transpose(0, 1)
+
+    def _run_decode(
+        self, q_BHD: Tensor, d: _Decode, k_pool: Tensor, v_pool: Tensor, window: int
+    ) -> Tensor:
+        k = k_pool[d.rows].transpose(1, 2)
+        v = v_pool[d.rows].transpose(1, 2)
+        rows, heads, size = q_BHD.shape
+        mask: Tensor | None = None if d.full else d.mask
+        if window:
+            keys = torch.arange(d.rows.shape[1], device=self._device)
+            seen = (keys[None, :] > d.positions[:, None] - window)[:, None, None, :]
+            mask = d.mask & seen
+        # the query heads of one kv head are the queries of one problem: no key is read twice
+        q = q_BHD.view(rows, k.shape[1], heads // k.shape[1], size)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return out.reshape(rows, heads, size)
+
+    def graph_inputs(self, rows: int) -> RowTables:
+        raise NotImplementedError("the reference backend is not captured")
+
+    def plan_graph(self, rows: int, indptr: npt.NDArray[np.int32]) -> None:
+        raise NotImplementedError("the reference backend is not captured")

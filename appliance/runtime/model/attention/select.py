@@ -1,0 +1,75 @@
+"""AttentionSpec and backend name -> Backend: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from appliance.errors import UsageError
+from appliance.kernels.ops import CaptureOps, Ops
+from appliance.runtime.model.attention.backend import Backend
+from appliance.runtime.model.attention.reference import ReferenceBackend
+from appliance.runtime.model.parallel.mesh import Mesh
+from appliance.runtime.spec import AttentionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """rows: most rows of a captured pass. columns: most pages of one row."""
+
+    spec: AttentionSpec
+    layers: int
+    mesh: Mesh
+    ops: Ops
+    device: torch.device
+    dtype: torch.dtype
+    page_size: int
+    rows: int
+    columns: int
+
+
+def _reference(wanted: Wanted) -> Backend:
+    return ReferenceBackend(wanted.device)
+
+
+def _flashinfer(wanted: Wanted) -> Backend:
+    from appliance.kernels.paged_attention import Shape
+    from appliance.runtime.model.attention.paged import PagedBackend
+
+    a = wanted.spec
+    shape = Shape(
+        heads=wanted.mesh.share(a.heads, "query heads"),
+        kv_heads=wanted.mesh.kv_share(a.kv_heads)[1],
+        head_dim=a.head_dim,
+        page_size=wanted.page_size,
+        dtype=wanted.dtype,
+    )
+    return PagedBackend(
+        shape,
+        a.windows(wanted.layers),
+        cast(CaptureOps, wanted.ops),
+        wanted.device,
+        wanted.rows,
+        wanted.columns,
+    )
+
+
+BACKENDS: dict[tuple[str, str], Callable[[Wanted], Backend]] = {
+    ("gqa", "reference"): _reference,
+    ("gqa", "flashinfer"): _flashinfer,
+}
+
+
+def select(name: str, wanted: Wanted) -> Backend:
+    """UsageError when the backend does not know this kind of attention."""
+    maker = BACKENDS.get((wanted.spec.kind, name))
+    if maker is None:
+        known = ", ".join(b for k, b in BACKENDS if k == wanted.spec.kind)
+        raise UsageError(
+            f"the attention backend {name!r} does not serve {wanted.spec.kind} attention.",
+            f"Known for it: {known}.",
+        )
+    return maker(wanted)

@@ -1,0 +1,46 @@
+"""Build: all that a layer may ask for. A layer is given `(spec, build, name)` and reads no global."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from appliance.errors import UsageError
+from appliance.kernels.ops import Ops
+from appliance.runtime.model.attention.backend import Backend
+from appliance.runtime.model.parallel.comm import Comm
+from appliance.runtime.model.parallel.mesh import Mesh
+from appliance.runtime.model.quant.scheme import Scheme, Source
+from appliance.runtime.model.quant.select import SCHEMES
+
+Place = Callable[[Source], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """places: checkpoint tensor name -> what puts it where it belongs; filled by the layers.
+
+    optional: names a checkpoint may hold and the model has no use for.
+    """
+
+    mesh: Mesh
+    comm: Comm
+    dtype: torch.dtype
+    device: torch.device
+    ops: Ops
+    attention: Backend
+    context: int
+    quantization: str = "none"
+    places: dict[str, Place] = field(default_factory=dict)
+    optional: set[str] = field(default_factory=set)
+
+    def scheme(self, outs: int, ins: int) -> Scheme:
+        if self.quantization not in SCHEMES:
+            raise UsageError(f"quantization {self.quantization!r} is not known")
+        return SCHEMES[self.quantization](outs, ins, self.dtype, self.device)
+
+    def place(self, name: str, place: Place) -> None:
+        assert name not in self.places, name
+        self.places[name] = place

@@ -1,0 +1,76 @@
+"""The pre-norm decoder all families share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from appliance.runtime.model.batch import Batch, KVPages
+from appliance.runtime.model.build import Build
+from appliance.runtime.model.layers.attention import Attention
+from appliance.runtime.model.layers.embedding import VocabTable
+from appliance.runtime.model.layers.mlp import GatedMLP
+from appliance.runtime.model.layers.norm import RMSNorm
+from appliance.runtime.model.layers.rope import cos_sin_table
+from appliance.runtime.spec import ModelSpec
+
+
+class Layer(nn.Module):
+    def __init__(
+        self, spec: ModelSpec, build: Build, name: str, index: int, cos_sin: Tensor
+    ) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(build, f"{name}.input_layernorm", spec.hidden, spec.norm_eps)
+        self.attention = Attention(spec, build, f"{name}.self_attn", index, cos_sin)
+        self.mlp_norm = RMSNorm(
+            build, f"{name}.post_attention_layernorm", spec.hidden, spec.norm_eps
+        )
+        self.mlp = GatedMLP(build, f"{name}.mlp", spec.hidden, spec.intermediate, spec.mlp_bias)
+
+    def forward(
+        self, x_TE: Tensor, residual_TE: Tensor | None, batch: Batch, pages: KVPages
+    ) -> tuple[Tensor, Tensor]:
+        if residual_TE is None:
+            residual_TE = x_TE
+            x_TE = self.attention_norm(x_TE)
+        else:
+            x_TE, residual_TE = self.attention_norm.add(x_TE, residual_TE)
+        x_TE = self.attention(x_TE, batch, pages)
+        x_TE, residual_TE = self.mlp_norm.add(x_TE, residual_TE)
+        return self.mlp(x_TE), residual_TE
+
+
+class Decoder(nn.Module):
+    """ids -> hidden states -> logits. Weight names are those of the Llama checkpoint layout."""
+
+    def __init__(self, spec: ModelSpec, build: Build) -> None:
+        super().__init__()
+        a = spec.attention
+        self._backend = build.attention
+        cos_sin = cos_sin_table(a.rope, a.head_dim, build.context).to(build.device)
+        self.embedding = VocabTable(build, "model.embed_tokens", spec.vocab, spec.hidden)
+        self.layers = nn.ModuleList(
+            Layer(spec, build, f"model.layers.{i}", i, cos_sin) for i in range(spec.layers)
+        )
+        self.norm = RMSNorm(build, "model.norm", spec.hidden, spec.norm_eps)
+        if spec.tied_embeddings:
+            self.head = self.embedding
+            build.optional.add("lm_head.weight")
+        else:
+            self.head = VocabTable(build, "lm_head", spec.vocab, spec.hidden)
+        for i in range(spec.layers):  # old checkpoints store what is computed from the config
+            build.optional.add(f"model.layers.{i}.self_attn.rotary_emb.inv_freq")
+
+    def forward(self, batch: Batch, pages: list[KVPages]) -> Tensor:
+        """Hidden states after the last norm: [T, hidden]. K and V are written to `pages`."""
+        self._backend.plan(batch)
+        x_TE = self.embedding.embed(batch.ids)
+        residual_TE: Tensor | None = None
+        for layer, own in zip(self.layers, pages, strict=True):
+            x_TE, residual_TE = layer(x_TE, residual_TE, batch, own)
+        assert residual_TE is not None
+        x_TE, _ = self.norm.add(x_TE, residual_TE)
+        return x_TE
+
+    def logits(self, x_SE: Tensor) -> Tensor:
+        """[S, hidden] -> [S, vocab] in the model's dtype."""
+        return self.head.logits(x_SE)

@@ -1,0 +1,70 @@
+"""Grouped-query attention block: qkv, norm of heads, rope and KV write, backend, out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from appliance.runtime.model.batch import Batch, KVPages
+from appliance.runtime.model.build import Build
+from appliance.runtime.model.layers.linear import ColumnLinear, Part, RowLinear
+from appliance.runtime.model.quant.scheme import Source
+from appliance.runtime.spec import ModelSpec
+
+
+class HeadNorm(nn.Module):
+    """The weight of a norm over each head; the same on every rank."""
+
+    def __init__(self, build: Build, name: str, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.ones(size, dtype=build.dtype, device=build.device), requires_grad=False
+        )
+        build.place(f"{name}.weight", self._load)
+
+    def _load(self, source: Source) -> None:
+        self.weight.copy_(source.read(slice(0, self.weight.shape[0]), None))
+
+
+class Attention(nn.Module):
+    """cos_sin: the rotary table, shared by all layers."""
+
+    def __init__(
+        self, spec: ModelSpec, build: Build, name: str, layer: int, cos_sin: Tensor
+    ) -> None:
+        super().__init__()
+        a = spec.attention
+        self._ops, self._backend, self._eps = build.ops, build.attention, spec.norm_eps
+        self._window = a.window_of(layer)
+        self._cos_sin = cos_sin
+        heads = build.mesh.share(a.heads, "query heads")
+        first_kv, kv_heads = build.mesh.kv_share(a.kv_heads)
+        d = a.head_dim
+        self.qkv = ColumnLinear(
+            build,
+            spec.hidden,
+            [
+                Part(f"{name}.q_proj", build.mesh.rank * heads * d, heads * d),
+                Part(f"{name}.k_proj", first_kv * d, kv_heads * d),
+                Part(f"{name}.v_proj", first_kv * d, kv_heads * d),
+            ],
+            a.qkv_bias,
+        )
+        self.out = RowLinear(build, f"{name}.o_proj", a.heads * d, spec.hidden, a.out_bias)
+        self.q_norm = HeadNorm(build, f"{name}.q_norm", d) if a.qk_norm else None
+        self.k_norm = HeadNorm(build, f"{name}.k_norm", d) if a.qk_norm else None
+
+    def forward(self, x_TE: Tensor, batch: Batch, pages: KVPages) -> Tensor:
+        q_THD = self._ops.rope_store(
+            self.qkv(x_TE),
+            batch.positions,
+            self._cos_sin,
+            pages.k,
+            pages.v,
+            batch.kv_rows,
+            self.q_norm.weight if self.q_norm is not None else None,
+            self.k_norm.weight if self.k_norm is not None else None,
+            self._eps,
+        )
+        out: Tensor = self.out(self._backend.run(q_THD, pages, self._window).flatten(1))
+        return out

@@ -1,0 +1,27 @@
+"""Weights as they are: float32, bfloat16, float16."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from appliance.runtime.model.quant.scheme import Scheme, Shard, Source
+
+
+class PlainScheme(Scheme):
+    def __init__(self, outs: int, ins: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.empty((outs, ins), dtype=dtype, device=device), requires_grad=False
+        )
+
+    def load(self, suffix: str, source: Source, shard: Shard) -> None:
+        part = source.read(shard.rows, shard.columns)
+        self.weight[shard.at : shard.at + part.shape[0]].copy_(part)
+
+    def fill(self, std: float) -> None:
+        self.weight.normal_(0.0, std)
+
+    def forward(self, x_TI: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x_TI, self.weight, bias)

@@ -1,0 +1,51 @@
+"""Scheme: how one linear's weight is stored, read and multiplied. One object per linear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Source(Protocol):
+    """A tensor of the checkpoint, read part by part."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self, rows: slice, columns: slice | None) -> Tensor:
+        """A view or copy on the host of [rows] or [rows, columns]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The part of a checkpoint tensor that this rank keeps, and where it goes.
+
+    rows, columns: of the source; columns None for all. at: first row of the target.
+    """
+
+    rows: slice
+    columns: slice | None
+    at: int
+
+
+class Scheme(nn.Module):
+    """suffixes: names of the checkpoint tensors a linear of this scheme has, `weight` among them."""
+
+    suffixes: tuple[str, ...] = ("weight",)
+
+    def load(self, suffix: str, source: Source, shard: Shard) -> None:
+        """Copies a shard of `<linear>.<suffix>` into place."""
+        raise NotImplementedError
+
+    def fill(self, std: float) -> None:
+        """Random weights, for measurements without a checkpoint."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Called once when everything is loaded."""
+
+    def forward(self, x_TI: Tensor, bias: Tensor | None) -> Tensor:
+        """x W^T + bias: [T, in] -> [T, out of this rank]."""
+        raise NotImplementedError

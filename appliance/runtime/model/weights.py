@@ -1,0 +1,132 @@
+"""Safetensors -> the model: every file read in parallel, every tensor placed, every parameter
+filled, or one error that names both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from appliance.errors import IntegrityError, NotFoundError
+from appliance.runtime.model.build import Build
+from appliance.runtime.model.quant.scheme import Scheme
+
+
+class _Slice:
+    """A checkpoint tensor that is read part by part, straight from the mapped file."""
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self._slice = handle.get_slice(name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._slice.get_shape())
+
+    def read(self, rows: slice, columns: slice | None) -> Tensor:
+        part: Tensor = self._slice[rows] if columns is None else self._slice[rows, columns]
+        return part
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The safetensors of a model. NotFoundError when there are none, or one of them is missing."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as e:
+            raise IntegrityError(f"{index} is not an index of safetensors files.") from e
+        if any("/" in n or "\\" in n or n.startswith(".") for n in names):
+            raise IntegrityError(f"{index} names files outside of its folder.")
+        missing = [n for n in names if not (folder / n).is_file()]
+        if missing:
+            raise NotFoundError(
+                f"{folder} lacks {len(missing)} of {len(names)} weight files: {missing[0]} …",
+                "Run the same `appliance pull` again: it fetches what is missing.",
+            )
+        return [folder / n for n in names]
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise NotFoundError(
+            f"{folder} holds no safetensors file.",
+            "Only safetensors are loaded; convert other formats first.",
+        )
+    return found
+
+
+def load(model: nn.Module, build: Build, folder: Path, progress: Callable[[float], None]) -> None:
+    """Fills `model` from `folder`. progress is told the share of files read, from 0 to 1.
+
+    IntegrityError names what does not fit: tensors nobody wants, parameters nobody filled, and
+    tensors of another shape.
+    """
+    files = files_of(folder)
+    unknown: list[str] = []
+    wrong: list[str] = []
+    left = dict(build.places)
+    done = 0
+
+    def read(path: Path) -> None:
+        with torch.inference_mode(), safe_open(path, framework="pt", device="cpu") as handle:
+            for name in handle.keys():  # noqa: SIM118 - a safe_open handle is no dict
+                place = left.pop(name, None)
+                if place is None:
+                    if name not in build.optional:
+                        unknown.append(name)
+                    continue
+                try:
+                    place(_Slice(handle, name))
+                except (RuntimeError, IndexError, SafetensorError) as e:
+                    wrong.append(f"{name} ({_Slice(handle, name).shape}: {e})")
+
+    try:
+        with ThreadPoolExecutor(max_workers=min(8, len(files))) as pool:
+            for _ in pool.map(read, files):
+                done += 1
+                progress(done / len(files))
+    except SafetensorError as e:
+        raise IntegrityError(
+            f"a weight file of {folder} is damaged: {e}", "Pull the model again."
+        ) from e
+    if unknown or left or wrong:
+        raise IntegrityError(_account(folder, unknown, sorted(left), wrong))
+    finish(model)
+
+
+def _account(folder: Path, unknown: list[str], unfilled: list[str], wrong: list[str]) -> str:
+    def some(names: list[str]) -> str:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return ", ".join(names[:5]) + more
+
+    parts = []
+    if unknown:
+        parts.append(f"{len(unknown)} tensors have no place in the model: {some(sorted(unknown))}")
+    if unfilled:
+        parts.append(f"{len(unfilled)} parameters were not filled: {some(unfilled)}")
+    if wrong:
+        parts.append(f"{len(wrong)} tensors do not fit: {some(sorted(wrong))}")
+    return f"the weights in {folder} do not match the config: " + "; ".join(parts) + "."
+
+
+def fill(model: nn.Module, seed: int) -> None:
+    """Random weights (normal, deviation 0.02; norms stay one): for measurements only."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, Scheme):
+                part.fill(0.02)
+        for name, parameter in model.named_parameters():
+            if name.split(".")[0] in ("embedding", "head"):
+                parameter.normal_(0.0, 0.02)
+    finish(model)
+
+
+def finish(model: nn.Module) -> None:
+    for part in model.modules():
+        if isinstance(part, Scheme):
+            part.finish()

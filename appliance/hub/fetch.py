@@ -129,12 +129,10 @@ class Fetcher:
     def _fill(self, request: Request, part: Part, t: Transfer) -> None:
         """Reads until the part is whole; digest not yet looked at."""
         failures = 0
-        asked = False
-        while not part.whole or (part.file.size == 0 and not asked):
+        while not part.whole:
             before = t.received
             t.state = "fetching"
             try:
-                asked = True
                 self._stream(request, part, t)
             except (TryAgain, httpx.TransportError) as e:
                 if self._stop.is_set():

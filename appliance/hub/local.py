@@ -128,15 +128,12 @@ def _tensors(path: Path) -> list[tuple[str, list[int], int]]:
             if not 2 <= length <= min(_LONGEST_HEADER, path.stat().st_size - 8):
                 raise ValueError("its header does not fit")
             header = json.loads(f.read(length))
-        return [
-            (
-                str(t["dtype"]),
-                [int(n) for n in t["shape"]],
-                t["data_offsets"][1] - t["data_offsets"][0],
-            )
-            for name, t in header.items()
-            if name != "__metadata__"
-        ]
+        found = []
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                first, end = tensor["data_offsets"]
+                found.append((str(tensor["dtype"]), [int(n) for n in tensor["shape"]], end - first))
+        return found
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as e:
         raise IntegrityError(
             f"{path} is no safetensors file: {e}.",

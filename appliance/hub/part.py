@@ -73,9 +73,8 @@ class Part:
         self._unsynced = 0
         self._digest = Digest(file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._fd = self._hold()
         try:
-            self._hold()
             self._read_back()
         except BaseException:
             os.close(self._fd)
@@ -92,14 +91,19 @@ class Part:
     ) -> None:
         os.close(self._fd)
 
-    def _hold(self) -> None:
+    def _hold(self) -> int:
+        """The part file, open and ours alone, and still the one that bears the name."""
         while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if self._stop.wait(0.05):
-                    raise Stopped from None
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(fd), os.stat(self.path)):
+                    return fd
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            os.close(fd)
+            if self._stop.wait(0.05):
+                raise Stopped
 
     def _read_back(self) -> None:
         left = os.fstat(self._fd).st_size
@@ -176,16 +180,21 @@ class Part:
         self._unsynced = 0
 
     def _cannot_store(self, e: OSError) -> ApplianceError:
-        if e.errno in _FULL:
-            return DoesNotFitError(
-                f"the disk that holds {self.path.parent} is full: {self.file.path} lacks "
-                f"{self.file.size - self.have} more bytes.",
-                "Free some space and run the same command again; it resumes.",
-                code="APL-FIT-010",
-            )
-        return ApplianceError(
-            f"{self.path} cannot be written: {e.strerror or e}.",
-            "Check the folder's owner and mount, or choose another with HF_HOME or "
-            "MODELSCOPE_CACHE.",
-            code="APL-DSK-001",
+        lacks = self.file.size - self.have
+        return cannot_store(e, self.path.parent, f"{self.file.path} lacks {lacks} more bytes")
+
+
+def cannot_store(e: OSError, folder: Path, lacks: str) -> ApplianceError:
+    """A failed write in the user's words."""
+    if e.errno in _FULL:
+        return DoesNotFitError(
+            f"the disk that holds {folder} is full: {lacks}.",
+            "Free some space and run the same command again; it resumes.",
+            code="APL-FIT-010",
         )
+    return ApplianceError(
+        f"{e.filename or folder} cannot be written: {e.strerror or e}.",
+        "Check the folder's owner and mount, or choose another: export HF_HOME=/path "
+        "(MODELSCOPE_CACHE=/path)",
+        code="APL-DSK-001",
+    )

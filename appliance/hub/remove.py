@@ -9,9 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from huggingface_hub import scan_cache_dir
+from huggingface_hub.utils import DeleteCacheStrategy
 
 from appliance.errors import ApplianceError, BusyError
-from appliance.hub.layout import hf_cache, layout_of, parts_of
+from appliance.hub.layout import hf_cache, layout_of
 from appliance.hub.manifest import Manifest, manifest_path
 from appliance.hub.store import Model, in_use, installed
 
@@ -41,7 +42,7 @@ def plan_removal(models: Sequence[Model]) -> Removal:
     if whole:
         freed = _folder_bytes(first.repo)
     elif first.source == "hf":
-        freed = _strategy(models).expected_freed_size
+        freed = int(_strategy(models).expected_freed_size)
     else:
         freed = sum(m.size_bytes for m in models)
     return Removal(tuple(models), freed, whole)
@@ -88,13 +89,12 @@ def _delete(removal: Removal) -> None:
     manifest.save()
 
 
-def _strategy(models: Sequence[Model]):  # type: ignore[no-untyped-def]
+def _strategy(models: Sequence[Model]) -> DeleteCacheStrategy:
     """huggingface_hub's own plan: it knows which blobs other revisions and repositories need."""
     commits = [m.commit for m in models if m.commit]
     return scan_cache_dir(hf_cache()).delete_revisions(*commits)
 
 
 def _folder_bytes(repo: Path) -> int:
-    parts = set(parts_of(repo))
-    bodies = {p.resolve() for p in repo.rglob("*") if p.is_file()}
-    return sum(p.stat().st_size for p in bodies | parts)
+    """Bytes of the model's own files; links may lead to what other models share."""
+    return sum(p.lstat().st_size for p in repo.rglob("*") if p.is_file() and not p.is_symlink())

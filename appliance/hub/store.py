@@ -70,9 +70,10 @@ def find_model(name: str, revision: str | None = None) -> Model:
         return min(whole, key=lambda m: (not _is_default(m), m.source != "hf", -m.modified))
     if matching:
         first = matching[0]
+        lacks = ", ".join(first.missing[:3])
         rest = f" and {len(first.missing) - 3} more" if len(first.missing) > 3 else ""
         raise NotFoundError(
-            f"{wanted} is on this disk only in part: it lacks {', '.join(first.missing[:3])}{rest}.",
+            f"{wanted} is on this disk only in part: it lacks {lacks}{rest}.",
             command,
             code="APL-NOT-008",
         )

@@ -1,0 +1,216 @@
+"""Which waiting requests join the next step, and with how many tokens.
+
+Budgets: tokens of one step (chunk, max_prefill), slots, and pages for what a request needs now
+and is expected to need yet. At most one request is prefilled in part; it goes on first.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.runtime.config import ScheduleConfig
+from appliance.runtime.schedule.cache.cache import Cache, Lease
+from appliance.runtime.schedule.draft import Draft
+from appliance.runtime.schedule.queue import Queue
+from appliance.runtime.schedule.request import Request
+from appliance.runtime.schedule.running import RESERVE_MOST, Running
+
+Int32s = npt.NDArray[np.int32]
+
+SHARED = 32
+"""Tokens: a request that waits for another to compute as many for it waits one round."""
+TRY_AGAIN = 8
+"""Steps after which a full pool is tried again although no row has left it."""
+
+
+class _Verdict(Enum):
+    TAKEN = 0
+    LATER = 1
+    STEP_FULL = 2
+    POOL_FULL = 3
+
+
+class Admission:
+    """Fills the prefill part of a step. `partial` is the request prefilled in part, if any."""
+
+    def __init__(
+        self, config: ScheduleConfig, queue: Queue, cache: Cache, running: Running
+    ) -> None:
+        self._queue = queue
+        self._cache = cache
+        self._running = running
+        self._chunked = config.chunk > 0
+        self._most = config.max_prefill
+        if self._chunked:
+            self._most = max(config.page_size, min(config.chunk, config.max_prefill))
+        self._mixed = config.mixed_chunk
+        self._shared = cache.pages_of(SHARED) * cache.page_size if config.prefix_cache else 0
+        self._computing: dict[tuple[str, bytes], Request] = {}
+        self._admissions = 0
+        self._skip = 0
+        self.partial: Request | None = None
+        self.admitted: list[int] = []
+        self.prompt_tokens = 0
+        self.hit_tokens = 0
+        self.query_tokens = 0
+
+    def fill(self, draft: Draft, ratio: float) -> None:
+        """Adds prefill rows to `draft` as far as the budgets go."""
+        budget = self._most
+        if self._mixed and self._chunked:
+            budget = max(self._cache.page_size, budget - len(self._running.ready()))
+        if self.partial is not None:
+            self._go_on(self.partial, draft, budget)
+            if self.partial is not None:
+                return
+        if not len(self._queue) or not self._running.free_slots:
+            return
+        if self._skip > 0:
+            self._skip -= 1
+            return
+        self._admit(draft, budget, self._running.reserve(ratio))
+
+    def room_changed(self) -> None:
+        """Pages or the queue's head changed: worth trying again."""
+        self._skip = 0
+
+    def committed(self, request: Request) -> None:
+        """Its beginning is in the tree now; those that waited for it may come."""
+        if request.lease is not None and request.lease.shared * self._cache.page_size >= (
+            self._shared
+        ):
+            self._drop_claim(request)
+
+    def left(self, request: Request) -> None:
+        """The request's row has gone."""
+        self._drop_claim(request)
+        if self.partial is request:
+            self.partial = None
+        self.room_changed()
+
+    def _admit(self, draft: Draft, budget: int, reserve: int) -> None:
+        taken: list[Request] = []
+        for request in self._queue.order():
+            if not self._running.free_slots or self.partial is not None:
+                break
+            left = budget - draft.tokens
+            verdict, spent = self._try(request, draft, left, reserve)
+            if verdict is _Verdict.TAKEN:
+                taken.append(request)
+                reserve += spent
+            elif verdict is not _Verdict.LATER:
+                if verdict is _Verdict.POOL_FULL and not taken:
+                    self._skip = TRY_AGAIN
+                break
+        self._queue.remove_all(taken)
+
+    def _try(
+        self, request: Request, draft: Draft, budget: int, reserve: int
+    ) -> tuple[_Verdict, int]:
+        """Returns the verdict and the tokens to keep free for it beyond its pages."""
+        cache, length = self._cache, len(request.history)
+        if budget <= 0:
+            return _Verdict.STEP_FULL, 0
+        lease = cache.reserve(
+            request.wire.cache_key, request.history[: length - 1], request.matches
+        )
+        claim = self._claim(request, lease.matched)
+        if claim is not None and claim in self._computing:
+            cache.release(lease)
+            return _Verdict.LATER, 0
+        end = self._chunk_end(lease.matched, length, budget, draft.prefill_rows == 0)
+        later = min(self._running.last_length(request) - length, RESERVE_MOST)
+        if end <= lease.matched:
+            cache.release(lease)
+            return _Verdict.STEP_FULL, 0
+        if not self._fits(lease, length, later, reserve):
+            cache.release(lease)
+            return _Verdict.POOL_FULL, 0
+        self._begin(request, lease, draft)
+        if claim is not None:
+            self._computing[claim] = request
+        self._add_chunk(request, lease.matched, end, draft)
+        # What a request in part needs yet is checked when it goes on: nothing joins beside it.
+        return _Verdict.TAKEN, max(0, later)
+
+    def _fits(self, lease: Lease, length: int, later: int, reserve: int) -> bool:
+        cache = self._cache
+        pages = cache.pages_of(length) - len(lease.pages)
+        if self._running.count == 0:
+            return pages <= cache.available
+        need = pages * cache.page_size + later + cache.page_size
+        return pages <= cache.available and need <= cache.available * cache.page_size - reserve
+
+    def _chunk_end(self, start: int, length: int, budget: int, alone: bool) -> int:
+        """Where this step's part of a prefill ends; `start` when there is no room for any."""
+        if length - start <= budget:
+            return length
+        if not self._chunked:
+            return length if alone else start
+        return (start + budget) // self._cache.page_size * self._cache.page_size
+
+    def _begin(self, request: Request, lease: Lease, draft: Draft) -> None:
+        running = self._running
+        self._admissions += 1
+        if not request.admitted:
+            self.admitted.append(request.rid)
+            if request.matches:
+                self.query_tokens += len(request.history)
+                self.hit_tokens += lease.matched
+        slot = running.take_slot(request)
+        request.begin_prefill(slot, lease, self._admissions)
+        running.position[slot] = lease.matched
+        running.capacity[slot] = lease.matched
+        draft.add_new(request)
+        if lease.pages:
+            self._write(draft, slot, 0, np.array(lease.pages, dtype=np.int32))
+
+    def _go_on(self, request: Request, draft: Draft, budget: int) -> None:
+        """The next chunk of the request in part; none while there are no pages for it."""
+        start = int(self._running.position[request.slot])
+        end = self._chunk_end(start, len(request.history), budget, alone=True)
+        wanted = self._cache.pages_of(end) - int(self._running.capacity[request.slot]) // (
+            self._cache.page_size
+        )
+        if wanted <= self._cache.available:
+            self._add_chunk(request, start, end, draft)
+
+    def _add_chunk(self, request: Request, start: int, end: int, draft: Draft) -> None:
+        cache, running, slot, lease = self._cache, self._running, request.slot, request.lease
+        assert lease is not None
+        held = len(lease.pages)
+        pages = cache.take(cache.pages_of(end) - held)
+        lease.pages += pages.tolist()
+        if len(pages):
+            self._write(draft, slot, held, pages)
+        running.capacity[slot] = len(lease.pages) * cache.page_size
+        running.position[slot] = end
+        draft.add_chunk(request, start, end)
+        self.prompt_tokens += end - start
+        if end == len(request.history):
+            request.begin_decode()
+            running.decoding[slot] = True
+            self.partial = None
+        else:
+            self.partial = request
+
+    def _write(self, draft: Draft, slot: int, column: int, pages: Int32s) -> None:
+        count = len(pages)
+        columns = np.arange(column, column + count, dtype=np.int32)
+        draft.add_pages(np.full(count, slot, dtype=np.int32), columns, pages)
+
+    def _claim(self, request: Request, matched: int) -> tuple[str, bytes] | None:
+        """The beginning that this request would compute and others could share, if any."""
+        if matched >= self._shared or len(request.history) <= self._shared or not request.matches:
+            return None
+        return request.wire.cache_key, request.history[: self._shared].tobytes()
+
+    def _drop_claim(self, request: Request) -> None:
+        if not self._shared:
+            return
+        claim = (request.wire.cache_key, request.history[: self._shared].tobytes())
+        if self._computing.get(claim) is request:
+            del self._computing[claim]

@@ -1,0 +1,84 @@
+"""Desk: between the door and the scheduler. It knows which frontend each request came from."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from appliance.runtime.schedule.scheduler import Scheduler
+from appliance.runtime.wire.delta import Admitted, Deltas, StepStats, ToFrontend, TokenDelta
+from appliance.runtime.wire.request import Abort, FlushCache, Hello, ToEngine, TokenRequest
+
+
+class Door(Protocol):
+    """wire.channel.EngineDoor, or what stands in for it in one process."""
+
+    def receive(self, timeout: float) -> list[tuple[int, ToEngine | None]]:
+        """(peer, message) of what has come; (peer, None) when a peer has gone."""
+
+    def send(self, peer: int, message: ToFrontend) -> None:
+        """Queues a message, never blocks."""
+
+
+class Desk:
+    def __init__(self, door: Door, scheduler: Scheduler) -> None:
+        self._door = door
+        self._scheduler = scheduler
+        self._owners: dict[int, int] = {}
+        self._peers: set[int] = set()
+
+    def drain(self, timeout: float) -> None:
+        """Takes what has come, waiting up to `timeout` seconds for the first of it."""
+        for peer, message in self._door.receive(timeout):
+            self._peers.add(peer)
+            match message:
+                case TokenRequest():
+                    self._owners[message.rid] = peer
+                    self._scheduler.add(message)
+                case Abort():
+                    self._abort(message.rid)
+                case FlushCache():
+                    self._scheduler.flush_cache()
+                case Hello():
+                    pass
+                case None:
+                    self._gone(peer)
+
+    def send(self, deltas: list[TokenDelta], stats: StepStats | None = None) -> None:
+        """One message for each peer that has deltas in it; with stats, for every peer."""
+        owners = self._owners
+        parts: dict[int, list[TokenDelta]] = {}
+        if stats is not None:
+            parts = {peer: [] for peer in self._peers}
+        for delta in deltas:
+            peer = owners.get(delta.rid)
+            if peer is None:
+                continue
+            part = parts.get(peer)
+            if part is None:
+                part = parts[peer] = []
+            part.append(delta)
+            if delta.finish:
+                del owners[delta.rid]
+        for peer, part in parts.items():
+            self._door.send(peer, Deltas(tuple(part), stats))
+
+    def admitted(self, rids: list[int]) -> None:
+        """Tells each peer which of its requests got pages."""
+        now = time.monotonic()
+        parts: dict[int, list[int]] = {}
+        for rid in rids:
+            peer = self._owners.get(rid)
+            if peer is not None:
+                parts.setdefault(peer, []).append(rid)
+        for peer, part in parts.items():
+            self._door.send(peer, Admitted(tuple(part), now))
+
+    def _abort(self, rid: int) -> None:
+        if self._owners.pop(rid, None) is not None:
+            self._scheduler.abort(rid)
+
+    def _gone(self, peer: int) -> None:
+        self._peers.discard(peer)
+        for rid in [r for r, owner in self._owners.items() if owner == peer]:
+            self._abort(rid)

@@ -1,0 +1,101 @@
+"""Draft: the rows and changes of the next Step while they are gathered."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.runtime.schedule.request import Request
+from appliance.runtime.wire.step import NewRow, Step
+
+Int32s = npt.NDArray[np.int32]
+
+_NONE: Int32s = np.empty(0, dtype=np.int32)
+
+
+class Draft:
+    """Prefill rows are added one by one, decode rows all at once."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._slots: list[int] = []
+        self._starts: list[int] = []
+        self._lengths: list[int] = []
+        self._samples: list[bool] = []
+        self._outputs: list[int] = []
+        self._ids: list[Int32s] = []
+        self._new: list[NewRow] = []
+        self._writes: list[tuple[Int32s, Int32s, Int32s]] = []
+        self._decode = self._decode_starts = self._decode_outputs = _NONE
+
+    @property
+    def prefill_rows(self) -> int:
+        return len(self._slots)
+
+    @property
+    def rows(self) -> int:
+        return len(self._slots) + len(self._decode)
+
+    @property
+    def prefill_slots(self) -> list[int]:
+        return self._slots
+
+    @property
+    def decode_slots(self) -> Int32s:
+        return self._decode
+
+    def add_new(self, request: Request) -> None:
+        self._new.append(
+            NewRow(
+                slot=request.slot,
+                rid=request.rid,
+                history=request.history,
+                prompt_length=len(request.prompt),
+                sampling=request.sampling,
+            )
+        )
+
+    def add_chunk(self, request: Request, start: int, end: int) -> None:
+        """Positions start .. end - 1 of the request's history."""
+        last = end == len(request.history)
+        self._slots.append(request.slot)
+        self._starts.append(start)
+        self._lengths.append(end - start)
+        self._samples.append(last)
+        self._outputs.append(end - len(request.prompt) if last else 0)
+        self._ids.append(request.history[start:end])
+        self.tokens += end - start
+
+    def add_pages(self, slots: Int32s, columns: Int32s, pages: Int32s) -> None:
+        self._writes.append((slots, columns, pages))
+
+    def add_decode(self, slots: Int32s, starts: Int32s, outputs: Int32s) -> None:
+        self._decode, self._decode_starts, self._decode_outputs = slots, starts, outputs
+
+    def step(self, id: int, freed: list[int]) -> Step:
+        decode = len(self._decode)
+        slots, columns, pages = (
+            np.concatenate(part) if part else _NONE
+            for part in (zip(*self._writes, strict=True) if self._writes else ((), (), ()))
+        )
+        return Step(
+            id=id,
+            slots=_joined(self._slots, self._decode),
+            starts=_joined(self._starts, self._decode_starts),
+            lengths=_joined(self._lengths, np.ones(decode, dtype=np.int32)),
+            prefill_rows=len(self._slots),
+            ids=np.concatenate(self._ids) if self._ids else _NONE,
+            samples=np.array(self._samples + [True] * decode, dtype=np.bool_),
+            outputs=_joined(self._outputs, self._decode_outputs),
+            page_slots=slots,
+            page_columns=columns,
+            page_ids=pages,
+            new=self._new,
+            freed=freed,
+        )
+
+
+def _joined(prefill: list[int], decode: Int32s) -> Int32s:
+    if not prefill:
+        return decode
+    return np.concatenate([np.array(prefill, dtype=np.int32), decode])

@@ -1,0 +1,155 @@
+"""Requests that hold a slot: their decode state in arrays by slot, page growth, whom to retract.
+
+Arrays speak of what was *launched*, which is known before any token is: positions advance by one
+a step whatever is sampled. Python objects are touched only where a page is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.runtime.schedule.cache.cache import Cache, Lease
+from appliance.runtime.schedule.request import Request
+from appliance.runtime.wire.request import Sampling
+
+Int32s = npt.NDArray[np.int32]
+
+RESERVE_MOST = 4096
+"""Tokens of one request's rest that admission reckons with, at most."""
+STOP_WIDTH = 8
+"""Stop ids compared in one array operation; a request with more is looked at by itself."""
+NO_TOKEN = -2
+"""Fills the stop table; neither a token nor the -1 of a row that does not sample."""
+
+
+class NewTokenRatio:
+    """Share of max_tokens that running requests are expected to use yet.
+
+    Falls from its start to its floor over 600 decode steps; retraction corrects it upward.
+    """
+
+    STEPS = 600
+    AHEAD = 20
+
+    def __init__(self, conservativeness: float) -> None:
+        self.start = min(0.7 * conservativeness, 1.0)
+        self.floor = 0.14 * self.start
+        self._fall = (self.start - self.floor) / self.STEPS
+        self.value = self.start
+
+    def decay(self) -> None:
+        self.value = max(self.floor, self.value - self._fall)
+
+    def correct(self, decoded: int, rows: int, most: int) -> None:
+        """decoded, most: sums over the rows kept of output so far and of max_tokens."""
+        self.value = min(1.0, (decoded + self.AHEAD * rows) / (most + 1))
+
+    def reset(self) -> None:
+        self.value = self.start
+
+
+class Running:
+    """Slots 0 .. max_running - 1.
+
+    position: next position to compute. end: decode computes positions below it only, so that a
+    row whose end by length is known is not launched again. capacity: positions its pages cover.
+    flights: steps in the air with this row. decoding: takes part in decode steps.
+    """
+
+    def __init__(self, max_running: int, context: int) -> None:
+        n = max_running
+        self.requests: list[Request | None] = [None] * n
+        self.position = np.zeros(n, dtype=np.int32)
+        self.end = np.zeros(n, dtype=np.int32)
+        self.capacity = np.zeros(n, dtype=np.int32)
+        self.prompt_length = np.zeros(n, dtype=np.int32)
+        self.flights = np.zeros(n, dtype=np.int32)
+        self.decoding = np.zeros(n, dtype=np.bool_)
+        self.stops = np.full((n, STOP_WIDTH), NO_TOKEN, dtype=np.int32)
+        self.min_tokens = np.zeros(n, dtype=np.int32)
+        self.special = np.zeros(n, dtype=np.bool_)
+        self._surely = np.zeros(n, dtype=np.bool_)
+        self._context = context
+        self._free = list(range(n - 1, -1, -1))
+        self._freed: list[int] = []
+
+    @property
+    def free_slots(self) -> int:
+        return len(self._free)
+
+    @property
+    def count(self) -> int:
+        return len(self.requests) - len(self._free)
+
+    def rows(self) -> list[Request]:
+        """Every request with a slot, those that only wait for their last flight too."""
+        return [r for r in self.requests if r is not None]
+
+    def leases(self) -> list[Lease]:
+        return [r.lease for r in self.requests if r is not None and r.lease is not None]
+
+    def last_length(self, request: Request) -> int:
+        """Length of prompt and output at which the request ends at the latest."""
+        most = len(request.prompt) + request.sampling.max_tokens
+        return min(most, self._context)
+
+    def take_slot(self, request: Request) -> int:
+        slot = self._free.pop()
+        sampling: Sampling = request.sampling
+        self.requests[slot] = request
+        self.prompt_length[slot] = len(request.prompt)
+        self.end[slot] = self.last_length(request) - 1
+        self.flights[slot] = 0
+        self.decoding[slot] = False
+        self.min_tokens[slot] = sampling.min_tokens
+        self.stops[slot] = NO_TOKEN
+        wide = len(sampling.stop_ids) > STOP_WIDTH
+        if not wide:
+            self.stops[slot, : len(sampling.stop_ids)] = sampling.stop_ids
+        self.special[slot] = wide or sampling.logprobs >= 0
+        self._surely[slot] = not sampling.stop_ids
+        return slot
+
+    def leave_slot(self, slot: int) -> None:
+        self.requests[slot] = None
+        self.decoding[slot] = False
+        self._free.append(slot)
+        self._freed.append(slot)
+
+    def take_freed(self) -> list[int]:
+        """Slots left since the last call, for the next step."""
+        freed, self._freed = self._freed, []
+        return freed
+
+    def ready(self) -> Int32s:
+        """Slots that a decode step is to compute, ascending."""
+        return np.flatnonzero(self.decoding & (self.position < self.end)).astype(np.int32)
+
+    def crossing(self, slots: Int32s) -> Int32s:
+        """Those of `slots` whose next position lies beyond their pages."""
+        return slots[self.position[slots] >= self.capacity[slots]]
+
+    def grow(self, slots: Int32s, cache: Cache) -> tuple[Int32s, Int32s]:
+        """Gives each of `slots` one page; returns its column and its id. Pages are available."""
+        pages = cache.take(len(slots))
+        columns = self.capacity[slots] // cache.page_size
+        self.capacity[slots] += cache.page_size
+        for slot, page in zip(slots.tolist(), pages.tolist(), strict=True):
+            request = self.requests[slot]
+            assert request is not None and request.lease is not None
+            request.lease.pages.append(page)
+        return columns, pages
+
+    def reserve(self, ratio: float) -> int:
+        """Tokens that decoding rows are expected to need yet."""
+        rest = np.clip(self.end - self.position, 0, RESERVE_MOST)[self.decoding]
+        share = np.where(self._surely[self.decoding], 1.0, ratio)
+        return int(np.ceil((rest * share).sum()))
+
+
+def by_loss(requests: Iterable[Request]) -> list[Request]:
+    """Whom to keep first when pages run out: most output, then shortest prompt, then oldest."""
+    return sorted(requests, key=lambda r: (-len(r.output), len(r.prompt), r.admitted))

@@ -1,0 +1,310 @@
+"""Scheduler: requests in, Steps out, results in, deltas out. It owns the queue, the cache, the
+running rows and their settling, and ties them together; the parts never hold the scheduler.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from appliance.runtime.config import ScheduleConfig
+from appliance.runtime.schedule.admit import Admission
+from appliance.runtime.schedule.cache.cache import Cache
+from appliance.runtime.schedule.draft import Draft
+from appliance.runtime.schedule.queue import LOOK_UP_MOST, Queue
+from appliance.runtime.schedule.refuse import refusal
+from appliance.runtime.schedule.request import Request, State
+from appliance.runtime.schedule.running import NewTokenRatio, Running, by_loss
+from appliance.runtime.schedule.settle import Settle
+from appliance.runtime.wire.delta import StepStats, TokenDelta
+from appliance.runtime.wire.request import TokenRequest
+from appliance.runtime.wire.step import Masks, Step, StepResult
+
+log = logging.getLogger(__name__)
+
+TOUCH_EVERY = 32
+"""Steps between two touches of what waiting requests would find in the cache."""
+ROOM_AHEAD = 20
+"""Decode steps for which pages are freed at once after a retraction."""
+
+
+class _Counts:
+    """decodes: since the last forced retraction; the others only grow."""
+
+    __slots__ = ("aborts", "decodes", "generated", "launched", "requests", "retractions", "settled")
+
+    def __init__(self) -> None:
+        self.aborts = self.decodes = self.generated = self.launched = 0
+        self.requests = self.retractions = self.settled = 0
+
+
+class Scheduler:
+    """total_pages: usable pages, ids 1 .. total_pages. context: longest prompt and output.
+
+    Steps must be settled in the order they were made. `next_step` gives None when there is
+    nothing to do, or nothing before what is in the air has settled.
+    """
+
+    def __init__(
+        self,
+        config: ScheduleConfig,
+        total_pages: int,
+        context: int,
+        max_running: int,
+        vocab: int,
+    ) -> None:
+        self._config = config
+        self._context, self._vocab = context, vocab
+        self.cache = Cache(total_pages, config.page_size, config.prefix_cache)
+        self.queue = Queue(config.policy, self.cache)
+        self.running = Running(max_running, context)
+        self._admission = Admission(config, self.queue, self.cache, self.running)
+        self._settle = Settle(self.running)
+        self._ratio = NewTokenRatio(config.conservativeness)
+        self._live: dict[int, Request] = {}
+        self._ending: list[Request] = []
+        self._notices: list[TokenDelta] = []
+        self._counts = _Counts()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing holds a slot."""
+        return not len(self.queue) and self.running.count == 0
+
+    @property
+    def in_air(self) -> int:
+        return self._counts.launched - self._counts.settled
+
+    def add(self, wire: TokenRequest) -> None:
+        """Takes a request; one of the same id that lives is dropped for it, without a word.
+
+        What can never run ends at once: its delta is among `notices`.
+        """
+        self.abort(wire.rid)
+        self._counts.requests += 1
+        request = Request(wire, self._counts.requests)
+        ended = refusal(request, self._context, self._vocab, self.cache)
+        if ended is not None:
+            request.finish()
+            self._notices.append(ended)
+            return
+        self._live[wire.rid] = request
+        self.queue.add(request)
+        if next(iter(self.queue)) is request:
+            self._admission.room_changed()
+
+    def abort(self, rid: int) -> None:
+        """Drops a request. No delta follows; its pages are free when no flight can write them."""
+        request = self._live.pop(rid, None)
+        if request is None:
+            return
+        self._counts.aborts += 1
+        if request.state is State.WAITING:
+            self.queue.remove(request)
+            request.finish()
+            return
+        request.finish()
+        self._end(request)
+
+    def flush_cache(self) -> None:
+        """Empties the prefix cache of everything no row uses."""
+        self.cache.clear()
+
+    def next_step(self) -> Step | None:
+        counts = self._counts
+        if self._config.retract_every and counts.decodes >= self._config.retract_every:
+            if self.in_air:
+                return None
+            self._retract_newest()
+        draft = Draft()
+        self._admission.fill(draft, self._ratio.value)
+        if not draft.rows or self._config.mixed_chunk:
+            fits = self._add_decode(draft)
+            if not draft.rows and self.in_air:
+                return None
+            if not fits and not draft.rows:
+                self._make_room()
+                self._add_decode(draft)
+        if not draft.rows:
+            self._start_over(draft)
+        if not draft.rows:
+            assert self.idle, "requests wait and none can go on"
+            return None
+        return self._launched(draft)
+
+    def masks(self, step: Step) -> Masks | None:
+        """Allowed tokens of the constrained rows of `step`; all before it are settled."""
+        return None
+
+    def settle(self, step: Step, result: StepResult) -> list[TokenDelta]:
+        """Takes what came of the oldest step in the air."""
+        self._counts.settled += 1
+        settled = self._settle.settle(step, result)
+        self._counts.generated += settled.generated
+        for request in settled.computed:
+            if request.state is not State.DONE and request.lease is not None:
+                self.cache.commit(request.lease, request.history[: request.computed])
+                self._admission.committed(request)
+        for request in settled.ended:
+            del self._live[request.rid]
+            self._ending.append(request)
+        ending, self._ending = self._ending, []
+        for request in ending:
+            self._end(request)
+        if self.idle:
+            self._ratio.reset()
+            assert self.cache.whole, "pages are lost"
+        return settled.deltas
+
+    def notices(self) -> list[TokenDelta]:
+        """Deltas that came of no step (refusals, ends for want of pages) since the last call."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    def admitted(self) -> list[int]:
+        """Requests that got their first pages since the last call."""
+        admitted, self._admission.admitted = self._admission.admitted, []
+        return admitted
+
+    def stats(self) -> StepStats:
+        """The scheduler's part; times and generation are the caller's."""
+        page, counts, admission = self.cache.page_size, self._counts, self._admission
+        return StepStats(
+            steps=counts.settled,
+            running=self.running.count,
+            waiting=len(self.queue),
+            used_tokens=self.cache.held * page,
+            cached_tokens=self.cache.evictable * page,
+            total_tokens=self.cache.total * page,
+            prompt_tokens=admission.prompt_tokens,
+            cache_hit_tokens=admission.hit_tokens,
+            cache_query_tokens=admission.query_tokens,
+            generated_tokens=counts.generated,
+            retractions=counts.retractions,
+            evicted_tokens=self.cache.evicted * page,
+            new_token_ratio=self._ratio.value,
+            aborts=counts.aborts,
+        )
+
+    def check(self) -> None:
+        """Walks all state. AssertionError says what does not hold."""
+        self.cache.check(self.running.leases())
+        rows = self.running.rows()
+        assert all(r.state is not State.WAITING for r in rows), "a waiting request has a row"
+        assert all(r.state is State.WAITING for r in self.queue), "the queue holds a row"
+        known = {r.rid: r for r in [*self.queue, *(r for r in rows if r.state is not State.DONE)]}
+        assert known == self._live, "a request is lost"
+        if self.in_air == 0:
+            assert not self._ending and not self.running.flights.any(), "a row waits for no flight"
+
+    def _launched(self, draft: Draft) -> Step:
+        counts = self._counts
+        counts.launched += 1
+        if counts.launched % TOUCH_EVERY == 0 and len(self.queue):
+            self.queue.touch(LOOK_UP_MOST)
+        if len(draft.decode_slots):
+            counts.decodes += 1
+            self._ratio.decay()
+        self.running.flights[draft.prefill_slots] += 1
+        self.running.flights[draft.decode_slots] += 1
+        return draft.step(counts.launched, self.running.take_freed())
+
+    def _add_decode(self, draft: Draft) -> bool:
+        """Adds all rows that decode; False, and nothing added, when pages are short."""
+        running = self.running
+        slots = running.ready()
+        if draft.prefill_rows:
+            slots = slots[~np.isin(slots, draft.prefill_slots)]
+        crossing = running.crossing(slots)
+        if len(crossing) > self.cache.available:
+            return False
+        if len(crossing):
+            columns, pages = running.grow(crossing, self.cache)
+            draft.add_pages(crossing, columns, pages)
+        position = running.position[slots]
+        draft.add_decode(slots, position, position + 1 - running.prompt_length[slots])
+        running.position[slots] += 1
+        return True
+
+    def _end(self, request: Request) -> None:
+        """A request that is done leaves its row, or waits for the last flight that writes it."""
+        running, slot, lease = self.running, request.slot, request.lease
+        assert lease is not None
+        running.decoding[slot] = False
+        self._admission.left(request)
+        if running.flights[slot]:
+            self._ending.append(request)
+            return
+        if not request.invalid:
+            known = request.known()
+            self.cache.commit(lease, known[: int(running.position[slot])])
+        self.cache.release(lease, forget=request.invalid)
+        running.leave_slot(slot)
+        request.leave_row()
+
+    def _retract(self, request: Request) -> None:
+        """Back to the queue with its output. Nothing is in the air."""
+        assert request.lease is not None and not self.running.flights[request.slot]
+        self._admission.left(request)
+        self.cache.release(request.lease)
+        self.running.leave_slot(request.slot)
+        request.wait_again()
+        self.queue.add(request)
+        self._counts.retractions += 1
+
+    def _retract_newest(self) -> None:
+        self._counts.decodes = 0
+        rows = self.running.rows()
+        if rows:
+            self._retract(max(rows, key=lambda r: r.admitted))
+
+    def _make_room(self) -> None:
+        """Retracts until the rest can take one more step. Nothing is in the air."""
+        rows = by_loss(self.running.rows())
+        before, count, held = self._ratio.value, len(rows), self.cache.held
+        while len(rows) > 1 and self._short():
+            self._retract(rows.pop())
+        if self._short():
+            self._last_row(rows.pop())
+        self._ratio.correct(
+            sum(len(r.output) for r in rows), len(rows), sum(r.sampling.max_tokens for r in rows)
+        )
+        self.cache.free_up(self.cache.pages_of(ROOM_AHEAD * len(rows)))
+        log.info(
+            "page pool full: %d of %d requests retracted, %d tokens gained, "
+            "new token ratio %.3f -> %.3f",
+            count - len(rows),
+            count,
+            (held - self.cache.held) * self.cache.page_size,
+            before,
+            self._ratio.value,
+        )
+
+    def _short(self) -> bool:
+        return len(self.running.crossing(self.running.ready())) > self.cache.available
+
+    def _last_row(self, request: Request) -> None:
+        """The only row left, and no page for it: it ends, unless it can do with fewer pages."""
+        length = int(self.running.position[request.slot]) + 1
+        pages, cache = self.cache.pages_of(length), self.cache
+        if pages <= cache.total:
+            self._retract(request)  # it holds copies of cached pages; admitted again, it shares
+            return
+        self._notices.append(
+            self._settle.fail(
+                request,
+                f"This request needs cache pages for {length} tokens now, and the whole pool has "
+                f"{cache.total * cache.page_size}.",
+            )
+        )
+        del self._live[request.rid]
+        self._end(request)
+
+    def _start_over(self, draft: Draft) -> None:
+        """Nothing can go on and nothing is in the air: what waits is tried with all pages free."""
+        partial = self._admission.partial
+        if partial is not None:
+            self._retract(partial)
+        self._admission.room_changed()
+        self._admission.fill(draft, self._ratio.value)

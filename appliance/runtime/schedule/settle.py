@@ -1,0 +1,180 @@
+"""StepResult -> deltas: which tokens count, who has ended and why.
+
+Rows whose request ended while the step was in the air give nothing: their token is thrown away.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.runtime.schedule.request import Request, State
+from appliance.runtime.schedule.running import Running
+from appliance.runtime.wire.delta import Finish, Logprob, TokenDelta
+from appliance.runtime.wire.step import PromptLogprobs, Step, StepLogprobs, StepResult
+
+Int32s = npt.NDArray[np.int32]
+
+
+class Settled:
+    """What a step came to.
+
+    ended: requests that are done, to leave their rows. computed: requests with `computed` advanced
+    by this step's prefill. generated: tokens that count.
+    """
+
+    __slots__ = ("computed", "deltas", "ended", "generated")
+
+    def __init__(self) -> None:
+        self.deltas: list[TokenDelta] = []
+        self.ended: list[Request] = []
+        self.computed: list[Request] = []
+        self.generated = 0
+
+
+class Settle:
+    def __init__(self, running: Running) -> None:
+        self._running = running
+
+    def settle(self, step: Step, result: StepResult) -> Settled:
+        """Records the tokens of `step` in its requests. Pages and slots are the caller's work."""
+        running, slots = self._running, step.slots
+        running.flights[slots] -= 1
+        out = Settled()
+        invalid = set(result.invalid)
+        plain = self._plain(step, result, invalid)
+        picked = np.flatnonzero(plain)
+        requests = running.requests
+        deltas, decode = out.deltas, State.DECODE
+        for slot, token, index in zip(
+            slots[picked].tolist(),
+            result.tokens[picked].tolist(),
+            step.outputs[picked].tolist(),
+            strict=True,
+        ):
+            request = requests[slot]
+            if request is not None and request.state is decode:
+                request.output.append(token)
+                deltas.append(TokenDelta(request.rid, index, (token,)))
+        out.generated = len(deltas)
+        self._prompt_logprobs(step, result)
+        for row in np.flatnonzero(~plain).tolist():
+            request = requests[int(slots[row])]
+            assert request is not None
+            if request.state is not State.DONE:
+                self._row(request, row, row in invalid, step, result, out)
+        return out
+
+    def fail(self, request: Request, message: str) -> TokenDelta:
+        """Ends a request with an error."""
+        request.finish()
+        return TokenDelta(request.rid, len(request.output), (), "error", error=message)
+
+    def _plain(self, step: Step, result: StepResult, invalid: set[int]) -> npt.NDArray[np.bool_]:
+        """Rows that only got one more token, if they still run at all. bool [rows]."""
+        running, slots = self._running, step.slots
+        after = step.outputs + 1
+        stopped = (running.stops[slots] == result.tokens[:, None]).any(axis=1)
+        stopped &= step.outputs >= running.min_tokens[slots]
+        last = after + running.prompt_length[slots] > running.end[slots]
+        plain: npt.NDArray[np.bool_] = ~(stopped | last | running.special[slots])
+        plain[: step.prefill_rows] = False
+        for row in invalid:
+            plain[row] = False
+        return plain
+
+    def _row(
+        self,
+        request: Request,
+        row: int,
+        invalid: bool,
+        step: Step,
+        result: StepResult,
+        out: Settled,
+    ) -> None:
+        if invalid:
+            request.invalid = True
+            out.ended.append(request)
+            out.deltas.append(self.fail(request, _not_finite(request)))
+            return
+        if row < step.prefill_rows:
+            request.computed = int(step.starts[row]) + int(step.lengths[row])
+            out.computed.append(request)
+        if not step.samples[row]:
+            return
+        token, index = int(result.tokens[row]), int(step.outputs[row])
+        ids: tuple[int, ...] = ()
+        finish: Finish = ""
+        matched = -1
+        if request.sampling.max_tokens > index:
+            ids = (token,)
+            request.output.append(token)
+            out.generated += 1
+            if request.stops_at(token, index):
+                finish, matched = "stop", token
+        length = len(request.prompt) + len(request.output)
+        if not finish and length >= self._running.last_length(request):
+            finish = "length"
+        out.deltas.append(
+            TokenDelta(
+                request.rid,
+                index,
+                ids,
+                finish,
+                matched,
+                request.cached if request.first else -1,
+                _logprobs(request, row, token, result.logprobs) if ids else (),
+                tuple(request.prompt_logprobs) if request.wants_prompt_logprobs else (),
+            )
+        )
+        request.first = False
+        request.prompt_logprobs = []
+        if finish:
+            request.finish()
+            out.ended.append(request)
+
+    def _prompt_logprobs(self, step: Step, result: StepResult) -> None:
+        for part in result.prompt_logprobs or ():
+            request = self._running.requests[int(step.slots[part.row])]
+            if request is not None and request.wants_prompt_logprobs:
+                _gather(request, int(step.starts[part.row]), part)
+
+
+def _gather(request: Request, start: int, part: PromptLogprobs) -> None:
+    """Adds the entries of one chunk; the first token of all has no predecessor."""
+    if start == 0:
+        request.prompt_logprobs = [Logprob(int(request.prompt[0]), 0.0)]
+    k = max(0, request.sampling.prompt_logprobs)
+    count = min(len(part.taken), len(request.prompt) - start - 1)
+    for j in range(count):
+        request.prompt_logprobs.append(
+            Logprob(
+                int(request.prompt[start + 1 + j]),
+                float(part.taken[j]),
+                tuple(part.top_ids[j, :k].tolist()),
+                tuple(part.top_logprobs[j, :k].tolist()),
+            )
+        )
+
+
+def _logprobs(
+    request: Request, row: int, token: int, found: StepLogprobs | None
+) -> tuple[Logprob, ...]:
+    k = request.sampling.logprobs
+    if k < 0 or found is None:
+        return ()
+    return (
+        Logprob(
+            token,
+            float(found.taken[row]),
+            tuple(found.top_ids[row, :k].tolist()),
+            tuple(found.top_logprobs[row, :k].tolist()),
+        ),
+    )
+
+
+def _not_finite(request: Request) -> str:
+    return (
+        f"The model computed values that are not finite after {len(request.prompt)} prompt and "
+        f"{len(request.output)} output tokens; this request cannot go on."
+    )

@@ -107,7 +107,7 @@ class Sampler:
         return {
             "gen_tok_s": self._rate("appliance_generation_tokens_total"),
             "prompt_tok_s": self._rate("appliance_prompt_tokens_total"),
-            "cached_prompt_tok_s": self._engine_rate("cache_hit_tokens"),
+            "cached_prompt_tok_s": self._rate("appliance_cached_prompt_tokens_total"),
             "req_s": self._rate("appliance_requests_total", 10.0),
         }
 
@@ -150,7 +150,8 @@ class Sampler:
     def errors(self) -> dict[str, float]:
         """Ended requests of the last minute by the class of their status."""
         counts = {"4xx": 0.0, "5xx": 0.0, "cancelled": 0.0}
-        for status, count in self._deltas_by_label("appliance_requests_total", WINDOW_S).items():
+        for labels, count in self._deltas_by_label("appliance_requests_total", WINDOW_S).items():
+            status = labels.rpartition("|")[2]
             if status[:1] == "4" and status != "499":
                 counts["4xx"] += count
             elif status[:1] == "5":
@@ -186,10 +187,6 @@ class Sampler:
             then = old.stats.get(name, 0.0) if old and old.generation == state.generation else 0.0
             growth += now - then if now >= then else now
         return growth, max(self._moments[-1].at - before.at, 0.001)
-
-    def _engine_rate(self, name: str) -> float:
-        growth, seconds = self._engine_delta(name, RATE_S)
-        return growth / seconds
 
     def _rate(self, name: str, seconds: float = RATE_S) -> float:
         before = self._before(seconds)

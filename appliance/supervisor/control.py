@@ -1,0 +1,187 @@
+"""The control HTTP on a Unix socket of mode 0600: status, top, plan, logs, down, restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from appliance import paths
+from appliance.supervisor.lifecycle import Lifecycle
+from appliance.supervisor.logs import Filter, LogBook
+from appliance.supervisor.view import View
+
+_MAX_LINES = 100_000
+
+
+class Steps:
+    """What is told while the run stops, for those who asked for it to stop."""
+
+    def __init__(self) -> None:
+        self._told: list[str] = []
+        self._news = asyncio.Event()
+
+    def tell(self, text: str) -> None:
+        self._told.append(text)
+        self._news.set()
+
+    async def follow(self, ended: asyncio.Event) -> AsyncIterator[str]:
+        """Every step, old and new, until `ended`."""
+        at = 0
+        while True:
+            while at < len(self._told):
+                yield self._told[at]
+                at += 1
+            if ended.is_set():
+                return
+            self._news.clear()
+            waits = [asyncio.create_task(self._news.wait()), asyncio.create_task(ended.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in waits:
+                task.cancel()
+
+
+def make_app(run: Path, lifecycle: Lifecycle, view: View, book: LogBook, steps: Steps) -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    base = "/appliance/v1"
+
+    @app.get(f"{base}/status")
+    async def status() -> Response:
+        return _json(view.status())
+
+    @app.get(f"{base}/top")
+    async def top() -> Response:
+        return _json(view.top())
+
+    @app.get(f"{base}/plan")
+    async def plan() -> Response:
+        try:
+            return Response(paths.plan_file(run).read_bytes(), media_type="application/json")
+        except OSError:
+            return _refuse(404, 4, "APL-NOT-005", "this run has no plan file.")
+
+    @app.get(f"{base}/logs")
+    async def logs(request: Request) -> Response:
+        query = request.query_params
+        wanted = Filter(query.get("component", ""), query.get("level", ""))
+        try:
+            count = max(0, min(_MAX_LINES, int(query.get("lines", "200"))))
+        except ValueError:
+            return _refuse(400, 2, "APL-USE-001", "lines is not a number.")
+        if query.get("follow"):
+            return StreamingResponse(_follow(book, count, wanted), media_type="text/plain")
+        return PlainTextResponse("".join(line.text + "\n" for line in book.tail(count, wanted)))
+
+    @app.post(f"{base}/down")
+    async def down(request: Request) -> Response:
+        body = await request.body()
+        try:
+            drain_s = msgspec.json.decode(body or b"{}", type=dict[str, float]).get("drain_s", 30.0)
+        except msgspec.DecodeError:
+            return _refuse(400, 2, "APL-USE-001", "the body is not {'drain_s': seconds}.")
+        lifecycle.stop(drain_s)
+
+        async def told() -> AsyncIterator[str]:
+            async for text in steps.follow(lifecycle.ended):
+                yield text + "\n"
+
+        return StreamingResponse(told(), media_type="text/plain")
+
+    @app.post(f"{base}/restart")
+    async def restart() -> Response:
+        if lifecycle.failure is not None:
+            return _refuse(409, 10, lifecycle.failure.code, lifecycle.failure.message)
+        lifecycle.restart()
+        return _json({})
+
+    return app
+
+
+class ControlServer:
+    """Serves the app on the run's control socket until closed."""
+
+    def __init__(self, run: Path, app: FastAPI) -> None:
+        self._path = paths.control_socket(run)
+        self._app = app
+        self._task: asyncio.Task[None] | None = None
+        self._server: _Server | None = None
+
+    async def start(self) -> None:
+        sock = _private_socket(self._path)
+        config = uvicorn.Config(
+            self._app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+        )
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[sock]))
+        while not self._server.started and not self._task.done():
+            await asyncio.sleep(0.005)
+
+    async def close(self) -> None:
+        if self._server is None or self._task is None:
+            return
+        self._server.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._path.unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):  # type: ignore[misc]
+    """Leaves signals to the supervisor."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _private_socket(path: Path) -> socket.socket:
+    """Listens at `path`, 0600 from the first moment. The caller holds the run's lock, so what
+    lies there is stale."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(old)
+    sock.listen(64)
+    sock.setblocking(False)
+    return sock
+
+
+async def _follow(book: LogBook, count: int, wanted: Filter) -> AsyncIterator[str]:
+    queue = book.follow()
+    try:
+        for line in book.tail(count, wanted):
+            yield line.text + "\n"
+        while True:
+            new = await queue.get()
+            if new is None:
+                return
+            if wanted.takes(new):
+                yield new.text + "\n"
+    finally:
+        book.unfollow(queue)
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _refuse(status: int, exit_code: int, code: str, message: str) -> Response:
+    error = {"message": message, "hint": "", "code": code, "exit_code": exit_code}
+    return Response(
+        msgspec.json.encode({"error": error}), status_code=status, media_type="application/json"
+    )

@@ -1,0 +1,146 @@
+"""The supervisor itself: claims the run, then everything else. Runs alone or inside `up`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from appliance import paths
+from appliance.errors import ApplianceError
+from appliance.runtime.config import RuntimeConfig, read_config
+from appliance.supervisor.child import Commands, RuntimeCommands
+from appliance.supervisor.claim import RunLock, bind
+from appliance.supervisor.control import ControlServer, Steps, make_app
+from appliance.supervisor.health import Limits
+from appliance.supervisor.lifecycle import Lifecycle, Watcher
+from appliance.supervisor.logs import LogBook, LogHandler
+from appliance.supervisor.replica import Death
+from appliance.supervisor.snapshot import Sampler
+from appliance.supervisor.view import View
+
+log = logging.getLogger("appliance.supervisor")
+DRAIN_S = 30.0
+
+
+def url_of(config: RuntimeConfig, listener: socket.socket) -> str:
+    """What a client on this machine types."""
+    port = listener.getsockname()[1]
+    host = config.serve.host
+    if host in ("0.0.0.0", "::", ""):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def supervise(
+    config: RuntimeConfig,
+    listener: socket.socket,
+    *,
+    commands: Commands | None = None,
+    limits: Limits | None = None,
+    watcher: Watcher | None = None,
+    leave_when_failed: bool = False,
+) -> Death | None:
+    """Runs the run until it is told to stop; returns what made it fail, if anything did.
+
+    The caller holds the run's lock and has bound `listener`. SIGTERM and SIGINT drain; the second
+    one kills. leave_when_failed: a run that fails ends, instead of answering 503 with the cause.
+    """
+    run = Path(config.dir)
+    book = LogBook(paths.supervisor_log(config.run))
+    root = logging.getLogger()
+    root.addHandler(LogHandler(book))
+    root.setLevel(config.log_level.upper())
+    steps = Steps()
+    sampler = Sampler(run, gpus=config.engine.device == "cuda")
+    failed = asyncio.Event()
+
+    def watch(kind: str, text: str) -> None:
+        if watcher is not None:
+            watcher(kind, text)
+        if kind == "step":
+            steps.tell(text)
+        if kind == "failed":
+            failed.set()
+
+    lifecycle = Lifecycle(
+        config,
+        listener,
+        commands or RuntimeCommands(paths.config_file(run)),
+        book,
+        limits=limits,
+        watcher=watch,
+        free=sampler.freed,
+    )
+    view = View(config, url_of(config, listener), lifecycle, sampler, book)
+    control = ControlServer(run, make_app(run, lifecycle, view, book, steps))
+    _take_signals(lifecycle)
+    log.info("run '%s' of %s at %s", config.run, config.model.id, url_of(config, listener))
+    await control.start()
+    sampling = asyncio.create_task(sampler.run())
+    await lifecycle.start()
+    try:
+        if leave_when_failed:
+            await _first(failed, lifecycle.ended)
+            if failed.is_set():
+                lifecycle.stop_now()
+        await lifecycle.ended.wait()
+    finally:
+        sampling.cancel()
+        book.close()
+        await control.close()
+        listener.close()
+    return lifecycle.failure
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for task in waits:
+        task.cancel()
+
+
+def _take_signals(lifecycle: Lifecycle) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if lifecycle.state.state == "draining":
+            lifecycle.stop_now()
+        else:
+            lifecycle.stop(DRAIN_S)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: no signals
+            loop.add_signal_handler(number, stop)
+
+
+def main() -> int:
+    """`python -m appliance.supervisor RUN_DIR`: a run whose config lies in its folder."""
+    parser = argparse.ArgumentParser(prog="appliance.supervisor")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--lock-fd", type=int, help="the run's lock, held already")
+    parser.add_argument("--listen-fd", type=int, help="the TCP socket, bound already")
+    parser.add_argument("--max-deaths", type=int, default=3, help="forgiven within the window")
+    parser.add_argument("--death-window", type=float, default=60.0, help="seconds")
+    args = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        lock = RunLock.take(args.run) if args.lock_fd is None else RunLock(args.lock_fd)
+        lock.sign()
+        config = read_config(paths.config_file(args.run))
+        if args.listen_fd is None:
+            listener = bind(config.serve.host, config.serve.port)
+        else:
+            listener = socket.socket(fileno=args.listen_fd)
+            listener.setblocking(False)
+        limits = Limits(deaths=args.max_deaths, window_s=args.death_window)
+        failure = asyncio.run(supervise(config, listener, limits=limits))
+    except ApplianceError as e:
+        print(f"error[{e.code}]: {e.message}\n  fix   {e.hint}", file=sys.stderr)
+        return e.exit_code
+    return failure.exit_code if failure else 0

@@ -1,0 +1,210 @@
+"""RunStatus and TopSnapshot of a run, made from its lifecycle, sampler and log when asked."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import psutil
+
+from appliance import paths
+from appliance.runtime.config import RuntimeConfig
+from appliance.status import ProcessRow, RequestRow, RunStatus, TopSnapshot
+from appliance.supervisor.child import Child
+from appliance.supervisor.lifecycle import Lifecycle
+from appliance.supervisor.logs import LogBook
+from appliance.supervisor.replica import Death
+from appliance.supervisor.snapshot import Sampler, gpu_row, iso
+
+_RECENT_S = 300
+MAX_ROWS = 200
+
+
+class View:
+    """What clients see of a run."""
+
+    def __init__(
+        self, config: RuntimeConfig, url: str, lifecycle: Lifecycle, sampler: Sampler, book: LogBook
+    ) -> None:
+        self._config = config
+        self._url = url
+        self._lifecycle = lifecycle
+        self._sampler = sampler
+        self._book = book
+        self._started = time.time()
+        self._overrides = _overrides(Path(config.dir))
+        self._restarts_seen = 0
+        self._restarted_at = 0.0
+
+    def status(self) -> RunStatus:
+        life = self._lifecycle
+        state = life.state
+        engine = life.replicas[0]
+        busy = state.state in ("starting", "degraded")
+        return RunStatus(
+            run=self._config.run,
+            state=state.state,
+            phase=state.phase if busy else None,
+            progress=state.progress if busy else None,
+            detail=state.detail,
+            failure=failure_fields(life.failure, self._book) if life.failure else None,
+            url=self._url,
+            model=self._config.model.id,
+            profile=self._config.profile,
+            uptime_s=round(time.time() - self._started, 3),
+            restarts=life.restarts,
+            processes=self._processes(),
+            phases=[
+                {"name": p.name, "seconds": round(p.seconds, 3), "detail": p.detail}
+                for p in engine.phases
+            ],
+            facts=engine.facts,
+            log=str(self._book.path),
+        )
+
+    def top(self) -> TopSnapshot:
+        life, sampler, config = self._lifecycle, self._sampler, self._config
+        state = life.state
+        busy = state.state in ("starting", "degraded")
+        rows = [row for frontend in sampler.frontends for row in frontend.requests]
+        return TopSnapshot(
+            at=iso(time.time()),
+            run=config.run,
+            url=self._url,
+            state=state.state,
+            phase=state.phase if busy else None,
+            progress=state.progress if busy else None,
+            detail=state.failure or state.detail,
+            uptime_s=round(time.time() - self._started, 3),
+            restarts=life.restarts,
+            model={
+                "id": config.model.id,
+                "revision": config.model.revision,
+                "dtype": config.model.dtype,
+                "max_context": config.model.context,
+            },
+            profile={
+                "name": config.profile,
+                "tp": config.engine.tp,
+                "memory_fraction": config.engine.memory_fraction,
+                "chunk": config.schedule.chunk,
+                "overrides": self._overrides,
+            },
+            throughput=sampler.throughput(),
+            queue={**sampler.queue(), "max_running": float(config.schedule.max_running)},
+            kv=sampler.kv(),
+            prefix_cache=sampler.prefix_cache(),
+            latency_60s=sampler.latency(),
+            errors_60s=sampler.errors(),
+            gpus=[gpu_row(gpu) for gpu in sampler.gpus],
+            cpu=sampler.cpu,
+            requests=_newest(rows),
+            alerts=self._alerts(),
+            history={name: list(values) for name, values in sampler.history.items()},
+            log_tail=[line.text for line in self._book.tail(50)],
+        )
+
+    def _processes(self) -> list[ProcessRow]:
+        rows = [
+            ProcessRow(
+                "supervisor",
+                0,
+                None,
+                os.getpid(),
+                "ready",
+                _memory(os.getpid()),
+                iso(self._started),
+            )
+        ]
+        for frontend in self._lifecycle.frontends.values():
+            rows.append(_row(frontend.child, frontend.ready))
+        for replica in self._lifecycle.replicas:
+            rows += [_row(child, replica.ready) for child in replica.ranks]
+        return rows
+
+    def _alerts(self) -> list[dict[str, Any]]:
+        life, now = self._lifecycle, time.time()
+        found: list[dict[str, Any]] = []
+
+        def alert(code: str, level: str, since: float, message: str, fix: str) -> None:
+            found.append(
+                {"code": code, "level": level, "since": iso(since), "message": message, "fix": fix}
+            )
+
+        if life.failure:
+            message = life.failure.message.partition("\n")[0]
+            alert(life.failure.code, "error", life.state.at, message, life.failure.hint)
+        if life.restarts > self._restarts_seen:
+            self._restarts_seen, self._restarted_at = life.restarts, now
+        if now - self._restarted_at < _RECENT_S:
+            text = f"an engine was started again ({life.restarts} since the start)"
+            alert("APL-ALR-001", "warn", self._restarted_at, text, "appliance logs --level error")
+        full = _seconds_above(list(self._sampler.history["kv_ratio"]), 0.95)
+        if full >= 60:
+            text = f"the KV cache has been above 95 % for {full} s: long requests wait"
+            alert("APL-ALR-002", "warn", now - full, text, "a smaller --context, or more GPUs")
+        for gpu in self._sampler.gpus:
+            hot = [word for word in gpu.throttle if word in ("heat", "hw-slowdown", "power-brake")]
+            if hot:
+                text = f"GPU {gpu.index} is slowed down: {', '.join(hot)}"
+                alert("APL-ALR-003", "warn", now, text, "look at its cooling and power supply")
+        return found
+
+
+def failure_fields(death: Death, book: LogBook) -> dict[str, Any]:
+    return {
+        "message": death.message,
+        "hint": death.hint,
+        "code": death.code or "APL-ENG-001",
+        "exit_code": death.exit_code,
+        "log": str(book.path),
+    }
+
+
+def _overrides(run: Path) -> dict[str, Any]:
+    """Values of the plan that flags, environment or files set."""
+    try:
+        plan = msgspec.json.decode(paths.plan_file(run).read_bytes())
+        return {
+            a["field"]: a["value"]
+            for a in plan["answers"]
+            if a["source"].startswith(("flag", "environment", "file"))
+        }
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        return {}
+
+
+def _row(child: Child, ready: bool) -> ProcessRow:
+    state: Literal["starting", "ready", "stopped", "failed"]
+    if child.alive:
+        state = "ready" if ready else "starting"
+    else:
+        state = "failed" if child.returncode else "stopped"
+    post = child.post
+    memory = _memory(child.pid) if child.alive else None
+    started = iso(child.started_at)
+    return ProcessRow(post.role, post.index, post.rank, child.pid, state, memory, started)
+
+
+def _memory(pid: int) -> int | None:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def _newest(rows: list[RequestRow]) -> list[RequestRow]:
+    return sorted(rows, key=lambda row: row.age_s)[:MAX_ROWS]
+
+
+def _seconds_above(values: list[float], limit: float) -> int:
+    """How many of the newest values in a row are above `limit`."""
+    count = 0
+    for value in reversed(values):
+        if value <= limit:
+            break
+        count += 1
+    return count

@@ -228,9 +228,7 @@ def decode_body(kind: type[Body], data: bytes) -> Body:
     except msgspec.DecodeError as e:
         raise RequestError(f"The body is not JSON: {e}.", code="invalid_json") from e
     except UnicodeDecodeError as e:
-        raise RequestError(
-            f"The body is not UTF-8 (byte {e.start}).", code="invalid_utf8"
-        ) from e
+        raise RequestError(f"The body is not UTF-8 (byte {e.start}).", code="invalid_utf8") from e
     except RecursionError as e:
         raise RequestError("The body is nested too deeply.", code="nesting_too_deep") from e
     return body

@@ -1,7 +1,7 @@
 """Every metric a frontend exports, with the names vLLM's boards know: one table.
 
-A frontend counts what it saw itself; what belongs to an engine is read from the newest StepStats any
-frontend has, so that it is counted once.
+A frontend counts what it saw itself; what belongs to an engine is read from the newest StepStats
+that any frontend has, so that it is counted once.
 """
 
 from __future__ import annotations

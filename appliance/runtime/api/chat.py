@@ -1,0 +1,169 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from appliance.errors import RequestError
+from appliance.runtime.api.frontend import Frontend
+from appliance.runtime.api.generate import read_body, send_to_engines
+from appliance.runtime.api.logprobs import chat_logprobs, prompt_logprobs
+from appliance.runtime.api.models import Models
+from appliance.runtime.api.schema import ChatRequest, decode_body, plain_messages
+from appliance.runtime.api.sse import PlainChunks, encode, event
+from appliance.runtime.wire.request import TokenRequest, ids_from_bytes
+from appliance.runtime.wire.text import Chat, TextDelta, TextRequest
+
+
+class ChatForm:
+    def __init__(
+        self, body: ChatRequest, id: str, model: str, tokens: Sequence[TokenRequest]
+    ) -> None:
+        self._body, self._tokens = body, tokens
+        self._usage_null = body.usage_options()[0]
+        self._head = {"id": id, "object": "", "created": int(time.time()), "model": model}
+        self._started = [False] * len(tokens)
+        self._rich = bool(body.logprobs or body.return_token_ids)
+        plain = {"index": 0, "delta": {"content": PlainChunks.MARK}, **_UNFINISHED}
+        self._plain = PlainChunks(self._shell([plain], None), len(tokens))
+
+    def chunk(self, choice: int, delta: TextDelta, usage: dict[str, Any] | None) -> bytes:
+        started = self._started[choice]
+        if started and not delta.finish and not self._rich and usage is None:
+            return self._plain.chunk(choice, delta.text) if delta.text else b""
+        if not (delta.text or delta.finish or delta.logprobs):
+            return b""
+        content: dict[str, Any] = {}
+        if not started:
+            content = {"role": "assistant", "content": delta.text}
+        elif delta.text:
+            content = {"content": delta.text}
+        self._started[choice] = True
+        shown = {"index": choice, "delta": content, **_UNFINISHED}
+        self._fill(shown, delta)
+        shell = self._shell([shown], usage)
+        if self._body.return_token_ids and not started:
+            shell["prompt_token_ids"] = self._prompt_ids()
+        return event(shell)
+
+    def usage_chunk(self, usage: dict[str, Any]) -> bytes:
+        return event(self._shell([], usage))
+
+    def body(self, choices: Sequence[TextDelta], usage: dict[str, Any]) -> bytes:
+        shown: list[dict[str, Any]] = []
+        for i, delta in enumerate(choices):
+            message = {"role": "assistant", "content": delta.text, "refusal": None}
+            one = {"index": i, "message": message, **_UNFINISHED}
+            self._fill(one, delta)
+            shown.append(one)
+        whole = self._head | {"object": "chat.completion", "choices": shown, "usage": usage}
+        if self._body.prompt_logprobs is not None:
+            whole["prompt_logprobs"] = prompt_logprobs(choices[0].prompt_logprobs)
+        if self._body.return_token_ids:
+            whole["prompt_token_ids"] = self._prompt_ids()
+        return encode(whole)
+
+    def _shell(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
+        shell = self._head | {"object": "chat.completion.chunk", "choices": choices}
+        if usage is not None or self._usage_null:
+            shell["usage"] = usage
+        return shell
+
+    def _fill(self, shown: dict[str, Any], delta: TextDelta) -> None:
+        if self._body.logprobs:
+            shown["logprobs"] = chat_logprobs(delta.logprobs)
+        if self._body.return_token_ids:
+            shown["token_ids"] = delta.ids
+        if delta.finish:
+            shown["finish_reason"] = delta.finish
+            shown["stop_reason"] = delta.matched
+
+    def _prompt_ids(self) -> list[int]:
+        ids: list[int] = ids_from_bytes(self._tokens[0].prompt).tolist()
+        return ids
+
+
+_UNFINISHED: dict[str, Any] = {"logprobs": None, "finish_reason": None}
+
+
+class ChatCompletions:
+    """keep_alive_s: seconds of silence before a comment is sent on a stream; 0: never."""
+
+    def __init__(self, frontend: Frontend, models: Models, keep_alive_s: float) -> None:
+        self._frontend, self._models, self._keep_alive_s = frontend, models, keep_alive_s
+
+    async def post(self, request: Request) -> Response:
+        body = decode_body(ChatRequest, await read_body(request))
+        model = self._models.check(body.model)
+        body.refuse_unsupported()
+        exchange = await send_to_engines(self._frontend, request, [self._asked(body)])
+        form = ChatForm(
+            body, f"chatcmpl-{request.scope['state']['request_id']}", model, exchange.tokens
+        )
+        if not body.stream:
+            return await exchange.whole(form)
+        return await exchange.stream(form, *body.usage_options(), keep_alive_s=self._keep_alive_s)
+
+    def _asked(self, body: ChatRequest) -> TextRequest:
+        n = body.n or 1
+        self._frontend.check_open(n)
+        if body.top_logprobs and not body.logprobs:
+            raise RequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
+        logprobs = (body.top_logprobs or 0) if body.logprobs else -1
+        wanted = body.max_completion_tokens or body.max_tokens
+        return TextRequest(
+            rids=self._frontend.mint(n),
+            prompt=as_chat(body),
+            sampling=body.sampling(wanted, logprobs),
+            param="messages",
+            stop=body.stops(),
+            include_stop=bool(body.include_stop_str_in_output),
+            skip_special_tokens=body.skip_special_tokens is not False,
+            continues=bool(body.continue_final_message),
+            priority=body.priority or 0,
+            arrival=time.monotonic(),
+            cache_key=body.cache_salt or "",
+        )
+
+
+def as_chat(body: ChatRequest) -> Chat:
+    """RequestError for a tool_choice that the answer could not be held to."""
+    if body.tool_choice not in (None, "auto", "none"):
+        raise RequestError(
+            "tool_choice can be 'auto' or 'none'; a forced tool call is not supported.",
+            code="unsupported_value",
+            param="tool_choice",
+        )
+    return make_chat(
+        body.messages,
+        None if body.tool_choice == "none" else body.tools,
+        body.chat_template_kwargs,
+        body.add_generation_prompt,
+        body.continue_final_message,
+    )
+
+
+def make_chat(
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    variables: dict[str, Any] | None,
+    add_generation_prompt: bool | None,
+    continue_final: bool | None,
+) -> Chat:
+    if continue_final and add_generation_prompt:
+        raise RequestError(
+            "continue_final_message and add_generation_prompt exclude each other.",
+            param="continue_final_message",
+        )
+    return Chat(
+        messages=plain_messages(messages),
+        tools=tools or None,
+        variables=variables or {},
+        add_generation_prompt=add_generation_prompt is not False,
+        continue_final=bool(continue_final),
+    )

@@ -1,0 +1,58 @@
+"""/v1/models, and which names the served model answers to. Needs no engine."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from appliance.errors import RequestError
+from appliance.runtime.api.sse import encode
+from appliance.runtime.config import ModelConfig
+
+DEFAULT = "default"
+
+
+class Models:
+    """context: most tokens of prompt and output, shown as max_model_len."""
+
+    def __init__(self, model: ModelConfig, context: int) -> None:
+        self.id = model.id
+        self._names = tuple(dict.fromkeys((model.id, *model.served_names)))
+        self._context = context
+        self._created = int(time.time())
+
+    def check(self, name: str | None) -> str:
+        """The name to answer under. RequestError 404 that lists the names there are."""
+        if not name:
+            return self.id
+        if name in self._names or name == DEFAULT:
+            return name
+        raise RequestError(
+            f"The model {name[:200]!r} is not served here. Served: "
+            f"{', '.join([*self._names, DEFAULT])}.",
+            status=404,
+            code="model_not_found",
+            param="model",
+        )
+
+    async def list(self, request: Request) -> Response:
+        data = [self._card(name) for name in self._names]
+        return Response(encode({"object": "list", "data": data}), media_type="application/json")
+
+    async def show(self, request: Request) -> Response:
+        name = self.check(request.path_params["model"])
+        return Response(encode(self._card(name)), media_type="application/json")
+
+    def _card(self, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "appliance",
+            "root": self.id,
+            "parent": None,
+            "max_model_len": self._context,
+        }

@@ -1,0 +1,53 @@
+"""What the supervisor says of the run, read anew when its file has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from appliance.errors import RequestError
+from appliance.status import RunState
+
+
+class RunStateFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._state = RunState()
+
+    def read(self) -> RunState:
+        """The last known state when the file is unreadable. One stat while nothing changes."""
+        try:
+            st = self._path.stat()
+            seen = (st.st_mtime_ns, st.st_ino, st.st_size)
+            if seen != self._seen:
+                self._state = msgspec.json.decode(self._path.read_bytes(), type=RunState)
+                self._seen = seen
+        except (OSError, msgspec.DecodeError):
+            pass
+        return self._state
+
+
+def refusal(state: RunState, draining: bool, reachable: bool) -> RequestError | None:
+    """Why a new request cannot be taken now, or None.
+
+    reachable: an engine is connected, or was and is being started again.
+    """
+    if draining or state.state in ("draining", "stopped"):
+        return _unavailable("the server is shutting down.", "draining", 5.0)
+    if state.state == "failed":
+        why = state.failure or "the engine could not be started."
+        return _unavailable(f"the run has failed: {why}", "engine_failed", None)
+    if reachable:
+        return None
+    detail = f" ({state.detail})" if state.detail else ""
+    return _unavailable(
+        f"the model is still loading: {state.phase}, {state.progress:.0%}{detail}.", "loading", 2.0
+    )
+
+
+def _unavailable(message: str, code: str, retry_after_s: float | None) -> RequestError:
+    return RequestError(
+        message, status=503, type="server_error", code=code, retry_after_s=retry_after_s
+    )

@@ -1,0 +1,350 @@
+"""A TopSnapshot in words and columns: what the dashboard and the plain text both show. No textual.
+
+A value that is missing prints a dash. Whatever came from outside goes through ``inert`` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.cells import cell_len, set_cell_size
+
+from appliance.status import RequestRow, TopSnapshot
+
+PHASES = ("spawn", "import", "load", "plan", "capture", "warmup")
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """Characters that a poor terminal lacks. levels: of a bar, from empty to full."""
+
+    dash: str
+    levels: str
+    falling: str
+    rising: str
+    more: str
+
+    @property
+    def ascii(self) -> bool:
+        return self.dash == "-"
+
+
+UNICODE = Glyphs("–", " ▁▂▃▄▅▆▇█", "▼", "▲", "…")
+ASCII = Glyphs("-", " .:-=+*#", "v", "^", "~")
+
+
+def inert(text: object, glyphs: Glyphs = UNICODE) -> str:
+    """Text that cannot steer a terminal: control, direction and unassigned characters replaced."""
+    mark = "?" if glyphs.ascii else "�"
+    plain = str(text).replace("\t", " ")
+    return "".join(
+        c if c.isprintable() and (c.isascii() or not glyphs.ascii) else mark for c in plain
+    )
+
+
+def fit(text: str, width: int, glyphs: Glyphs = UNICODE, *, right: bool = False) -> str:
+    """Exactly ``width`` cells: cut with a mark, or filled with spaces."""
+    if width <= 0:
+        return ""
+    length = cell_len(text)
+    if length > width:
+        return set_cell_size(text, width - 1) + glyphs.more
+    gap = " " * (width - length)
+    return gap + text if right else text + gap
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def whole(value: float | None, glyphs: Glyphs = UNICODE) -> str:
+    return glyphs.dash if value is None else f"{value:,.0f}"
+
+
+def compact(value: float | None, glyphs: Glyphs = UNICODE) -> str:
+    """At most five characters: 950, 48.1k, 6.3M."""
+    if value is None:
+        return glyphs.dash
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            scaled = value / (1e3 if unit == "k" else limit)
+            return f"{scaled:.1f}{unit}" if scaled < 100 else f"{scaled:.0f}{unit}"
+    return f"{value:.0f}"
+
+
+def percent(ratio: float | None, glyphs: Glyphs = UNICODE) -> str:
+    return glyphs.dash if ratio is None else f"{ratio * 100:.0f}%"
+
+
+def milliseconds(seconds: float | None, glyphs: Glyphs = UNICODE) -> str:
+    if seconds is None:
+        return glyphs.dash
+    ms = seconds * 1000
+    return f"{ms:.1f}" if ms < 10 else f"{ms:,.0f}"
+
+
+def duration(seconds: float | None, glyphs: Glyphs = UNICODE) -> str:
+    """Two units at most: 45s, 2h13m, 3d4h."""
+    if seconds is None:
+        return glyphs.dash
+    s = int(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m{s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h{s % 3600 // 60:02d}m"
+    return f"{s // 86400}d{s % 86400 // 3600}h"
+
+
+def brief(seconds: float | None, glyphs: Glyphs = UNICODE) -> str:
+    """A short time with its fraction: 0.13s."""
+    if seconds is None:
+        return glyphs.dash
+    return f"{seconds:.2f}s" if seconds < 10 else duration(seconds, glyphs)
+
+
+# --- title and key figures -----------------------------------------------------------------------
+
+
+def state_words(top: TopSnapshot) -> str:
+    """``STARTING 3/6 load 41%``, ``READY``."""
+    words = top.state.upper()
+    if top.state not in ("starting", "degraded") or not top.phase:
+        return words
+    if top.phase in PHASES:
+        words += f" {PHASES.index(top.phase) + 1}/{len(PHASES)}"
+    words += f" {inert(top.phase)}"
+    return words if top.progress is None else f"{words} {percent(top.progress)}"
+
+
+def title_parts(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[str]:
+    """What stands behind the state, the most important first."""
+    parts = []
+    if top.model.get("id"):
+        parts.append(inert(top.model["id"], glyphs))
+    if top.profile.get("name"):
+        changed = "*" if top.profile.get("overrides") else ""
+        parts.append(f"profile {inert(top.profile['name'], glyphs)}{changed}")
+    parts.append(f"up {duration(top.uptime_s)}")
+    if top.restarts:
+        parts.append(f"{top.restarts} restart{'s' if top.restarts > 1 else ''}")
+    return parts
+
+
+def title(top: TopSnapshot, width: int, state: str, glyphs: Glyphs = UNICODE) -> str:
+    """One line: state, what runs, and the URL at the right edge when there is room."""
+    left = f" {state}"
+    for part in title_parts(top, glyphs):
+        if cell_len(left) + 2 + cell_len(part) > width and cell_len(left) > cell_len(state) + 1:
+            continue
+        left += f"  {part}"
+    url = inert(top.url, glyphs)
+    room = width - cell_len(left) - 2
+    if url and room >= cell_len(url):
+        return left + fit(url, room + 1, glyphs, right=True) + " "
+    return fit(left, width, glyphs)
+
+
+def _pair(spread: dict[str, float | None], glyphs: Glyphs) -> str:
+    p50, p99 = spread.get("p50"), spread.get("p99")
+    return f"{milliseconds(p50, glyphs)} / {milliseconds(p99, glyphs)} ms"
+
+
+def key_figures(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[tuple[str, str]]:
+    """(label, value) of the six key figures."""
+    speed, queue, kv, late = top.throughput, top.queue, top.kv, top.latency_60s
+    used, total = kv.get("used_tokens"), kv.get("total_tokens")
+    return [
+        (
+            "gen tok/s",
+            f"{whole(speed.get('gen_tok_s'), glyphs)}  "
+            f"in {compact(speed.get('prompt_tok_s'), glyphs)}",
+        ),
+        (
+            "run/queue",
+            f"{whole(queue.get('running'), glyphs)} / {whole(queue.get('waiting'), glyphs)}",
+        ),
+        (
+            "KV cache",
+            f"{percent(kv.get('ratio'), glyphs)}  "
+            f"{compact(used, glyphs)}/{compact(total, glyphs)} tok",
+        ),
+        ("cache hit 60s", percent(top.prefix_cache.get("hit_ratio_60s"), glyphs)),
+        ("TTFT p50/p99", _pair(late.get("ttft_s", {}), glyphs)),
+        ("ITL p50/p99", _pair(late.get("itl_s", {}), glyphs)),
+    ]
+
+
+SHORT_LABELS = ("gen", "run", "KV", "hit 60s", "TTFT", "ITL")
+"""Labels of the key figures where there is little room."""
+
+
+def alert_lines(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[tuple[str, str]]:
+    """(level, line) newest first; what a start or a failure says of itself comes before them."""
+    lines = []
+    if top.detail and top.state in ("starting", "degraded", "failed"):
+        level = "error" if top.state == "failed" else "info"
+        lines.append((level, inert(top.detail, glyphs)))
+    for alert in top.alerts:
+        text = inert(alert.get("message", ""), glyphs)
+        if alert.get("fix"):
+            text += f": {inert(alert['fix'], glyphs)}"
+        lines.append((str(alert.get("level", "warn")), text))
+    return lines
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the requests table. key: what it sorts by, None last."""
+
+    name: str
+    width: int
+    cell: Callable[[RequestRow, Glyphs], str]
+    key: Callable[[RequestRow], float | str | None]
+    right: bool = True
+
+
+COLUMNS: dict[str, Column] = {
+    c.name: c
+    for c in (
+        Column("id", 18, lambda r, g: inert(r.id, g), lambda r: r.id, False),
+        Column("phase", 8, lambda r, g: r.phase, lambda r: r.phase, False),
+        Column("prompt", 7, lambda r, g: str(r.prompt_tokens), lambda r: r.prompt_tokens),
+        Column("cached", 7, lambda r, g: str(r.cached_tokens), lambda r: r.cached_tokens),
+        Column(
+            "out", 11, lambda r, g: f"{r.output_tokens}/{r.max_tokens}", lambda r: r.output_tokens
+        ),
+        Column("TTFT", 7, lambda r, g: brief(r.ttft_s, g), lambda r: r.ttft_s),
+        Column("tok/s", 6, lambda r, g: whole(r.tok_s, g), lambda r: r.tok_s),
+        Column("wait", 7, lambda r, g: brief(r.queue_s, g), lambda r: r.queue_s),
+        Column("age", 7, lambda r, g: duration(r.age_s, g), lambda r: r.age_s),
+        Column("client", 16, lambda r, g: inert(r.client, g), lambda r: r.client, False),
+    )
+}
+_SMALL = ("id", "phase", "out", "tok/s", "age")
+_TABLE_GAP = 2
+
+
+def columns_for(width: int) -> tuple[Column, ...]:
+    """The columns of the requests table that fit; a wide screen gives the id and client more."""
+    if width < 80:
+        names: Sequence[str] = _SMALL
+    elif width < 100:
+        names = [name for name in COLUMNS if name != "client"]
+    else:
+        names = list(COLUMNS)
+    chosen = [COLUMNS[name] for name in names]
+    taken = sum(column.width + _TABLE_GAP for column in chosen)
+    while taken > width and len(chosen) > 2:
+        dropped = chosen.pop(-1 if len(chosen) <= 4 else len(chosen) - 2)
+        taken -= dropped.width + _TABLE_GAP
+    if taken > width:
+        first = chosen[0]
+        slim = max(4, first.width - (taken - width))
+        chosen[0] = Column(first.name, slim, first.cell, first.key, False)
+    elif chosen[0].width + min(width - taken, 20) > chosen[0].width:
+        first = chosen[0]
+        wide = first.width + min(width - taken, 20)
+        chosen[0] = Column(first.name, wide, first.cell, first.key, False)
+    return tuple(chosen)
+
+
+def chosen_requests(
+    rows: Sequence[RequestRow], words: str, column: Column, descending: bool
+) -> list[RequestRow]:
+    """Rows that hold the words (``!words``: that do not), sorted; a missing value comes last."""
+    wanted = words.removeprefix("!").lower()
+    if wanted:
+        rows = [
+            r
+            for r in rows
+            if (wanted in f"{r.id} {r.phase} {r.client}".lower()) != words.startswith("!")
+        ]
+    known = [(key, r) for r in rows if (key := column.key(r)) is not None]
+    known.sort(key=lambda pair: pair[1].id)
+    known.sort(key=lambda pair: pair[0], reverse=descending)
+    return [r for _, r in known] + [r for r in rows if column.key(r) is None]
+
+
+def gpu_lines(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[str]:
+    """The GPU table, or the CPU where there is no GPU; the first line is its head."""
+    if not top.gpus:
+        cpu = top.cpu
+        return [
+            "CPU (no GPU)",
+            f"use   {percent(cpu.get('util'), glyphs)}",
+            f"mem   {_memory(cpu, glyphs)} GiB",
+            f"load  {glyphs.dash if cpu.get('load1') is None else format(cpu['load1'], '.2f')}",
+        ]
+    lines = ["GPU  util%     mem GiB     W    C    MHz  throttle"]
+    for gpu in top.gpus:
+        util = gpu.get("util")
+        reasons = ",".join(inert(reason, glyphs) for reason in gpu.get("throttle") or ())
+        cells = (
+            f"{inert(gpu.get('index', '?'), glyphs):<3}",
+            fit(glyphs.dash if util is None else f"{util * 100:.0f}", 6, glyphs, right=True),
+            fit(_memory(gpu, glyphs), 12, glyphs, right=True),
+            fit(whole(gpu.get("power_w"), glyphs), 6, glyphs, right=True),
+            fit(whole(gpu.get("temp_c"), glyphs), 5, glyphs, right=True),
+            fit(_plain(gpu.get("sm_mhz"), glyphs), 7, glyphs, right=True),
+        )
+        lines.append("".join(cells) + (f"  {reasons}" if reasons else ""))
+    return lines
+
+
+def _plain(value: float | None, glyphs: Glyphs) -> str:
+    return glyphs.dash if value is None else f"{value:.0f}"
+
+
+def _memory(device: dict[str, Any], glyphs: Glyphs) -> str:
+    used, total = device.get("mem_used_bytes"), device.get("mem_total_bytes")
+    shown = glyphs.dash if used is None else f"{used / 2**30:.1f}"
+    return f"{shown}/{glyphs.dash if total is None else format(total / 2**30, '.0f')}"
+
+
+# --- history -------------------------------------------------------------------------------------
+
+Metric = Literal["gen_tok_s", "prompt_tok_s", "running", "waiting", "kv_ratio"]
+METRICS: dict[Metric, str] = {
+    "gen_tok_s": "gen tok/s",
+    "prompt_tok_s": "prompt tok/s",
+    "running": "running",
+    "waiting": "queued",
+    "kv_ratio": "KV used",
+}
+
+
+def bars(
+    values: Sequence[float], width: int, height: int, glyphs: Glyphs = UNICODE, top: float = 0.0
+) -> list[str]:
+    """``height`` lines of bars, newest at the right edge, the largest value of each second shown.
+
+    top: the value of a full bar; 0: the largest one.
+    """
+    shown = list(values)[-width:] if width > 0 else []
+    largest = top or max(shown, default=0.0)
+    steps = len(glyphs.levels) - 1
+    lines = []
+    for row in range(height - 1, -1, -1):
+        line = ""
+        for value in shown:
+            level = value / largest * height * steps - row * steps if largest > 0 else 0.0
+            filled = min(steps, max(0, round(level)))
+            if row == 0 and value > 0:
+                filled = max(1, filled)
+            line += glyphs.levels[filled]
+        lines.append(line.rjust(width))
+    return lines
+
+
+def log_level(line: str) -> Literal["", "warning", "error"]:
+    """How loud a log line is, by the level in its line format."""
+    head = line[:60]
+    if " ERROR" in head or " CRITICAL" in head:
+        return "error"
+    return "warning" if " WARN" in head else ""

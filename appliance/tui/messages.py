@@ -1,0 +1,30 @@
+"""What the poller tells the screen. The newest of a kind replaces those still waiting."""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+from appliance.status import TopSnapshot
+
+
+class Polled(Message):
+    """The supervisor answered."""
+
+    def __init__(self, snapshot: TopSnapshot) -> None:
+        super().__init__()
+        self.snapshot = snapshot
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, Polled)
+
+
+class Away(Message):
+    """The supervisor does not answer. since: monotonic seconds of the first failure in a row."""
+
+    def __init__(self, why: str, since: float) -> None:
+        super().__init__()
+        self.why = why
+        self.since = since
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, Away)

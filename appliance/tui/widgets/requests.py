@@ -1,0 +1,97 @@
+"""The table of live requests: updated in place, so that cursor and scroll stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+from textual.widgets import DataTable
+
+from appliance.status import RequestRow
+from appliance.tui import figures
+from appliance.tui.figures import Column, Glyphs
+
+
+class Requests(DataTable[Text]):
+    """Filtered and sorted as asked; the columns are those that fit its width."""
+
+    def __init__(self, glyphs: Glyphs, *, id: str | None = None) -> None:
+        super().__init__(id=id, cursor_type="row", zebra_stripes=False, cell_padding=1)
+        self.glyphs = glyphs
+        self.words = ""
+        self.sort_name = "age"
+        self.descending = False
+        self._shown: tuple[Column, ...] = ()
+        self._newest: Sequence[RequestRow] = ()
+        self._order: list[str] = []
+
+    def show(self, rows: Sequence[RequestRow]) -> None:
+        self._newest = rows
+        self._draw()
+
+    def filter(self, words: str) -> None:
+        self.words = words
+        self._draw()
+
+    def sort_by_next(self, step: int = 1) -> None:
+        names = [column.name for column in self._shown] or ["age"]
+        at = names.index(self.sort_name) if self.sort_name in names else -1
+        self.sort_name = names[(at + step) % len(names)]
+        self._start_over()
+
+    def reverse(self) -> None:
+        self.descending = not self.descending
+        self._start_over()
+
+    def on_resize(self) -> None:
+        if figures.columns_for(self.size.width) != self._shown:
+            self._start_over()
+
+    def _start_over(self) -> None:
+        """Columns anew: their set or the sort mark has changed."""
+        kept = self.cursor_row
+        self._shown = figures.columns_for(self.size.width)
+        self.clear(columns=True)
+        self._order = []
+        mark = self.glyphs.falling if self.descending else self.glyphs.rising
+        for column in self._shown:
+            name = column.name + (mark if column.name == self.sort_name else "")
+            label = figures.fit(name, column.width, self.glyphs, right=column.right)
+            self.add_column(Text(label), width=column.width, key=column.name)
+        self._draw()
+        if self.row_count:
+            self.move_cursor(row=min(kept, self.row_count - 1))
+
+    def _draw(self) -> None:
+        if not self._shown:
+            return
+        rows = figures.chosen_requests(
+            self._newest, self.words, figures.COLUMNS[self.sort_name], self.descending
+        )
+        unique = {row.id: row for row in rows}
+        for gone in [key for key in self._order if key not in unique]:
+            self.remove_row(gone)
+        known = [key for key in self._order if key in unique]
+        for key in known:
+            for column, cell in zip(self._shown, self._cells(unique[key]), strict=True):
+                if self.get_cell(key, column.name) != cell:
+                    self.update_cell(key, column.name, cell)
+        added = [key for key in unique if key not in set(known)]
+        for key in added:
+            self.add_row(*self._cells(unique[key]), key=key)
+        self._order = list(unique)
+        if known + added != self._order:
+            self._sort_rows(unique)
+
+    def _sort_rows(self, wanted: dict[str, RequestRow]) -> None:
+        """The table sorts by cells: a row's place is found by the cell that shows its id."""
+        place = {self._cells(row)[0].plain: i for i, row in enumerate(wanted.values())}
+        first = self._shown[0].name
+        self.sort(first, key=lambda cell: place.get(cell.plain, 0))
+
+    def _cells(self, row: RequestRow) -> list[Text]:
+        g = self.glyphs
+        return [
+            Text(figures.fit(c.cell(row, g), c.width, g, right=c.right), no_wrap=True)
+            for c in self._shown
+        ]

@@ -166,7 +166,7 @@ class Admission:
         running.capacity[slot] = lease.matched
         draft.add_new(request)
         if lease.pages:
-            self._write(draft, slot, 0, np.array(lease.pages, dtype=np.int32))
+            draft.add_run(slot, 0, np.array(lease.pages, dtype=np.int32))
 
     def _go_on(self, request: Request, draft: Draft, budget: int) -> None:
         """The next chunk of the request in part; none while there are no pages for it."""
@@ -185,7 +185,7 @@ class Admission:
         pages = cache.take(cache.pages_of(end) - held)
         lease.pages += pages.tolist()
         if len(pages):
-            self._write(draft, slot, held, pages)
+            draft.add_run(slot, held, pages)
         running.capacity[slot] = len(lease.pages) * cache.page_size
         running.position[slot] = end
         draft.add_chunk(request, start, end)
@@ -196,11 +196,6 @@ class Admission:
             self.partial = None
         else:
             self.partial = request
-
-    def _write(self, draft: Draft, slot: int, column: int, pages: Int32s) -> None:
-        count = len(pages)
-        columns = np.arange(column, column + count, dtype=np.int32)
-        draft.add_pages(np.full(count, slot, dtype=np.int32), columns, pages)
 
     def _claim(self, request: Request, matched: int) -> tuple[str, bytes] | None:
         """The beginning that this request would compute and others could share, if any."""

@@ -69,6 +69,12 @@ class Draft:
     def add_pages(self, slots: Int32s, columns: Int32s, pages: Int32s) -> None:
         self._writes.append((slots, columns, pages))
 
+    def add_run(self, slot: int, column: int, pages: Int32s) -> None:
+        """`pages` of one slot, from `column` on."""
+        count = len(pages)
+        columns = np.arange(column, column + count, dtype=np.int32)
+        self.add_pages(np.full(count, slot, dtype=np.int32), columns, pages)
+
     def add_decode(self, slots: Int32s, starts: Int32s, outputs: Int32s) -> None:
         self._decode, self._decode_starts, self._decode_outputs = slots, starts, outputs
 

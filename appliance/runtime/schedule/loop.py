@@ -1,4 +1,4 @@
-"""The loop of an engine's rank 0: drain, next step, launch, settle. Plain or overlapped by depth."""
+"""The loop of an engine's rank 0: drain, next step, launch, settle; plain or overlapped."""
 
 from __future__ import annotations
 
@@ -83,7 +83,10 @@ class Loop:
         return step
 
     def _launch(self, step: Step) -> Flight:
-        self._watch.launched.append(time.monotonic())
+        now = time.monotonic()
+        self._watch.launched.append(now)
+        # On a CPU the forward pass may run inside launch; on a GPU the wait is in `_settle`.
+        self._pulse.before(int(step.lengths.sum()), self._watch.steps, now)
         return self._executor.launch(step)
 
     def _settle(self, flight: Flight) -> None:

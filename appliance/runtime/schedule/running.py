@@ -73,6 +73,7 @@ class Running:
         self.special = np.zeros(n, dtype=np.bool_)
         self._surely = np.zeros(n, dtype=np.bool_)
         self._context = context
+        self._moved: dict[int, list[tuple[int, Int32s]]] = {}
         self._free = list(range(n - 1, -1, -1))
         self._freed: list[int] = []
 
@@ -116,8 +117,18 @@ class Running:
     def leave_slot(self, slot: int) -> None:
         self.requests[slot] = None
         self.decoding[slot] = False
+        self._moved.pop(slot, None)
         self._free.append(slot)
         self._freed.append(slot)
+
+    def move(self, slot: int, column: int, pages: Int32s) -> None:
+        """The row reads `pages`, from `column` on, instead of its own; the next step says so."""
+        self._moved.setdefault(slot, []).append((column, pages))
+
+    def take_moved(self) -> list[tuple[int, int, Int32s]]:
+        """(slot, column, pages) moved since the last call."""
+        moved, self._moved = self._moved, {}
+        return [(slot, *part) for slot, parts in moved.items() for part in parts]
 
     def take_freed(self) -> list[int]:
         """Slots left since the last call, for the next step."""

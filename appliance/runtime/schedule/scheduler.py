@@ -96,6 +96,7 @@ class Scheduler:
 
     def abort(self, rid: int) -> None:
         """Drops a request. No delta follows; its pages are free when no flight can write them."""
+        self._notices = [n for n in self._notices if n.rid != rid]
         request = self._live.pop(rid, None)
         if request is None:
             return
@@ -144,7 +145,10 @@ class Scheduler:
         self._counts.generated += settled.generated
         for request in settled.computed:
             if request.state is not State.DONE and request.lease is not None:
-                self.cache.commit(request.lease, request.history[: request.computed])
+                known = request.history[: request.computed]
+                column, pages = self.cache.commit(request.lease, known)
+                if len(pages):
+                    self.running.move(request.slot, column, pages)
                 self._admission.committed(request)
         for request in settled.ended:
             del self._live[request.rid]
@@ -206,6 +210,8 @@ class Scheduler:
         if len(draft.decode_slots):
             counts.decodes += 1
             self._ratio.decay()
+        for slot, column, pages in self.running.take_moved():
+            draft.add_run(slot, column, pages)
         self.running.flights[draft.prefill_slots] += 1
         self.running.flights[draft.decode_slots] += 1
         return draft.step(counts.launched, self.running.take_freed())
@@ -266,7 +272,7 @@ class Scheduler:
         while len(rows) > 1 and self._short():
             self._retract(rows.pop())
         if self._short():
-            self._last_row(rows.pop())
+            self._fail_last(rows.pop())
         self._ratio.correct(
             sum(len(r.output) for r in rows), len(rows), sum(r.sampling.max_tokens for r in rows)
         )
@@ -284,18 +290,15 @@ class Scheduler:
     def _short(self) -> bool:
         return len(self.running.crossing(self.running.ready())) > self.cache.available
 
-    def _last_row(self, request: Request) -> None:
-        """The only row left, and no page for it: it ends, unless it can do with fewer pages."""
+    def _fail_last(self, request: Request) -> None:
+        """The only row left has every page of the pool, and needs one more."""
         length = int(self.running.position[request.slot]) + 1
-        pages, cache = self.cache.pages_of(length), self.cache
-        if pages <= cache.total:
-            self._retract(request)  # it holds copies of cached pages; admitted again, it shares
-            return
+        assert self.cache.pages_of(length) > self.cache.total
         self._notices.append(
             self._settle.fail(
                 request,
                 f"This request needs cache pages for {length} tokens now, and the whole pool has "
-                f"{cache.total * cache.page_size}.",
+                f"{self.cache.total * self.cache.page_size}.",
             )
         )
         del self._live[request.rid]
@@ -303,8 +306,5 @@ class Scheduler:
 
     def _start_over(self, draft: Draft) -> None:
         """Nothing can go on and nothing is in the air: what waits is tried with all pages free."""
-        partial = self._admission.partial
-        if partial is not None:
-            self._retract(partial)
         self._admission.room_changed()
         self._admission.fill(draft, self._ratio.value)

@@ -1,7 +1,8 @@
 """The one door to the pages: who may read which, which are free, which can be had by eviction.
 
-A row's pages are its Lease. Pages of the tree are shared; a row that computed what the tree had
-meanwhile keeps its own copies until it ends, so that its page table never changes under a flight.
+A row's pages are its Lease. Pages of the tree are shared. A row that computed what another had
+put in the tree meanwhile goes over to the tree's pages, and its own come free: a flight in the air
+may still read them, but what would overwrite them is launched, and so runs, after it.
 """
 
 from __future__ import annotations
@@ -16,27 +17,26 @@ from appliance.runtime.schedule.cache.radix import Node, Radix
 
 Int32s = npt.NDArray[np.int32]
 
+_NO_PAGES: Int32s = np.empty(0, dtype=np.int32)
+
 
 class Lease:
     """What one row holds.
 
     pages: its page table. The first `matched` tokens were cached when it came. The first `shared`
-    pages stand for the tree's path to `node`; those of them in `copies` are the row's own.
+    pages are the tree's path to `node`, the others nobody else's.
     """
 
-    __slots__ = ("copies", "matched", "namespace", "node", "pages", "shared")
+    __slots__ = ("matched", "node", "pages", "shared")
 
-    def __init__(self, namespace: str, node: Node, pages: list[int], matched: int) -> None:
-        self.namespace = namespace
+    def __init__(self, node: Node, pages: list[int], matched: int) -> None:
         self.node = node
         self.pages = pages
         self.matched = matched
         self.shared = len(pages)
-        self.copies: list[int] = []
 
-    def own(self) -> list[int]:
-        """Pages that are nobody else's."""
-        return self.copies + self.pages[self.shared :]
+    def own(self) -> Int32s:
+        return np.array(self.pages[self.shared :], dtype=np.int32)
 
 
 class Cache:
@@ -85,7 +85,7 @@ class Cache:
         wanted = tokens if match and self._prefix else tokens[:0]
         node, pages = self._tree.match(namespace, wanted)
         self._tree.lock(node)
-        return Lease(namespace, node, pages.tolist(), len(pages) * self.page_size)
+        return Lease(node, pages.tolist(), len(pages) * self.page_size)
 
     def take(self, count: int) -> Int32s:
         """`count` pages for rows, evicting for them. The caller has asked `available`."""
@@ -103,28 +103,29 @@ class Cache:
             self.evicted += len(gone)
             self._pages.give(gone)
 
-    def commit(self, lease: Lease, tokens: Int32s) -> None:
-        """Puts the full pages of `tokens`, all of them computed, into the tree."""
-        page = self.page_size
+    def commit(self, lease: Lease, tokens: Int32s) -> tuple[int, Int32s]:
+        """Puts the full pages of `tokens`, all of them computed, into the tree.
+
+        Returns a column and the pages, shape [n], that stand from there on in the row's page
+        table now, because the tree had them already; the row's own for these are free.
+        """
+        page, start = self.page_size, lease.shared
         full = len(tokens) // page
-        if full <= lease.shared or not self._prefix:
-            return
-        start = lease.shared
-        node, had = self._tree.insert(
-            lease.node,
-            tokens[start * page : full * page],
-            np.array(lease.pages[start:full], dtype=np.int32),
-        )
+        if full <= start or not self._prefix:
+            return 0, _NO_PAGES
+        own = np.array(lease.pages[start:full], dtype=np.int32)
+        node, theirs = self._tree.insert(lease.node, tokens[start * page : full * page], own)
         # The old node stays locked by the new one, which may lie below a node split just now.
         self._tree.lock(node)
         self._tree.unlock(lease.node)
-        lease.copies += lease.pages[start : start + had]
         lease.node, lease.shared = node, full
+        lease.pages[start : start + len(theirs)] = theirs.tolist()
+        self._pages.give(own[: len(theirs)])
+        return start, theirs
 
     def release(self, lease: Lease, forget: bool = False) -> None:
         """Ends a lease. forget: what it shares is not to be trusted, drop what nobody else uses."""
-        own = lease.own()
-        self._pages.give(np.array(own, dtype=np.int32))
+        self._pages.give(lease.own())
         self._tree.unlock(lease.node)
         if forget:
             self._pages.give(self._tree.prune(lease.node))
@@ -148,7 +149,7 @@ class Cache:
                 assert key == child.tokens[: self.page_size].tobytes(), "a child under a wrong key"
             passing = sum(1 for lease in held if self._passes(lease.node, node))
             assert node.locks == passing, f"{node.locks} locks for {passing} leases"
-        own = [page for lease in held for page in lease.own()]
+        own = [page for lease in held for page in lease.own().tolist()]
         everything = [*free, *cached, *own]
         assert len(everything) == len(set(everything)), "a page with two owners"
         assert set(everything) == set(range(1, self.total + 1)), "a page is lost"
@@ -170,6 +171,4 @@ class Cache:
         while step is not None:
             path = step.pages.tolist() + path
             step = step.parent
-        assert len(path) == lease.shared, "a lease ends elsewhere than its node"
-        for mine, theirs in zip(lease.pages, path, strict=False):
-            assert mine == theirs or mine in lease.copies, "a shared page that is not the tree's"
+        assert path == lease.pages[: lease.shared], "a shared page that is not the tree's"

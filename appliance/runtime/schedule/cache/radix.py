@@ -100,16 +100,18 @@ class Radix:
             node, at = child, at + len(child.tokens)
         return node, np.concatenate(parts) if parts else _NO_IDS
 
-    def insert(self, node: Node, tokens: Int32s, pages: Int32s) -> tuple[Node, int]:
+    def insert(self, node: Node, tokens: Int32s, pages: Int32s) -> tuple[Node, Int32s]:
         """Adds `tokens` (whole pages) below `node`, with `pages` where the tree has none yet.
 
-        Returns the node where they end and how many of the first pages the tree had already;
-        those stay the caller's, the others are the tree's from now on.
+        Returns the node where they end and the pages that the tree had already for the first
+        of them; as many of `pages` stay the caller's, the others are the tree's from now on.
         """
         self._tick += 1
+        parts: list[Int32s] = []
         at = 0
         while (child := self._step(node, tokens, at)) is not None:
             child.used = self._tick
+            parts.append(child.pages)
             node, at = child, at + len(child.tokens)
         had = at // self.page_size
         if at < len(tokens):
@@ -118,7 +120,7 @@ class Radix:
             self.cached += len(new.pages)
             node = new
             self._offer(node)
-        return node, had
+        return node, np.concatenate(parts) if parts else _NO_IDS
 
     def lock(self, node: Node) -> None:
         """Locks `node` and its ancestors."""

@@ -1,0 +1,271 @@
+"""The HTTP application of a frontend: every route in one list, and the process around it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from appliance import paths
+from appliance.errors import ApplianceError, RequestError
+from appliance.runtime.api import schema
+from appliance.runtime.api.admin import Admin, Snapshots
+from appliance.runtime.api.answer import CallerGone
+from appliance.runtime.api.chat import ChatCompletions
+from appliance.runtime.api.completions import Completions
+from appliance.runtime.api.engines import EnginePeer
+from appliance.runtime.api.errors import as_request_error, error_body, error_headers
+from appliance.runtime.api.frontend import Frontend
+from appliance.runtime.api.models import Models
+from appliance.runtime.api.series import Series
+from appliance.runtime.api.server import HttpServer
+from appliance.runtime.api.state import RunStateFile
+from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.wire.text import TextRoom
+from appliance.status import Beat, Phase, Ready, StatusPipe
+
+PUBLISH_S = 0.25
+BEAT_S = 1.0
+LONGEST_ID = 128
+
+_ID = re.compile(r"[^A-Za-z0-9._:-]")
+
+log = logging.getLogger(__name__)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def routes(
+    frontend: Frontend, models: Models, admin: Admin, keep_alive_s: float
+) -> list[tuple[str, str, Endpoint, type | None]]:
+    """(method, path, endpoint, body)"""
+    chat = ChatCompletions(frontend, models, keep_alive_s)
+    completions = Completions(frontend, models)
+    return [
+        ("POST", "/v1/chat/completions", chat.post, schema.ChatRequest),
+        ("POST", "/v1/completions", completions.post, schema.CompletionRequest),
+        ("GET", "/v1/models", models.list, None),
+        ("GET", "/v1/models/{model:path}", models.show, None),
+        ("POST", "/tokenize", admin.tokenize, schema.TokenizeRequest),
+        ("POST", "/detokenize", admin.detokenize, schema.DetokenizeRequest),
+        ("GET", "/tokenizer_info", admin.tokenizer_info, None),
+        ("GET", "/health", admin.health, None),
+        ("GET", "/readyz", admin.health, None),
+        ("GET", "/livez", admin.live, None),
+        ("GET", "/startupz", admin.startup, None),
+        ("GET", "/metrics", admin.metrics, None),
+        ("GET", "/version", admin.version, None),
+        ("GET", "/", admin.root, None),
+    ]
+
+
+class RequestIds:
+    """Gives every request its id, answers with it, and counts how requests end."""
+
+    def __init__(self, app: ASGIApp, series: Series) -> None:
+        self._app, self._series = app, series
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        name = _request_id(scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = name
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", name.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
+                gone = state.get("cancelled", False)
+                outcome = "cancelled" if gone else _class_of(status)
+                self._series.requests.add(1.0, self._series.model, outcome)
+
+
+def _class_of(status: int) -> str:
+    if status < 400:
+        return "2xx"
+    return "4xx" if status < 500 else "5xx"
+
+
+def _request_id(scope: Scope) -> str:
+    for key, value in scope["headers"]:
+        if key == b"x-request-id":
+            given = _ID.sub("", value.decode("latin-1"))[:LONGEST_ID]
+            if given:
+                return given
+    return secrets.token_hex(12)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """Any exception of an endpoint as its response."""
+    if isinstance(error, CallerGone):
+        request.scope["state"]["cancelled"] = True
+        return Response(status_code=499)
+    if isinstance(error, HTTPException):
+        what = f"{request.method} {request.url.path[:200]}: {error.detail}"
+        error = RequestError(what, status=error.status_code, code="no_such_route")
+    elif not isinstance(error, ApplianceError):
+        log.error("request %s", request.scope["state"]["request_id"], exc_info=error)
+    refused = as_request_error(error)
+    response = Response(error_body(refused), refused.status, media_type="application/json")
+    response.raw_headers += error_headers(refused)
+    if refused.status == 413:
+        response.raw_headers.append((b"connection", b"close"))
+    return response
+
+
+class _Guard:
+    """Turns exceptions of the endpoints into responses, inside the request's id."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def answer(self, request: Request) -> Response:
+        try:
+            return await self._endpoint(request)
+        except Exception as e:
+            return await _refuse(request, e)
+
+
+def build_app(frontend: Frontend, models: Models, admin: Admin, keep_alive_s: float) -> ASGIApp:
+    app = FastAPI(title="appliance", openapi_url=None, docs_url=None, redoc_url=None)
+    table = routes(frontend, models, admin, keep_alive_s)
+    document = msgspec.json.encode(_openapi(table))
+
+    async def openapi(request: Request) -> Response:
+        return Response(document, media_type="application/json")
+
+    for method, path, endpoint, _ in [*table, ("GET", "/openapi.json", openapi, None)]:
+        app.add_route(path, _Guard(endpoint).answer, methods=[method])
+    app.add_exception_handler(HTTPException, _refuse)
+    return RequestIds(app, frontend.series)
+
+
+def _openapi(table: list[tuple[str, str, Endpoint, type | None]]) -> dict[str, Any]:
+    bodies = [body for _, _, _, body in table if body is not None]
+    references, components = msgspec.json.schema_components(
+        bodies, ref_template="#/components/schemas/{name}"
+    )
+    shown = dict(zip(bodies, references, strict=True))
+    found: dict[str, Any] = {}
+    for method, path, endpoint, body in table:
+        operation: dict[str, Any] = {
+            "operationId": endpoint.__qualname__.replace(".", "_"),
+            "responses": {"200": {"description": "OK"}},
+        }
+        if body is not None:
+            content = {"application/json": {"schema": shown[body]}}
+            operation["requestBody"] = {"required": True, "content": content}
+        found.setdefault(path.replace(":path", ""), {})[method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "appliance", "version": "1"},
+        "paths": found,
+        "components": {"schemas": components},
+    }
+
+
+class FrontendProcess:
+    """A frontend with its HTTP server; the caller decides when it drains."""
+
+    def __init__(
+        self, config: RuntimeConfig, text: TextRoom, index: int, listener: socket.socket
+    ) -> None:
+        run = Path(config.dir)
+        series = Series(config.model.id)
+        engines = [
+            EnginePeer(r, paths.engine_socket(run, r), index) for r in range(config.engine.replicas)
+        ]
+        state = RunStateFile(paths.run_state(run))
+        context = config.model.context
+        self.frontend = Frontend(
+            text, engines, state, series,
+            index=index, context=context, max_queue=config.serve.max_queue,
+        )  # fmt: skip
+        self.snapshots = Snapshots(self.frontend, run, config.serve.frontends)
+        models = Models(config.model, context)
+        admin = Admin(self.frontend, models, self.snapshots, context)
+        app = build_app(self.frontend, models, admin, config.serve.keep_alive_comment_s)
+        self.server = HttpServer(app, listener)
+
+    async def start(self) -> None:
+        self.frontend.start()
+        await self.server.start()
+
+    async def drain(self) -> None:
+        """Refuses what is new and waits until every answer is out. Has no deadline of its own."""
+        self.frontend.draining = True
+        while self.frontend.live or self.server.busy:
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        await self.server.stop()
+        await self.frontend.close()
+        self.snapshots.publish(at_least_every_s=0.0)
+
+    async def housekeeping(self, status: StatusPipe) -> None:
+        """Until cancelled: snapshots, the date, and signs of life."""
+        beaten = 0.0
+        while True:
+            self.snapshots.publish()
+            if time.monotonic() - beaten >= BEAT_S:
+                beaten = time.monotonic()
+                self.server.tick()
+                status.send(Beat(steps=self.frontend.messages))
+            await asyncio.sleep(PUBLISH_S)
+
+
+async def serve(
+    config: RuntimeConfig,
+    text: TextRoom,
+    index: int,
+    listen_fd: int,
+    status: StatusPipe,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT (or `stop`), then until the live requests have ended."""
+    status.send(Phase(name="warmup", limit_s=30.0))
+    stop = stop or asyncio.Event()
+    async with AsyncExitStack() as stack:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+            stack.callback(loop.remove_signal_handler, number)
+        process = FrontendProcess(config, text, index, socket.socket(fileno=listen_fd))
+        await process.start()
+        stack.push_async_callback(process.stop)
+        keeper = asyncio.create_task(process.housekeeping(status))
+        stack.callback(keeper.cancel)
+        status.send(Ready(facts={"frontend": index}))
+        log.info("frontend %d accepts requests", index)
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait({waiting, keeper}, return_when=asyncio.FIRST_COMPLETED)
+        if keeper.done():
+            waiting.cancel()
+            keeper.result()
+        log.info("frontend %d drains %d requests", index, process.frontend.live)
+        await process.drain()

@@ -250,8 +250,12 @@ class Scheduler:
         request.leave_row()
 
     def _retract(self, request: Request) -> None:
-        """Back to the queue with its output. Nothing is in the air."""
+        """Back to the queue with its output; nothing is in the air. What filled the pool ends."""
         assert request.lease is not None and not self.running.flights[request.slot]
+        length = len(request.prompt) + len(request.output)
+        if self.cache.pages_of(length) > self.cache.total:
+            self._fail(request, length)
+            return
         self._admission.left(request)
         self.cache.release(request.lease)
         self.running.leave_slot(request.slot)
@@ -272,7 +276,8 @@ class Scheduler:
         while len(rows) > 1 and self._short():
             self._retract(rows.pop())
         if self._short():
-            self._fail_last(rows.pop())
+            last = rows.pop()
+            self._fail(last, int(self.running.position[last.slot]) + 1)
         self._ratio.correct(
             sum(len(r.output) for r in rows), len(rows), sum(r.sampling.max_tokens for r in rows)
         )
@@ -290,9 +295,8 @@ class Scheduler:
     def _short(self) -> bool:
         return len(self.running.crossing(self.running.ready())) > self.cache.available
 
-    def _fail_last(self, request: Request) -> None:
-        """The only row left has every page of the pool, and needs one more."""
-        length = int(self.running.position[request.slot]) + 1
+    def _fail(self, request: Request, length: int) -> None:
+        """Ends a row whose next `length` positions the whole pool cannot hold."""
         assert self.cache.pages_of(length) > self.cache.total
         self._notices.append(
             self._settle.fail(

@@ -179,17 +179,16 @@ def verdict(
         result = fit(spec, plan.config, machine)
     except ApplianceError as e:
         return f"cannot be served here: {e.message}"
-    # a checkpoint that is larger than its shape says is stored wider than it will be served
     if not result.fits:
         lacking = result.weights_bytes + result.workspace_bytes - result.budget_bytes
         return (
-            f"does not fit this machine: {gb(weight_bytes)} of weights take "
+            f"does not fit: {gb(weight_bytes)} of weights take "
             f"{gb(result.weights_bytes)} as {plan.config.model.dtype} with profile {profile.name}, "
             f"{gb(max(lacking, result.kv_bytes_per_token))} more than there is room for."
         )
     return (
-        f"fits this machine: {profile.name}, {result.numbers()}, "
-        f"a context of up to {result.longest_context:,} tokens."
+        f"fits with profile {profile.name}: {result.numbers()}, "
+        f"at most {result.longest_context:,} for one request."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import site
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
+from appliance import paths
 from appliance.status import ChildMessage, Failed, decode_child_message
 
 _MAX_LINE = 16 << 10
@@ -63,6 +65,18 @@ class RuntimeCommands:
     def engine(self, replica: int, rank: int, generation: int, status_fd: int) -> list[str]:
         place = ["--replica", str(replica), "--rank", str(rank), "--generation", str(generation)]
         return [*self._base, "--role", "engine", *place, "--status-fd", str(status_fd)]
+
+
+def child_environment() -> dict[str, str]:
+    """For a Python of ours: it imports this very package, and nothing from its working folder."""
+    environment = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment["PYTHONSAFEPATH"] = "1"
+    home = str(Path(paths.__file__).parents[1])
+    if home not in site.getsitepackages():
+        rest = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{home}{os.pathsep}{rest}" if rest else home
+    return environment
 
 
 class Lifeline:
@@ -117,8 +131,7 @@ class Child:
         """command: status fd -> argv. OSError when the program cannot be started."""
         status_r, status_w = os.pipe()
         output_r, output_w = os.pipe()
-        environment = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
-        environment["PYTHONUNBUFFERED"] = "1"
+        environment = child_environment()
         try:
             process = subprocess.Popen(
                 command(status_w),

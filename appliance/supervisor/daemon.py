@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from appliance import paths
@@ -44,15 +45,17 @@ async def supervise(
     commands: Commands | None = None,
     limits: Limits | None = None,
     watcher: Watcher | None = None,
+    echo: Callable[[str], None] | None = None,
     leave_when_failed: bool = False,
 ) -> Death | None:
     """Runs the run until it is told to stop; returns what made it fail, if anything did.
 
     The caller holds the run's lock and has bound `listener`. SIGTERM and SIGINT drain; the second
-    one kills. leave_when_failed: a run that fails ends, instead of answering 503 with the cause.
+    one kills. watcher is told what people should see, echo each line of the log.
+    leave_when_failed: a run that fails ends, instead of answering 503 with the cause.
     """
     run = Path(config.dir)
-    book = LogBook(paths.supervisor_log(config.run))
+    book = LogBook(paths.supervisor_log(config.run), echo=echo)
     root = logging.getLogger()
     root.addHandler(LogHandler(book))
     root.setLevel(config.log_level.upper())

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,8 +45,16 @@ class Filter(Struct, frozen=True):
 class LogBook:
     """Keeps lines as they come. A disk that is full costs the file, never the run."""
 
-    def __init__(self, path: Path, *, lines: int = 5000, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lines: int = 5000,
+        max_bytes: int = MAX_BYTES,
+        echo: Callable[[str], None] | None = None,
+    ) -> None:
         self.path = path
+        self._echo = echo
         self.ring: deque[Line] = deque(maxlen=lines)
         self._max_bytes = max_bytes
         self._levels: dict[str, int] = {}
@@ -96,6 +105,8 @@ class LogBook:
 
     def _keep(self, line: Line) -> None:
         self.ring.append(line)
+        if self._echo is not None:
+            self._echo(line.text)
         for queue in self._followers:
             _offer(queue, line)
         self._write(line.text.encode(errors="replace") + b"\n")

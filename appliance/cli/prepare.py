@@ -1,0 +1,194 @@
+"""From what was typed to a run that can start: model, machine, profile, every value, the fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance import paths
+from appliance.cli.output import gigabytes, table
+from appliance.errors import NotFoundError
+from appliance.hardware import HardwareSnapshot, detect
+from appliance.profiles import compose, match, store
+from appliance.profiles.fit import Fit, limit_context
+from appliance.profiles.schema import convert
+from appliance.runtime.config import ModelConfig
+from appliance.runtime.model.registry import read_spec
+from appliance.runtime.plan import Plan, resolve
+from appliance.runtime.spec import ModelSpec
+
+DEFAULT_ID = "appliance-default"
+
+FLAGS = {
+    "host": "serve.host",
+    "port": "serve.port",
+    "served_name": "model.served_names",
+    "load_format": "model.load_format",
+    "tp": "engine.tp",
+    "context": "model.context",
+}
+"""Options of `up` -> the setting each is short for."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says. options: those of FLAGS that were given."""
+
+    model: str | None = None
+    name: str = "default"
+    profile: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    plan: Plan
+    spec: ModelSpec
+    fit: Fit
+    hardware: HardwareSnapshot
+    why_profile: str
+    warnings: tuple[str, ...]
+
+
+def locate(name: str | None, load_format: str | None) -> ModelConfig:
+    """Where the model lies on this disk. Nothing is fetched: NotFoundError names the pull."""
+    if not name or name == DEFAULT_ID:
+        return ModelConfig(path=str(_default_model(load_format)), id=DEFAULT_ID)
+    folder = Path(name).expanduser()
+    if load_format == "dummy" and (folder / "config.json").is_file():
+        # weights are made up, so a folder without them will do
+        return ModelConfig(path=str(folder.resolve()), id=folder.resolve().name)
+    from appliance.hub import local
+    from appliance.hub import store as disk
+
+    if local.is_folder_name(name):
+        found = local.folder_of(name)
+        return ModelConfig(path=str(found.resolve()), id=found.resolve().name)
+    model = disk.find_model(name)
+    return ModelConfig(path=str(model.folder), id=model.name, revision=model.commit)
+
+
+def _default_model(load_format: str | None) -> Path:
+    folder = paths.default_model()
+    wanted = "config.json" if load_format == "dummy" else "model.safetensors"
+    if not (folder / wanted).is_file():
+        raise NotFoundError(
+            f"the embedded default model is not in this installation: {folder} has no {wanted}.",
+            "Install the appliance again, or name a model: appliance up MODEL",
+            code="APL-NOT-009",
+        )
+    return folder
+
+
+def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
+    """Answers every value and checks that it can be had here. Reads no weights.
+
+    UsageError, NotFoundError, HardwareError or DoesNotFitError, each with its cure.
+    """
+    flags = {
+        FLAGS[k]: convert(FLAGS[k], v, f"--{k.replace('_', '-')}")
+        for k, v in asked.options.items()
+        if v not in (None, ())
+    }
+    flags |= compose.set_values(asked.settings)
+    environment = compose.environment_values(environ)
+    model = locate(asked.model or environ.get("APPLIANCE_MODEL"), flags.get("model.load_format"))
+    spec = read_spec(Path(model.path))
+    hardware = detect()
+    wanted = asked.profile or environ.get("APPLIANCE_PROFILE")
+    if wanted:
+        profile = store.find(wanted).profile
+        match.require(profile, hardware)
+        why = "named"
+    else:
+        chosen = match.choose(store.load().values(), hardware)
+        profile, why = chosen.profile, chosen.why
+    composed = compose.compose(
+        asked.name,
+        str(paths.runtime_dir() / asked.name),
+        model,
+        profile,
+        environment=environment,
+        files=compose.file_values(compose.config_files()),
+        flags=flags,
+    )
+    plan = resolve(composed.config, spec, hardware, composed.sources)
+    plan, fit = limit_context(plan, spec, hardware, composed.config.model.context > 0)
+    warnings = []
+    odd = match.mismatch(profile, hardware)
+    if odd:
+        warnings.append(f"profile {profile.name} was made for another machine: {odd}")
+    for name, value in composed.overridden:
+        now = next(a.value for a in plan.answers if a.field == name)
+        warnings.append(f"{name} is {now} ({composed.sources[name]}), not the profile's {value}")
+    return Prepared(plan, spec, fit, hardware, why, tuple(warnings))
+
+
+def plan_data(prepared: Prepared) -> dict[str, Any]:
+    """Schema appliance.plan/1: what is written to the run's plan file, too."""
+    plan = prepared.plan
+    return {
+        "schema": "appliance.plan/1",
+        "config": msgspec.to_builtins(plan.config),
+        "answers": msgspec.to_builtins(plan.answers),
+        "profile": {"name": plan.config.profile, "why": prepared.why_profile},
+        "fit": msgspec.to_builtins(prepared.fit),
+    }
+
+
+def answers_text(answers: list[dict[str, Any]]) -> str:
+    """One line a setting: value, who set it, why."""
+    rows = [("SETTING", "VALUE", "FROM", "WHY")]
+    for a in answers:
+        rows.append((a["field"], _short(a["value"]), a["source"], a["reason"] or ""))
+    return table(rows)
+
+
+def machine_text(hardware: HardwareSnapshot) -> str:
+    """`1× NVIDIA H100 80GB HBM3, driver 580.95, CUDA 13.0` or `2 cores, 25.3 GB memory, no GPU`."""
+    if not hardware.gpus:
+        gpu = f"no GPU ({hardware.problem})" if hardware.problem else "no GPU"
+        return f"{hardware.cores} cores, {gigabytes(hardware.memory_total)} memory, {gpu}"
+    names = {g.name for g in hardware.gpus}
+    counted = " + ".join(f"{sum(g.name == n for g in hardware.gpus)}× {n}" for n in sorted(names))
+    return f"{counted}, driver {hardware.driver}, CUDA {hardware.cuda}"
+
+
+def resolved_text(prepared: Prepared) -> str:
+    c = prepared.plan.config
+    parts = [f"tp={c.engine.tp}", c.model.dtype, f"context={c.model.context}"]
+    parts += [f"chunk={c.schedule.chunk}", f"running≤{c.schedule.max_running}"]
+    return f"profile {c.profile} ({prepared.why_profile}): {' '.join(parts)}"
+
+
+def runs() -> list[Path]:
+    """The folders of runs that have been started and not been cleaned away."""
+    base = paths.runtime_dir()
+    return sorted(p.parent for p in base.glob("*/lock")) if base.is_dir() else []
+
+
+def run_folder(name: str) -> Path:
+    """The folder of a run that exists; NotFoundError with the names of those that do."""
+    folder = paths.runtime_dir() / name
+    if name != "default" and not folder.is_dir():
+        known = ", ".join(p.name for p in runs()) or "none"
+        raise NotFoundError(
+            f"there is no run named '{name}'.", f"Runs: {known}.", code="APL-NOT-006"
+        )
+    return folder
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        if len(value) > 6:
+            return f"{', '.join(map(str, value[:4]))}, … {value[-1]} ({len(value)})"
+        return ", ".join(map(str, value)) or "(none)"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value) if value != "" else "(none)"

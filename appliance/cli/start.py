@@ -1,0 +1,199 @@
+"""Claims, starts and watches a run for `up`: here in the foreground, or as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from appliance import paths
+from appliance.cli.output import Output
+from appliance.cli.prepare import Prepared, plan_data
+from appliance.client import Client, error_of
+from appliance.errors import ApplianceError, BusyError, EngineError, NotRunningError
+from appliance.runtime.config import write_config
+from appliance.status import RunStatus
+from appliance.supervisor.child import child_environment
+from appliance.supervisor.claim import RunLock, bind, held
+
+_BIRTH_S = 15.0
+_DONE = {
+    "import": "Imported",
+    "load": "Loaded",
+    "plan": "Planned",
+    "capture": "Captured",
+    "warmup": "Warmed",
+}
+
+
+class Claim:
+    """A run's folder with its lock held, its port bound and its files written."""
+
+    def __init__(self, prepared: Prepared, out: Output) -> None:
+        """BusyError when the name or the port is taken; a run that has failed is replaced."""
+        config = prepared.plan.config
+        self.run = paths.run_dir(config.run)
+        self.lock = _take(self.run, out)
+        try:
+            self.listener = bind(config.serve.host, config.serve.port)
+        except ApplianceError:
+            self.lock.release()
+            raise
+        port = self.listener.getsockname()[1]
+        serve = msgspec.structs.replace(config.serve, port=port)
+        self.config = msgspec.structs.replace(config, serve=serve, dir=str(self.run))
+        write_config(self.config, paths.config_file(self.run))
+        data = plan_data(prepared) | {"config": msgspec.to_builtins(self.config)}
+        paths.plan_file(self.run).write_text(json.dumps(data, indent=1))
+        self.client = Client(paths.control_socket(self.run))
+
+
+def _take(run: Path, out: Output) -> RunLock:
+    end = time.monotonic() + 5.0
+    while True:
+        try:
+            return RunLock.take(run)
+        except BusyError:
+            client = Client(paths.control_socket(run), timeout=2.0)
+            try:
+                status = client.status()
+            except NotRunningError:
+                # it is being born, or just going: one of the two answers soon
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+                continue
+            if status.state != "failed":
+                raise BusyError(
+                    f"the run '{run.name}' is up already: {status.model} at {status.url} "
+                    f"({status.state}).",
+                    f"appliance down {run.name}     ends it\n"
+                    "appliance up --name OTHER --port 0     starts another beside it",
+                    code="APL-BSY-002",
+                ) from None
+            out.note("The last run has failed; it is replaced.")
+            client.down(0.0)
+            _wait_released(run)
+
+
+def _wait_released(run: Path, limit_s: float = 5.0) -> None:
+    end = time.monotonic() + limit_s
+    while held(run) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def spawn(claim: Claim) -> subprocess.Popen[bytes]:
+    """Starts the supervisor as a process of its own, which takes over lock and port."""
+    lock_fd, listen_fd = claim.lock.fd, claim.listener.fileno()
+    with (claim.run / "supervisor.err").open("wb") as errors:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "appliance.supervisor",
+                str(claim.run),
+                "--lock-fd",
+                str(lock_fd),
+                "--listen-fd",
+                str(listen_fd),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            pass_fds=[lock_fd, listen_fd],
+            start_new_session=True,
+            env=child_environment() | _notify_socket(),
+            cwd="/",
+        )
+    claim.lock.release()
+    claim.listener.close()
+    return process
+
+
+def _notify_socket() -> dict[str, str]:
+    path = os.environ.get("NOTIFY_SOCKET")
+    return {"NOTIFY_SOCKET": path} if path else {}
+
+
+def wait_born(claim: Claim, process: subprocess.Popen[bytes]) -> RunStatus:
+    """The first answer of the supervisor. EngineError with its own words when it died."""
+    end = time.monotonic() + _BIRTH_S
+    while time.monotonic() < end:
+        try:
+            return claim.client.status()
+        except NotRunningError:
+            if process.poll() is not None:
+                break
+            time.sleep(0.02)
+    words = (claim.run / "supervisor.err").read_text(errors="replace").strip().splitlines()
+    if process.poll() is None:
+        process.kill()
+    raise EngineError(
+        "the supervisor did not start" + (f"\n{words[-1]}" if words else "."),
+        f"Its words are in {claim.run / 'supervisor.err'}.",
+    )
+
+
+def failure_of(status: RunStatus) -> ApplianceError:
+    """What made a run fail, with the log's place."""
+    fields = dict(status.failure or {"message": "the run failed", "exit_code": 10})
+    hints = [str(fields.get("hint") or ""), f"log: {fields.get('log') or status.log}"]
+    return error_of(fields | {"hint": "\n".join(h for h in hints if h)})
+
+
+class Display:
+    """Prints each start-up phase when it is over, and the state of the one that goes on."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._shown = 0
+        self._drawn = ""
+
+    def show(self, status: RunStatus) -> None:
+        done = status.phases if status.state == "ready" else status.phases[:-1]
+        for phase in done[self._shown :]:
+            word = _DONE.get(phase["name"])
+            if word and phase["seconds"] >= 0.05:
+                self._line(f"{word:<10}{phase['detail']:<60}{phase['seconds']:6.1f}s")
+        self._shown = max(self._shown, len(done))
+        if status.phase and self._out.interactive():
+            share = f" {status.progress:.0%}" if status.progress else ""
+            self._draw(f"{status.phase}{share} {status.detail}"[:100])
+
+    def finish(self, status: RunStatus) -> None:
+        self._draw("")
+        if status.state == "ready":
+            self._out.note(
+                f"{self._out.paint('Ready', 'green', sys.stderr)}     in {status.uptime_s:.1f}s"
+                "   try: appliance chat    watch: appliance top"
+            )
+
+    def _line(self, text: str) -> None:
+        self._draw("")
+        self._out.note(text.rstrip())
+
+    def _draw(self, text: str) -> None:
+        if text != self._drawn and self._out.interactive():
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+        self._drawn = text
+
+
+def follow_start(client: Client, out: Output, stop: threading.Event, limit_s: float) -> RunStatus:
+    """Shows the start until the run is ready or has failed, `stop` is set or time is up; the last
+    status. NotRunningError when the supervisor goes away."""
+    display = Display(out)
+    end = time.monotonic() + limit_s
+    while True:
+        status = client.status()
+        display.show(status)
+        if status.state not in ("starting", "degraded") or time.monotonic() > end or stop.is_set():
+            display.finish(status)
+            return status
+        stop.wait(0.1)

@@ -1,0 +1,99 @@
+"""appliance status and ps."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from appliance import paths
+from appliance.cli.output import Output, duration, gigabytes, table
+from appliance.cli.prepare import run_folder, runs
+from appliance.client import Client
+from appliance.errors import NotRunningError
+from appliance.status import ProcessRow, RunStatus
+
+_COLORS = {"ready": "green", "failed": "red", "stopped": "dim"}
+
+
+@click.command()
+@click.argument("name", default="default")
+@click.pass_context
+def status(ctx: click.Context, name: str) -> None:
+    """State, URL and processes of run NAME. Exit code 0 when it is ready, else 3."""
+    out = ctx.find_object(Output) or Output()
+    try:
+        found = Client(paths.control_socket(run_folder(name))).status()
+    except NotRunningError as e:
+        if e.code != NotRunningError.default_code:
+            raise
+        found = RunStatus(run=name, state="stopped", log=str(paths.supervisor_log(name)))
+    out.result(status_text(out, found), msgspec.to_builtins(found))
+    if found.state != "ready":
+        ctx.exit(3)
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="Stopped runs too.")
+@click.pass_obj
+def ps(out: Output, /, everything: bool) -> None:
+    """Every run of this user."""
+    found = []
+    for run in runs():
+        try:
+            found.append(Client(paths.control_socket(run), timeout=3.0).status())
+        except NotRunningError:
+            if everything:
+                found.append(RunStatus(run=run.name))
+    header = "NAME MODEL PROFILE STATE URL MEMORY UPTIME RESTARTS".split()
+    rows = [header] + [
+        [
+            s.run,
+            s.model or "-",
+            s.profile or "-",
+            s.state,
+            s.url or "-",
+            gigabytes(memory_of(s)),
+            duration(s.uptime_s),
+            str(s.restarts),
+        ]
+        for s in found
+    ]
+    text = table(rows, right=(5, 6, 7)) if found else "No model is being served."
+    out.result(text, {"schema": "appliance.ps/1", "runs": [msgspec.to_builtins(s) for s in found]})
+
+
+def memory_of(s: RunStatus) -> int:
+    return sum(p.memory_bytes or 0 for p in s.processes)
+
+
+def status_text(out: Output, s: RunStatus) -> str:
+    """One block for people."""
+    if s.state == "stopped":
+        return f"{s.run}: not running.  Start it: appliance up"
+    word = out.paint(s.state.upper(), _COLORS.get(s.state, "yellow"))
+    phase = f"  {s.phase} {s.progress:.0%} {s.detail}".rstrip() if s.phase else ""
+    lines = [
+        f"{word}  {s.model}  at {s.url}/v1{phase}",
+        f"  run {s.run}   profile {s.profile}   up {duration(s.uptime_s)}   "
+        f"restarts {s.restarts}   memory {gigabytes(memory_of(s))}",
+    ]
+    if s.failure:
+        lines += [f"  cause {line}" for line in str(s.failure["message"]).split("\n")]
+        lines += [f"  fix   {line}" for line in str(s.failure["hint"]).split("\n") if line]
+    lines += [f"  {line}" for line in _processes(s.processes).split("\n")]
+    if s.phases and s.state == "ready":
+        took = "  ".join(f"{p['name']} {p['seconds']:.1f}s" for p in s.phases)
+        lines.append(f"  start  {took}")
+    lines.append(f"  log    {s.log}")
+    return "\n".join(lines)
+
+
+def _processes(rows: list[ProcessRow]) -> str:
+    cells = [["PROCESS", "PID", "STATE", "MEMORY"]]
+    for p in rows:
+        name = p.role if p.role == "supervisor" else f"{p.role} {p.index}"
+        if p.rank is not None and p.rank > 0:
+            name += f" rank {p.rank}"
+        memory = gigabytes(p.memory_bytes) if p.memory_bytes else "-"
+        cells.append([name, str(p.pid), p.state, memory])
+    return table(cells, right=(1, 3))

@@ -1,0 +1,179 @@
+"""appliance up: serve a model, here or detached."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from typing import Any
+
+import click
+import msgspec
+
+from appliance import paths
+from appliance.cli import start
+from appliance.cli.output import Output
+from appliance.cli.prepare import (
+    Asked,
+    Prepared,
+    answers_text,
+    machine_text,
+    plan_data,
+    prepare,
+    resolved_text,
+)
+from appliance.client import error_of
+from appliance.errors import EngineError, NotRunningError, UsageError
+from appliance.supervisor.daemon import supervise
+
+_WAIT_S = 1800.0
+
+
+class _WaitOption(click.Command):
+    """Takes `--wait` alone and `--wait=SECONDS`, without eating the word behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        split: list[str] = []
+        for arg in args:
+            if arg.startswith("--wait="):
+                split += ["--wait", "--wait-seconds", arg.partition("=")[2]]
+            else:
+                split.append(arg)
+        return super().parse_args(ctx, split)
+
+
+@click.command(cls=_WaitOption)
+@click.argument("model", required=False)
+@click.option("-d", "--detach", is_flag=True, help="Return at once; the run goes on.")
+@click.option("--wait", is_flag=True, help="With -d: return when ready (--wait=S: at most S s).")
+@click.option("--wait-seconds", type=click.FloatRange(0), default=_WAIT_S, hidden=True)
+@click.option("--profile", help="Settings to use; chosen by the machine when left out.")
+@click.option("--host", help="Address to listen on (127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (8000); 0: any.")
+@click.option("--served-name", multiple=True, help="A further name the model answers to.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting.")
+@click.option("--gpus", metavar="LIST", help="GPUs to use: 0,1 or UUIDs.")
+@click.option("--tp", type=click.IntRange(1), help="GPUs that share one model.")
+@click.option("--context", type=click.IntRange(1), help="Longest prompt and answer, in tokens.")
+@click.option("--load-format", type=click.Choice(["auto", "dummy"]), help="dummy: made-up weights.")
+@click.option("--name", default="default", help="Name of the run.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print every value, from where and why; start nothing."
+)
+@click.pass_obj
+def up(out: Output, /, model: str | None, **given: Any) -> None:
+    """Serve MODEL: a pulled model's name or a folder; without one, the embedded small model."""
+    name = given["name"]
+    if not name or "/" in name or name.startswith(".") or len(name) > 40:
+        raise UsageError(f"'{name}' cannot be the name of a run.", "Use letters and digits.")
+    if given["gpus"] is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = given["gpus"]
+    options = {k: given[k] for k in ("host", "port", "served_name", "load_format", "tp", "context")}
+    prepared = prepare(Asked(model, name, given["profile"], options, given["settings"]))
+    for warning in prepared.warnings:
+        out.warn(warning)
+    if given["dry_run"]:
+        _tell_plan(out, prepared)
+        return
+    claim = start.Claim(prepared, out)
+    shown = "0.0.0.0" if claim.config.serve.host in ("", "::") else claim.config.serve.host
+    out.note(f"Checked   {machine_text(prepared.hardware)}")
+    out.note(f"Resolved  {claim.config.model.id}, {resolved_text(prepared)}")
+    out.note(f"Listening http://{shown}:{claim.config.serve.port}  (answers 503 until ready)")
+    if given["detach"] or given["wait"]:
+        _detached(out, claim, given["wait"], given["wait_seconds"])
+    else:
+        _foreground(out, claim)
+
+
+def _tell_plan(out: Output, prepared: Prepared) -> None:
+    data = plan_data(prepared)
+    fit = prepared.fit
+    text = "\n".join(
+        [
+            f"machine  {machine_text(prepared.hardware)}",
+            f"model    {prepared.plan.config.model.id}",
+            f"profile  {prepared.plan.config.profile}: {prepared.why_profile}",
+            f"fit      {fit.numbers()}; {fit.requests_at_context:.1f} requests of full length",
+            "",
+            answers_text(data["answers"]),
+        ]
+    )
+    out.result(text, data)
+
+
+def _detached(out: Output, claim: start.Claim, wait: bool, limit_s: float) -> None:
+    process = start.spawn(claim)
+    status = start.wait_born(claim, process)
+    if wait:
+        try:
+            status = start.follow_start(claim.client, out, threading.Event(), limit_s)
+        except KeyboardInterrupt:
+            out.note("stopping")
+            claim.client.down(0.0)
+            raise
+        except NotRunningError as e:
+            raise EngineError("the run ended before it was ready.", e.hint) from e
+        if status.state == "failed":
+            failure = start.failure_of(status)
+            claim.client.down(0.0)
+            raise failure
+        if status.state != "ready":
+            raise NotRunningError(
+                f"the run is not ready after {limit_s:.0f} s; it goes on ({status.phase}).",
+                f"appliance status {status.run}",
+                code="APL-RUN-004",
+            )
+    text = f"{status.run}: {status.model} at {status.url}/v1 ({status.state})"
+    out.result(text, msgspec.to_builtins(status))
+
+
+def _foreground(out: Output, claim: start.Claim) -> None:
+    """The supervisor in this process. Its log goes to stderr where no terminal watches."""
+    stop = threading.Event()
+    follow = out.interactive() and not out.verbose
+
+    def watch(kind: str, text: str) -> None:
+        if not follow:
+            return  # the log's lines say it
+        if kind == "death":
+            out.warn(text)
+        elif kind == "step":
+            out.note(text)
+
+    def echo(line: str) -> None:
+        sys.stderr.write(line + "\n")
+
+    def show() -> None:
+        try:
+            start.follow_start(claim.client, out, stop, float("inf"))
+        except NotRunningError:
+            pass
+
+    async def run() -> Any:
+        display = threading.Thread(target=show, daemon=True)
+        task = asyncio.create_task(
+            supervise(
+                claim.config,
+                claim.listener,
+                watcher=watch,
+                echo=None if follow else echo,
+                leave_when_failed=True,
+            )
+        )
+        while not claim.client.socket.exists() and not task.done():
+            await asyncio.sleep(0.01)
+        if follow:
+            display.start()
+        try:
+            return await task
+        finally:
+            stop.set()
+
+    death = asyncio.run(run())
+    claim.lock.release()
+    if death is not None:
+        log = paths.supervisor_log(claim.config.run)
+        hint = "\n".join(h for h in (death.hint, f"log: {log}") if h)
+        raise error_of(msgspec.to_builtins(death) | {"hint": hint})

@@ -1,0 +1,37 @@
+"""appliance version: of everything that matters, without loading any of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import click
+
+from appliance.cli.output import Output
+from appliance.hardware import detect
+
+_PACKAGES = ("torch", "flashinfer-python", "triton", "transformers", "tokenizers", "safetensors")
+
+
+@click.command()
+@click.pass_obj
+def version(out: Output) -> None:
+    """Versions of the appliance, its engine's parts, and the driver."""
+    machine = detect()
+    data: dict[str, str | None] = {
+        "appliance": of("appliance"),
+        "python": platform.python_version(),
+        **{name: of(name) for name in _PACKAGES},
+        "driver": machine.driver or None,
+        "cuda_driver": machine.cuda or None,
+        "platform": platform.platform(),
+    }
+    text = "\n".join(f"{name:<18} {value or '-'}" for name, value in data.items())
+    out.result(text, {"schema": "appliance.version/1", **data})
+
+
+def of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -60,24 +60,26 @@ def carry_out(plan: Plan, patience: Patience, jobs: int, tell: Tell) -> Pulled:
     KeyboardInterrupt passes through at once; what came is kept.
     """
     start = time.monotonic()
-    with _only_one(plan, tell):
-        files = [t.file for t in plan.takes]
-        now = replace(
-            plan,
-            takes=tuple(look(plan.layout, files)),
-            free_bytes=free_bytes(plan.layout.cache),
-        )
-        check_disk(now)
-        work = _Work(now, patience)
-        try:
-            work.run(max(1, jobs), tell)
-        except (OSError, DoesNotFitError) as e:
-            raise work.in_words(e) from e
-        finally:
-            work.stop()
-        return Pulled(
-            plan.layout.folder, work.received_bytes, work.verified, time.monotonic() - start
-        )
+    try:
+        with _only_one(plan, tell):
+            files = [t.file for t in plan.takes]
+            now = replace(
+                plan,
+                takes=tuple(look(plan.layout, files)),
+                free_bytes=free_bytes(plan.layout.cache),
+            )
+            check_disk(now)
+            work = _Work(now, patience)
+            try:
+                work.run(max(1, jobs), tell)
+            except DoesNotFitError as e:
+                raise work.in_words(e) from e
+            finally:
+                work.stop()
+    except OSError as e:
+        raise cannot_store(e, plan.layout.cache, "nothing more can be written") from e
+    seconds = time.monotonic() - start
+    return Pulled(plan.layout.folder, work.received_bytes, work.verified, seconds)
 
 
 @contextmanager
@@ -199,15 +201,11 @@ class _Work:
             self._plan.total_bytes, sum(t.done for t in self.transfers), self.received_bytes, active
         )
 
-    def in_words(self, error: BaseException) -> BaseException:
-        """A worker's error with what only the whole pull knows."""
-        if isinstance(error, OSError):
-            error = cannot_store(error, self._plan.layout.cache, "nothing more can be written")
-        if isinstance(error, DoesNotFitError):
-            lacks = self._plan.total_bytes - sum(t.done for t in self.transfers)
-            return DoesNotFitError(
-                f"{error.message} The whole pull needs {lacks} more bytes.",
-                f"{room_hint(self._plan.listing.name)}\nthen run the same command; it resumes.",
-                code=error.code,
-            )
-        return error
+    def in_words(self, full: DoesNotFitError) -> DoesNotFitError:
+        """A full disk with what only the whole pull knows."""
+        lacks = self._plan.total_bytes - sum(t.done for t in self.transfers)
+        return DoesNotFitError(
+            f"{full.message} The whole pull needs {lacks} more bytes.",
+            f"{room_hint(self._plan.listing.name)}\nthen run the same command; it resumes.",
+            code=full.code,
+        )

@@ -72,9 +72,10 @@ def find_model(name: str, revision: str | None = None) -> Model:
         first = matching[0]
         lacks = ", ".join(first.missing[:3])
         rest = f" and {len(first.missing) - 3} more" if len(first.missing) > 3 else ""
+        hub = " --source modelscope" if first.source == "modelscope" else ""
         raise NotFoundError(
             f"{wanted} is on this disk only in part: it lacks {lacks}{rest}.",
-            command,
+            command + hub,
             code="APL-NOT-008",
         )
     if same:

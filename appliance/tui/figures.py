@@ -108,42 +108,48 @@ def brief(seconds: float | None, glyphs: Glyphs = UNICODE) -> str:
 # --- title and key figures -----------------------------------------------------------------------
 
 
-def state_words(top: TopSnapshot) -> str:
+def state_words(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> str:
     """``STARTING 3/6 load 41%``, ``READY``."""
     words = top.state.upper()
     if top.state not in ("starting", "degraded") or not top.phase:
         return words
     if top.phase in PHASES:
         words += f" {PHASES.index(top.phase) + 1}/{len(PHASES)}"
-    words += f" {inert(top.phase)}"
+    words += f" {inert(top.phase, glyphs)}"
     return words if top.progress is None else f"{words} {percent(top.progress)}"
 
 
-def title_parts(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[str]:
+def _title_parts(top: TopSnapshot, glyphs: Glyphs, *, short: bool) -> list[str]:
     """What stands behind the state, the most important first."""
     parts = []
     if top.model.get("id"):
-        parts.append(inert(top.model["id"], glyphs))
-    if top.profile.get("name"):
-        changed = "*" if top.profile.get("overrides") else ""
-        parts.append(f"profile {inert(top.profile['name'], glyphs)}{changed}")
-    parts.append(f"up {duration(top.uptime_s)}")
+        name = inert(top.model["id"], glyphs)
+        parts.append(name.rpartition("/")[2] if short else name)
     if top.restarts:
         parts.append(f"{top.restarts} restart{'s' if top.restarts > 1 else ''}")
+    if top.profile.get("name"):
+        changed = "*" if top.profile.get("overrides") else ""
+        word = "" if short else "profile "
+        parts.append(f"{word}{inert(top.profile['name'], glyphs)}{changed}")
+    parts.append(f"up {duration(top.uptime_s)}")
     return parts
 
 
 def title(top: TopSnapshot, width: int, state: str, glyphs: Glyphs = UNICODE) -> str:
-    """One line: state, what runs, and the URL at the right edge when there is room."""
-    left = f" {state}"
-    for part in title_parts(top, glyphs):
-        if cell_len(left) + 2 + cell_len(part) > width and cell_len(left) > cell_len(state) + 1:
-            continue
-        left += f"  {part}"
+    """One line: state, what runs, and the URL at the right edge; shorter words where it is tight.
+
+    The state is always there; of the rest, what does not fit is left out.
+    """
     url = inert(top.url, glyphs)
-    room = width - cell_len(left) - 2
-    if url and room >= cell_len(url):
-        return left + fit(url, room + 1, glyphs, right=True) + " "
+    for short in (False, True):
+        left = "  ".join([f" {state}", *_title_parts(top, glyphs, short=short)])
+        room = width - cell_len(left) - 1
+        if room >= cell_len(url) + 2:
+            return left + fit(url, room, glyphs, right=True) + " "
+    left = f" {state}"
+    for part in (*_title_parts(top, glyphs, short=True), url):
+        if cell_len(left) + 2 + cell_len(part) <= width:
+            left += f"  {part}"
     return fit(left, width, glyphs)
 
 
@@ -152,33 +158,37 @@ def _pair(spread: dict[str, float | None], glyphs: Glyphs) -> str:
     return f"{milliseconds(p50, glyphs)} / {milliseconds(p99, glyphs)} ms"
 
 
-def key_figures(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[tuple[str, str]]:
-    """(label, value) of the six key figures."""
+@dataclass(frozen=True)
+class KeyFigure:
+    """short: the label where there is little room. more: what belongs to the value, or nothing."""
+
+    label: str
+    short: str
+    value: str
+    more: str = ""
+
+    @property
+    def line(self) -> str:
+        return f"{self.value}  {self.more}" if self.more else self.value
+
+
+def key_figures(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[KeyFigure]:
     speed, queue, kv, late = top.throughput, top.queue, top.kv, top.latency_60s
-    used, total = kv.get("used_tokens"), kv.get("total_tokens")
+    running, waiting = (whole(queue.get(name), glyphs) for name in ("running", "waiting"))
+    used, total = (compact(kv.get(f"{name}_tokens"), glyphs) for name in ("used", "total"))
     return [
-        (
+        KeyFigure(
             "gen tok/s",
-            f"{whole(speed.get('gen_tok_s'), glyphs)}  "
+            "gen",
+            whole(speed.get("gen_tok_s"), glyphs),
             f"in {compact(speed.get('prompt_tok_s'), glyphs)}",
         ),
-        (
-            "run/queue",
-            f"{whole(queue.get('running'), glyphs)} / {whole(queue.get('waiting'), glyphs)}",
-        ),
-        (
-            "KV cache",
-            f"{percent(kv.get('ratio'), glyphs)}  "
-            f"{compact(used, glyphs)}/{compact(total, glyphs)} tok",
-        ),
-        ("cache hit 60s", percent(top.prefix_cache.get("hit_ratio_60s"), glyphs)),
-        ("TTFT p50/p99", _pair(late.get("ttft_s", {}), glyphs)),
-        ("ITL p50/p99", _pair(late.get("itl_s", {}), glyphs)),
+        KeyFigure("run/queue", "run", f"{running} / {waiting}"),
+        KeyFigure("KV cache", "KV", percent(kv.get("ratio"), glyphs), f"{used}/{total} tok"),
+        KeyFigure("hit 60s", "hit 60s", percent(top.prefix_cache.get("hit_ratio_60s"), glyphs)),
+        KeyFigure("TTFT p50/p99", "TTFT", _pair(late.get("ttft_s", {}), glyphs)),
+        KeyFigure("ITL p50/p99", "ITL", _pair(late.get("itl_s", {}), glyphs)),
     ]
-
-
-SHORT_LABELS = ("gen", "run", "KV", "hit 60s", "TTFT", "ITL")
-"""Labels of the key figures where there is little room."""
 
 
 def alert_lines(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[tuple[str, str]]:
@@ -212,46 +222,36 @@ class Column:
 COLUMNS: dict[str, Column] = {
     c.name: c
     for c in (
-        Column("id", 18, lambda r, g: inert(r.id, g), lambda r: r.id, False),
+        Column("id", 12, lambda r, g: inert(r.id, g), lambda r: r.id, False),
         Column("phase", 8, lambda r, g: r.phase, lambda r: r.phase, False),
-        Column("prompt", 7, lambda r, g: str(r.prompt_tokens), lambda r: r.prompt_tokens),
-        Column("cached", 7, lambda r, g: str(r.cached_tokens), lambda r: r.cached_tokens),
+        Column("prompt", 6, lambda r, g: compact(r.prompt_tokens, g), lambda r: r.prompt_tokens),
+        Column("cached", 6, lambda r, g: compact(r.cached_tokens, g), lambda r: r.cached_tokens),
         Column(
-            "out", 11, lambda r, g: f"{r.output_tokens}/{r.max_tokens}", lambda r: r.output_tokens
+            "out",
+            9,
+            lambda r, g: f"{r.output_tokens}/{compact(r.max_tokens, g)}",
+            lambda r: r.output_tokens,
         ),
-        Column("TTFT", 7, lambda r, g: brief(r.ttft_s, g), lambda r: r.ttft_s),
+        Column("TTFT", 6, lambda r, g: brief(r.ttft_s, g), lambda r: r.ttft_s),
         Column("tok/s", 6, lambda r, g: whole(r.tok_s, g), lambda r: r.tok_s),
-        Column("wait", 7, lambda r, g: brief(r.queue_s, g), lambda r: r.queue_s),
-        Column("age", 7, lambda r, g: duration(r.age_s, g), lambda r: r.age_s),
-        Column("client", 16, lambda r, g: inert(r.client, g), lambda r: r.client, False),
+        Column("wait", 6, lambda r, g: brief(r.queue_s, g), lambda r: r.queue_s),
+        Column("age", 6, lambda r, g: duration(r.age_s, g), lambda r: r.age_s),
+        Column("client", 12, lambda r, g: inert(r.client, g), lambda r: r.client, False),
     )
 }
-_SMALL = ("id", "phase", "out", "tok/s", "age")
+_NARROW = ("id", "phase", "out", "tok/s", "age")
+_MEDIUM = ("id", "phase", "prompt", "cached", "out", "TTFT", "tok/s", "age")
 _TABLE_GAP = 2
+_LONGEST_ID = 40
 
 
 def columns_for(width: int) -> tuple[Column, ...]:
-    """The columns of the requests table that fit; a wide screen gives the id and client more."""
-    if width < 80:
-        names: Sequence[str] = _SMALL
-    elif width < 100:
-        names = [name for name in COLUMNS if name != "client"]
-    else:
-        names = list(COLUMNS)
-    chosen = [COLUMNS[name] for name in names]
-    taken = sum(column.width + _TABLE_GAP for column in chosen)
-    while taken > width and len(chosen) > 2:
-        dropped = chosen.pop(-1 if len(chosen) <= 4 else len(chosen) - 2)
-        taken -= dropped.width + _TABLE_GAP
-    if taken > width:
-        first = chosen[0]
-        slim = max(4, first.width - (taken - width))
-        chosen[0] = Column(first.name, slim, first.cell, first.key, False)
-    elif chosen[0].width + min(width - taken, 20) > chosen[0].width:
-        first = chosen[0]
-        wide = first.width + min(width - taken, 20)
-        chosen[0] = Column(first.name, wide, first.cell, first.key, False)
-    return tuple(chosen)
+    """The columns of the requests table that fit ``width`` cells; the id takes what is left."""
+    names = _NARROW if width < 76 else _MEDIUM if width < 97 else tuple(COLUMNS)
+    first, *rest = (COLUMNS[name] for name in names)
+    room = width - sum(c.width + _TABLE_GAP for c in rest) - _TABLE_GAP
+    slim = min(_LONGEST_ID, max(4, room))
+    return (Column(first.name, slim, first.cell, first.key, False), *rest)
 
 
 def chosen_requests(
@@ -319,10 +319,28 @@ METRICS: dict[Metric, str] = {
 }
 
 
+SHORTEST_HISTORY_S = 120
+
+
+def buckets(values: Sequence[float], width: int) -> tuple[list[float], int]:
+    """At most ``width`` values, each the largest of its seconds, and how many seconds each has.
+
+    One value a second comes in; two minutes at least are shown where there are so many.
+    """
+    if width < 1:
+        return [], 1
+    size = max(1, -(-min(len(values), SHORTEST_HISTORY_S) // width))
+    shown = list(values)[-width * size :]
+    first = len(shown) % size
+    groups = [shown[:first]] if first else []
+    groups += [shown[at : at + size] for at in range(first, len(shown), size)]
+    return [max(group) for group in groups][-width:], size
+
+
 def bars(
     values: Sequence[float], width: int, height: int, glyphs: Glyphs = UNICODE, top: float = 0.0
 ) -> list[str]:
-    """``height`` lines of bars, newest at the right edge, the largest value of each second shown.
+    """``height`` lines of bars, one column a value, the newest at the right edge.
 
     top: the value of a full bar; 0: the largest one.
     """
@@ -335,9 +353,7 @@ def bars(
         for value in shown:
             level = value / largest * height * steps - row * steps if largest > 0 else 0.0
             filled = min(steps, max(0, round(level)))
-            if row == 0 and value > 0:
-                filled = max(1, filled)
-            line += glyphs.levels[filled]
+            line += glyphs.levels[max(1, filled) if row == 0 and value > 0 else filled]
         lines.append(line.rjust(width))
     return lines
 

@@ -14,8 +14,8 @@ def render(snapshot: TopSnapshot, width: int = 100, *, glyphs: Glyphs = UNICODE)
     """Lines of at most ``width`` cells, without escape codes, each section after an empty line."""
     top = snapshot
     sections = [
-        [figures.title(top, width, figures.state_words(top), glyphs).strip()],
-        [f"{label:<14}{value}" for label, value in figures.key_figures(top, glyphs)],
+        [figures.title(top, width, figures.state_words(top, glyphs), glyphs).strip()],
+        [f"{figure.label:<14}{figure.line}" for figure in figures.key_figures(top, glyphs)],
         [f"! {text}" for _, text in figures.alert_lines(top, glyphs)],
         _history(top, width, glyphs),
         figures.gpu_lines(top, glyphs) if top.gpus or top.cpu else [],
@@ -34,8 +34,9 @@ def _history(top: TopSnapshot, width: int, glyphs: Glyphs) -> list[str]:
     values = top.history.get("gen_tok_s", [])
     if not any(values):
         return []
-    room = min(width, len(values))
-    return [f"gen tok/s, last {room} s", figures.bars(values, room, 1, glyphs)[0]]
+    shown, seconds = figures.buckets(values, width)
+    span = figures.duration(min(len(values), len(shown) * seconds))
+    return [f"gen tok/s, last {span}", figures.bars(shown, len(shown), 1, glyphs)[0]]
 
 
 def _requests(top: TopSnapshot, width: int, glyphs: Glyphs) -> list[str]:

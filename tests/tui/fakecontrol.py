@@ -76,7 +76,8 @@ def snapshot(gpus: int = 2, requests: int = 8, **more: object) -> TopSnapshot:
 
 def hostile() -> TopSnapshot:
     """Every string from outside tries to steer the terminal or the markup."""
-    return snapshot(
+    return msgspec.structs.replace(
+        snapshot(),
         url="http://h" + ESCAPE,
         model={"id": ESCAPE},
         profile={"name": "[red]" + ESCAPE},

@@ -33,7 +33,7 @@ class Dashboard(Screen[None]):
         (80, "-medium"),
         (_WIDE, "-wide"),
     ]
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (_TALL, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (40, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         ("p,space", "pause", "pause"),
         ("slash", "filter", "filter"),
@@ -124,6 +124,7 @@ class Dashboard(Screen[None]):
     def _arrange(self) -> None:
         """Shows the panels that have room; the least important go first."""
         width, height = self.size
+        self.set_class(self.roomy, "-roomy")
         small = width < SMALLEST[0] or height < SMALLEST[1]
         flat = height < 14
         roomy = self.roomy
@@ -145,8 +146,9 @@ class Dashboard(Screen[None]):
             self.query_one(f"#{name}").display = visible and not small
         notice = self.query_one("#too-small", Static)
         notice.display = small
+        times = "x" if self.glyphs.ascii else "×"
         notice.update(
-            f"needs {SMALLEST[0]}×{SMALLEST[1]}, this is {width}×{height}; "
+            f"needs {SMALLEST[0]}{times}{SMALLEST[1]}, this is {width}{times}{height}; "
             "`appliance top --once` prints the figures"
         )
         self.query_one("#gpus").styles.width = "1fr" if not roomy else 60

@@ -9,15 +9,19 @@ from appliance.status import TopSnapshot
 from appliance.tui import figures
 from appliance.tui.figures import Glyphs
 
+_ALARM = "bold white on dark_red"  # readable too when NO_COLOR leaves only greys
 _STATE_STYLES = {
     "ready": "bold green",
     "starting": "bold yellow",
     "degraded": "bold yellow",
     "draining": "bold yellow",
-    "failed": "bold red",
-    "stopped": "bold red",
+    "failed": _ALARM,
+    "stopped": _ALARM,
 }
-_LEVEL_STYLES = {"": "", "info": "cyan", "warn": "yellow", "warning": "yellow", "error": "red"}
+_LEVEL_STYLES = {"": "", "info": "cyan", "warn": "yellow", "warning": "yellow", "error": _ALARM}
+
+_LABEL_ROOM = 28
+"""Width from which a key figure on one line has its long label."""
 
 
 class Lines(Widget):
@@ -61,12 +65,12 @@ class Title(Lines):
     def lines(self, width: int, height: int) -> list[tuple[str, str]]:
         top = self.top or TopSnapshot()
         style = _STATE_STYLES[top.state]
-        state = figures.state_words(top)
+        state = figures.state_words(top, self.glyphs)
         if self.away_s is not None:
             style = _STATE_STYLES["failed"]
             state = f"UNREACHABLE {figures.duration(self.away_s)}"
         elif self.top is None:
-            state = "CONNECTING"
+            style, state = "bold", "CONNECTING"
         if self.paused:
             state += " PAUSED"
         return [(style, figures.title(top, width, state, self.glyphs))]
@@ -80,12 +84,11 @@ class Figure(Lines):
         self.index = index
 
     def lines(self, width: int, height: int) -> list[tuple[str, str]]:
-        label, value = figures.key_figures(self.top or TopSnapshot(), self.glyphs)[self.index]
+        found = figures.key_figures(self.top or TopSnapshot(), self.glyphs)[self.index]
         if height >= 2:
-            return [("dim", label), ("bold", value)]
-        if len(label) + len(value) + 2 > width:
-            label = figures.SHORT_LABELS[self.index]
-        return [("", f"{label}  {value}")]
+            return [("dim", found.label), ("bold", found.value), ("", found.more)]
+        label = found.label if width >= _LABEL_ROOM else found.short
+        return [("", f"{label}  {found.line}")]
 
 
 class Alerts(Lines):

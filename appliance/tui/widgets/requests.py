@@ -11,6 +11,8 @@ from appliance.status import RequestRow
 from appliance.tui import figures
 from appliance.tui.figures import Column, Glyphs
 
+_SCROLLBAR = 2
+
 
 class Requests(DataTable[Text]):
     """Filtered and sorted as asked; the columns are those that fit its width."""
@@ -44,13 +46,16 @@ class Requests(DataTable[Text]):
         self._start_over()
 
     def on_resize(self) -> None:
-        if figures.columns_for(self.size.width) != self._shown:
+        if self._fitting() != self._shown:
             self._start_over()
+
+    def _fitting(self) -> tuple[Column, ...]:
+        return figures.columns_for(self.size.width - _SCROLLBAR)
 
     def _start_over(self) -> None:
         """Columns anew: their set or the sort mark has changed."""
         kept = self.cursor_row
-        self._shown = figures.columns_for(self.size.width)
+        self._shown = self._fitting()
         self.clear(columns=True)
         self._order = []
         mark = self.glyphs.falling if self.descending else self.glyphs.rising

@@ -8,7 +8,7 @@ from appliance.tui.widgets.lines import Lines
 
 
 class History(Lines):
-    """The last seconds of one metric of the history, one column a second."""
+    """The last seconds of one metric of the history, the largest of each column's seconds."""
 
     def __init__(self, glyphs: Glyphs, *, id: str | None = None) -> None:
         super().__init__(glyphs, id=id)
@@ -21,10 +21,11 @@ class History(Lines):
 
     def lines(self, width: int, height: int) -> list[tuple[str, str]]:
         values = self.top.history.get(self.metric, []) if self.top else []
-        largest = max(values[-width:], default=0.0) if width else 0.0
+        shown, seconds = figures.buckets(values, width)
         ratio = self.metric == "kv_ratio"
-        shown = figures.percent(largest) if ratio else figures.whole(largest)
-        head = f"{figures.METRICS[self.metric]}, last {width} s, at most {shown}"
-        scale = 1.0 if ratio else 0.0
-        drawn = figures.bars(values, width, height - 1, self.glyphs, scale)
+        largest = max(shown, default=0.0)
+        peak = figures.percent(largest) if ratio else figures.whole(largest)
+        span = figures.duration(len(shown) * seconds)
+        head = f"{figures.METRICS[self.metric]}, last {span}, at most {peak}"
+        drawn = figures.bars(shown, width, height - 1, self.glyphs, 1.0 if ratio else 0.0)
         return [("dim", head), *(("green", line) for line in drawn)]

@@ -1,0 +1,11 @@
+"""The dashboard on this terminal over a socket: what `appliance top` does."""
+
+import sys
+from pathlib import Path
+
+from appliance.client import Client
+from appliance.tui import app
+
+if __name__ == "__main__":
+    app.run(Client(Path(sys.argv[1])), interval=0.25)
+    print("left the dashboard", flush=True)

@@ -44,7 +44,7 @@ def ps(out: Output, /, everything: bool) -> None:
         except NotRunningError:
             if everything:
                 found.append(RunStatus(run=run.name))
-    header = "NAME MODEL PROFILE STATE URL MEMORY UPTIME RESTARTS".split()
+    header = ["NAME", "MODEL", "PROFILE", "STATE", "URL", "MEMORY", "UPTIME", "RESTARTS"]
     rows = [header] + [
         [
             s.run,

@@ -54,6 +54,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     summary: str
     match: Match
     evidence: Evidence
+    suggest: str = ""
+    """A model on the hub that serves well with it, for those who do not know what to pull."""
     model: dict[str, Any] = {}
     serve: dict[str, Any] = {}
     schedule: dict[str, Any] = {}

@@ -1,0 +1,231 @@
+"""appliance doctor: each condition for serving here, with a verdict and a cure."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import click
+import msgspec
+from msgspec import Struct
+
+from appliance import paths
+from appliance.cli.output import Output, gigabytes
+from appliance.cli.version import of
+from appliance.client import Client
+from appliance.errors import ApplianceError, BusyError, NotRunningError
+from appliance.hardware import HardwareSnapshot, detect
+from appliance.profiles import match, store
+from appliance.supervisor.claim import bind
+
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+"""CUDA major version that torch was built for -> driver branch it needs on Linux."""
+OLDEST_SM = 75
+_MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "block": ("✗", "red")}
+
+
+class Check(Struct, frozen=True):
+    """name: what was looked at. fix: a command or an action; empty when all is well."""
+
+    name: str
+    verdict: Literal["ok", "warn", "block"]
+    found: str
+    fix: str = ""
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, help="Port to be served on.")
+@click.pass_context
+def doctor(ctx: click.Context, port: int) -> None:
+    """Check this machine. Exit code 8 when something stands in the way."""
+    out = ctx.find_object(Output) or Output()
+    hardware = detect()
+    checks = examine(hardware, port)
+    lines = []
+    for check in checks:
+        mark, color = _MARKS[check.verdict]
+        lines.append(f"{out.paint(mark, color)} {check.name:<10} {check.found}")
+        if check.fix:
+            lines.append(f"             fix  {check.fix}")
+    blocked = [c.name for c in checks if c.verdict == "block"]
+    lines.append("")
+    if blocked:
+        lines.append(f"In the way: {', '.join(blocked)}.")
+    else:
+        chosen = match.choose(store.load().values(), hardware)
+        lines.append(f"Ready to serve with profile {chosen.profile.name}: {chosen.why}.")
+    data = {
+        "schema": "appliance.doctor/1",
+        "ok": not blocked,
+        "checks": [msgspec.to_builtins(c) for c in checks],
+    }
+    out.result("\n".join(lines), data)
+    if blocked:
+        ctx.exit(8)
+
+
+def examine(hardware: HardwareSnapshot, port: int) -> list[Check]:
+    """Every check, in the order in which people should cure them."""
+    found = [_python(), _cpu(hardware), _memory(hardware), *_gpus(hardware)]
+    rest: list[Callable[[], Check]] = [
+        lambda: _torch(hardware),
+        lambda: _flashinfer(hardware),
+        _disk,
+        _runtime_dir,
+        _files,
+        lambda: _port(port),
+        _default_model,
+    ]
+    return found + [check() for check in rest]
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", "ok", version)
+
+
+def _cpu(hardware: HardwareSnapshot) -> Check:
+    return Check("cpu", "ok", f"{hardware.cores} cores")
+
+
+def _memory(hardware: HardwareSnapshot) -> Check:
+    text = f"{gigabytes(hardware.memory_available)} of {gigabytes(hardware.memory_total)} free"
+    if hardware.memory_available < 1 << 30:
+        return Check("memory", "block", text, "stop other programs: 1 GB is the least")
+    if hardware.memory_available < 4 << 30:
+        return Check("memory", "warn", text, "large models need more to load")
+    return Check("memory", "ok", text)
+
+
+def _gpus(hardware: HardwareSnapshot) -> list[Check]:
+    if hardware.problem:
+        fix = "look at `dmesg | grep -i nvrm`, reload or reinstall the driver"
+        return [Check("gpu", "block", hardware.problem, fix)]
+    if not hardware.gpus:
+        return [Check("gpu", "warn", "none: models run on the CPU, slowly", "")]
+    checks = []
+    for gpu in hardware.gpus:
+        used = gigabytes(gpu.memory_used)
+        text = f"{gpu.index}: {gpu.name}, {gigabytes(gpu.memory_total)}, {used} in use"
+        holders = ", ".join(f"pid {p.pid} ({p.name})" for p in gpu.processes)
+        if gpu.sm < OLDEST_SM:
+            fix = f"compute capability {gpu.sm / 10} is below {OLDEST_SM / 10}: use another GPU"
+            checks.append(Check("gpu", "block", text, fix))
+        elif gpu.memory_used > gpu.memory_total // 10:
+            fix = f"stop {holders}" if holders else "stop what holds it"
+            checks.append(Check("gpu", "warn", text, fix))
+        else:
+            checks.append(Check("gpu", "ok", text))
+    return checks
+
+
+def torch_cuda() -> str | None:
+    """CUDA version that torch was built for; empty: a CPU build; None: no torch. Not imported."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.origin:
+        return None
+    try:
+        text = (Path(spec.origin).parent / "version.py").read_text()
+    except OSError:
+        return ""
+    match_ = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    return match_[1] if match_ else ""
+
+
+def _torch(hardware: HardwareSnapshot) -> Check:
+    cuda, version = torch_cuda(), of("torch") or "?"
+    if cuda is None:
+        return Check("torch", "block", "not installed", "pip install torch")
+    if not hardware.gpus:
+        return Check("torch", "ok", f"{version}{f' for CUDA {cuda}' if cuda else ''}")
+    if not cuda:
+        fix = "pip install --force-reinstall torch, from an index with CUDA builds"
+        return Check("torch", "block", f"{version} is built without CUDA", fix)
+    needed = OLDEST_DRIVER.get(int(cuda.partition(".")[0]), 580)
+    branch = int(hardware.driver.partition(".")[0] or 0)
+    text = f"{version} for CUDA {cuda}, driver {hardware.driver}"
+    if branch < needed:
+        fix = f"install driver {needed} or later, or a torch for CUDA {hardware.cuda}"
+        return Check("torch", "block", text, fix)
+    return Check("torch", "ok", text)
+
+
+def _flashinfer(hardware: HardwareSnapshot) -> Check:
+    version = of("flashinfer-python")
+    if version:
+        return Check("flashinfer", "ok", version)
+    if hardware.gpus:
+        return Check("flashinfer", "block", "not installed", "pip install 'appliance[gpu]'")
+    return Check("flashinfer", "ok", "not needed without a GPU")
+
+
+def _disk() -> Check:
+    from appliance.hub.layout import hf_cache
+
+    folder = hf_cache()
+    free = shutil.disk_usage(_existing(folder)).free
+    text = f"{gigabytes(free)} free for models in {folder}"
+    if free < 2e9:
+        return Check("disk", "warn", text, "make room, or point HF_HOME at a larger disk")
+    return Check("disk", "ok", text)
+
+
+def _runtime_dir() -> Check:
+    try:
+        folder = paths.private_dir(paths.runtime_dir())
+    except (ApplianceError, OSError) as e:
+        text = e.message if isinstance(e, ApplianceError) else str(e)
+        return Check("runs", "block", text, "point APPLIANCE_RUNTIME_DIR at a folder of your own")
+    free = shutil.disk_usage(folder).free
+    if free < 64 << 20:
+        return Check("runs", "block", f"{gigabytes(free)} free in {folder}", "make room there")
+    if len(str(paths.engine_socket(folder / "default", 0))) > 100:
+        text = f"{folder} is too long a path for a Unix socket"
+        return Check("runs", "block", text, "point APPLIANCE_RUNTIME_DIR at a shorter one")
+    return Check("runs", "ok", str(folder))
+
+
+def _files() -> Check:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    text = f"{soft} open files allowed"
+    if soft < 1024:
+        return Check("ulimit", "block", text, "ulimit -n 65536")
+    if soft < 4096:
+        most = "65536" if hard == resource.RLIM_INFINITY else str(min(hard, 65536))
+        return Check("ulimit", "warn", text, f"ulimit -n {most}, for thousands of clients")
+    return Check("ulimit", "ok", text)
+
+
+def _port(port: int) -> Check:
+    try:
+        bind("127.0.0.1", port).close()
+    except BusyError as e:
+        try:
+            status = Client(paths.control_socket(paths.runtime_dir() / "default")).status()
+            if status.url.endswith(f":{port}"):
+                return Check("port", "ok", f"{port}: the run '{status.run}' ({status.state})")
+        except NotRunningError:
+            pass
+        return Check("port", "warn", e.message.rstrip("."), e.hint)
+    except ApplianceError as e:
+        return Check("port", "block", e.message, e.hint)
+    return Check("port", "ok", f"{port} is free")
+
+
+def _default_model() -> Check:
+    if (paths.default_model() / "model.safetensors").is_file():
+        return Check("model", "ok", "the embedded default model is here")
+    return Check("model", "warn", "no embedded default model", "appliance pull MODEL")
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder if os.access(folder, os.R_OK) else Path("/")

@@ -1,0 +1,54 @@
+"""Bare `appliance`: what is here, and what to type next."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from appliance import paths
+from appliance.cli.output import Output, gigabytes
+from appliance.cli.prepare import DEFAULT_ID, machine_text
+from appliance.client import Client
+from appliance.errors import NotRunningError
+from appliance.hardware import detect
+from appliance.profiles import match, store
+
+
+@click.command()
+@click.pass_obj
+def welcome(out: Output) -> None:
+    """What is served, or the three commands that lead there."""
+    try:
+        status = Client(paths.control_socket(paths.runtime_dir() / "default"), timeout=2).status()
+    except NotRunningError:
+        status = None
+    hardware = detect()
+    if status is not None:
+        text = "\n".join(
+            [
+                f"{out.paint(status.state.upper(), 'bold')}  {status.model} at {status.url}/v1",
+                "  appliance chat       talk to it",
+                "  appliance top        watch it",
+                "  appliance down       stop it",
+                "All commands: appliance --help",
+            ]
+        )
+        out.result(text, {"schema": "appliance.welcome/1", "run": status.run, "url": status.url})
+        return
+    chosen = match.choose(store.load().values(), hardware).profile
+    free = gigabytes(shutil.disk_usage(Path.home()).free)
+    suggested = chosen.suggest or "MODEL"
+    text = "\n".join(
+        [
+            f"No model is being served.   {machine_text(hardware)}   {free} free",
+            f"  1. appliance pull {suggested}    download",
+            f"  2. appliance up {suggested}      serve on http://127.0.0.1:8000/v1 "
+            f"with profile {chosen.name} (chosen for you)",
+            "  3. appliance chat",
+            f"Nothing at hand? `appliance up` alone serves {DEFAULT_ID}, a very small model.",
+            "Check this machine: appliance doctor      All commands: appliance --help",
+        ]
+    )
+    out.result(text, {"schema": "appliance.welcome/1", "run": None, "suggested": suggested})

@@ -102,9 +102,6 @@ def append(path: Path, line: dict[str, Any]) -> None:
         file.write(msgspec.json.encode(line) + b"\n")
 
 
-# --- comparison ----------------------------------------------------------------------------------
-
-
 def load_rows(source: str) -> dict[str, dict[str, Any]]:
     """The latest line of each row of a results file; ``FILE#ROW`` takes that row alone.
 

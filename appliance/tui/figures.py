@@ -55,9 +55,6 @@ def fit(text: str, width: int, glyphs: Glyphs = UNICODE, *, right: bool = False)
     return gap + text if right else text + gap
 
 
-# --- numbers -------------------------------------------------------------------------------------
-
-
 def whole(value: float | None, glyphs: Glyphs = UNICODE) -> str:
     return glyphs.dash if value is None else f"{value:,.0f}"
 
@@ -103,9 +100,6 @@ def brief(seconds: float | None, glyphs: Glyphs = UNICODE) -> str:
     if seconds is None:
         return glyphs.dash
     return f"{seconds:.2f}s" if seconds < 10 else duration(seconds, glyphs)
-
-
-# --- title and key figures -----------------------------------------------------------------------
 
 
 def state_words(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> str:
@@ -203,9 +197,6 @@ def alert_lines(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[tuple[str, s
             text += f": {inert(alert['fix'], glyphs)}"
         lines.append((str(alert.get("level", "warn")), text))
     return lines
-
-
-# --- tables --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -306,8 +297,6 @@ def _memory(device: dict[str, Any], glyphs: Glyphs) -> str:
     shown = glyphs.dash if used is None else f"{used / 2**30:.1f}"
     return f"{shown}/{glyphs.dash if total is None else format(total / 2**30, '.0f')}"
 
-
-# --- history -------------------------------------------------------------------------------------
 
 Metric = Literal["gen_tok_s", "prompt_tok_s", "running", "waiting", "kv_ratio"]
 METRICS: dict[Metric, str] = {

@@ -60,5 +60,5 @@ class Poller:
             if self._stopped.is_set():
                 return
             self._post(message)
-            wait = min(_LONGEST_BACK_OFF_S, self.interval * 2 ** min(failures, 6))
-            self._stopped.wait(max(wait, self.interval) if failures else self.interval)
+            back_off = min(_LONGEST_BACK_OFF_S, self.interval * 2 ** min(failures, 6))
+            self._stopped.wait(max(self.interval, back_off))

@@ -78,8 +78,6 @@ class Dashboard(Screen[None]):
         self.set_interval(_AWAY_TICK_S, self._tell_away)
         self._arrange()
 
-    # --- what the poller says ---
-
     def on_polled(self, message: Polled) -> None:
         self.newest = message.snapshot
         was_away, self.away_since = self.away_since is not None, None
@@ -111,8 +109,6 @@ class Dashboard(Screen[None]):
             lines.show(self.newest)
         self.query_one(Requests).show(self.newest.requests)
         self._arrange()
-
-    # --- room ---
 
     def on_resize(self, event: Resize) -> None:
         self._arrange()
@@ -152,8 +148,6 @@ class Dashboard(Screen[None]):
             "`appliance top --once` prints the figures"
         )
         self.query_one("#gpus").styles.width = "1fr" if not roomy else 60
-
-    # --- keys ---
 
     def action_pause(self) -> None:
         self.paused = not self.paused

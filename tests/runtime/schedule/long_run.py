@@ -36,14 +36,14 @@ def run(steps: int, seed: int) -> dict[str, object]:
                 world.random_operation()
                 done += 1
             world.drain()
-        except AssertionError as e:
+        except Exception as e:
             where = traceback.format_exc().strip().splitlines()[-6:]
             violations.append(
                 {
                     "world_seed": world_seed,
                     "shape": repr(world.shape),
                     "step": done,
-                    "message": str(e),
+                    "message": f"{type(e).__name__}: {e}",
                     "trace": where,
                 }
             )

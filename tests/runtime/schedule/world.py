@@ -242,6 +242,13 @@ class World:
 
     def drain(self) -> None:
         """Runs until nothing is left; then nothing may be held."""
+        self.drain_requests()
+        assert self.scheduler.cache.available == self.shape.pages
+        self.scheduler.flush_cache()
+        self.check()
+        assert self.scheduler.cache.evictable == 0 and self.scheduler.cache.whole
+
+    def drain_requests(self) -> None:
         work = sum(
             len(self._prompt(life)) + len(life.ids) - len(life.emitted)
             for life in self.live.values()
@@ -251,10 +258,6 @@ class World:
             self.iterate()
             self.check()
             assert self.turns < most, "work that never ends"
-        assert self.scheduler.cache.available == self.shape.pages
-        self.scheduler.flush_cache()
-        self.check()
-        assert self.scheduler.cache.evictable == 0 and self.scheduler.cache.whole
 
     def check(self) -> None:
         self.scheduler.check()

@@ -1,0 +1,93 @@
+"""Host cost of one decode step: next_step, settle, and routing with encoding, by row count.
+
+python benchmarks/schedule_cost.py [--rows 64 512 2048] [--steps 400]
+
+The device is a stub that answers at once, so all that is measured is ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+
+import numpy as np
+
+from appliance.runtime.config import ScheduleConfig
+from appliance.runtime.schedule.desk import Desk
+from appliance.runtime.schedule.scheduler import Scheduler
+from appliance.runtime.wire.channel import frame
+from appliance.runtime.wire.delta import ToFrontend
+from appliance.runtime.wire.request import Sampling, ToEngine, TokenRequest, ids_to_bytes
+from appliance.runtime.wire.step import Step, StepResult
+
+PROMPT = 256
+VOCAB = 128_000
+
+
+class EncodingDoor:
+    """Takes messages in, encodes what goes out, sends nothing."""
+
+    def __init__(self) -> None:
+        self.incoming: list[tuple[int, ToEngine | None]] = []
+
+    def receive(self, timeout: float) -> list[tuple[int, ToEngine | None]]:
+        incoming, self.incoming = self.incoming, []
+        return incoming
+
+    def send(self, peer: int, message: ToFrontend) -> None:
+        frame(message)
+
+
+def answer(step: Step, rng: np.random.Generator) -> StepResult:
+    return StepResult(rng.integers(3, VOCAB, len(step.slots), dtype=np.int32))
+
+
+def measure(rows: int, steps: int) -> tuple[float, float, float]:
+    """Median microseconds of next_step, settle and send with `rows` rows decoding."""
+    tokens = PROMPT + steps + 8
+    config = ScheduleConfig(chunk=8192, max_running=rows, conservativeness=0.0)
+    pages = rows * (tokens // config.page_size + 2)
+    scheduler = Scheduler(config, pages, 131_072, rows, VOCAB)
+    door = EncodingDoor()
+    desk = Desk(door, scheduler)
+    rng = np.random.default_rng(0)
+    sampling = Sampling(max_tokens=steps + 4, stop_ids=(0, 1, 2))
+    for rid in range(rows):
+        prompt = ids_to_bytes(rng.integers(3, VOCAB, PROMPT, dtype=np.int32))
+        door.incoming.append((rid % 4, TokenRequest(rid=rid, prompt=prompt, sampling=sampling)))
+    desk.drain(0.0)
+    times: list[tuple[float, float, float]] = []
+    gc.freeze()
+    while not scheduler.idle:
+        t0 = time.perf_counter()
+        step = scheduler.next_step()
+        t1 = time.perf_counter()
+        assert step is not None
+        result = answer(step, rng)
+        t2 = time.perf_counter()
+        deltas = scheduler.settle(step, result)
+        t3 = time.perf_counter()
+        desk.send(deltas)
+        t4 = time.perf_counter()
+        if step.prefill_rows == 0 and len(step.slots) == rows:
+            times.append((t1 - t0, t3 - t2, t4 - t3))
+    gc.unfreeze()
+    a, b, c = (statistics.median(part) * 1e6 for part in zip(*times, strict=True))
+    return a, b, c
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[64, 512, 2048])
+    parser.add_argument("--steps", type=int, default=400)
+    args = parser.parse_args()
+    print(f"{'rows':>6} {'next_step':>10} {'settle':>10} {'send':>10} {'sum':>10}  (µs a step)")
+    for rows in args.rows:
+        parts = measure(rows, args.steps)
+        print(f"{rows:>6} " + " ".join(f"{p:>10.0f}" for p in (*parts, sum(parts))))
+
+
+if __name__ == "__main__":
+    main()

@@ -154,9 +154,11 @@ class EventStream(Response):
         if not self._keep_alive_s:
             return self._events(await answer.take())
         try:
-            return self._events(await asyncio.wait_for(answer.take(), self._keep_alive_s))
+            async with asyncio.timeout(self._keep_alive_s):
+                fresh = await answer.take()
         except TimeoutError:
             return COMMENT
+        return self._events(fresh)
 
     def _events(self, fresh: list[tuple[int, TextDelta]]) -> bytes:
         usage, form = self._exchange.usage, self._form

@@ -206,10 +206,14 @@ class EngineLink(asyncio.Protocol):
         _, link = await loop.create_unix_connection(lambda: cls(on_message, on_lost), str(path))
         link.send(Hello(version=VERSION, frontend=frontend, pid=os.getpid()))
         try:
-            link.welcome = await asyncio.wait_for(link._ready, 10)
+            async with asyncio.timeout(10):  # wait_for may swallow a cancellation before 3.12
+                link.welcome = await link._ready
         except TimeoutError as e:
             link.close()
             raise ConnectionError("the engine does not answer") from e
+        except BaseException:
+            link.close()
+            raise
         if link.welcome.version != VERSION:
             link.close()
             raise CodecError(f"the engine speaks version {link.welcome.version}, not {VERSION}")

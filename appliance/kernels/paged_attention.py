@@ -148,7 +148,9 @@ class PagedAttention:
         if self._pinned is None:
             self._pinned = wrapper._pin_memory_int_workspace_buffer
         wrapper._pin_memory_int_workspace_buffer = self._pinned
-        # the full plan once: it looks the module up; later ones only compute
+        # the full plan once: it looks the module up; later ones only compute. It writes the
+        # tables of one-page rows, so what the caller has in them is put back
+        kept = indptr.clone(), last_len.clone()
         wrapper.plan(
             torch.arange(rows + 1, dtype=torch.int32),
             indices[:rows],
@@ -161,6 +163,8 @@ class PagedAttention:
             q_data_type=s.dtype,
             kv_data_type=s.dtype,
         )
+        indptr.copy_(kept[0])
+        last_len.copy_(kept[1])
         torch.cuda.current_stream().synchronize()
         self._graphs[rows] = wrapper
         return wrapper

@@ -1,0 +1,183 @@
+"""Every CUDA op against its plain torch meaning, on fresh random inputs and poisoned outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytestmark = pytest.mark.gpu
+
+cuda = torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def ops():
+    from appliance.kernels.cuda_ops import CudaOps
+
+    return CudaOps(cuda)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    from appliance.kernels.torch_ops import TorchOps
+
+    return TorchOps()
+
+
+def relative(out: torch.Tensor, ref: torch.Tensor) -> float:
+    out, ref = out.double(), ref.double()
+    return float((out - ref).norm() / ref.norm())
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 300])
+@pytest.mark.parametrize("width", [4096, 256])
+def test_norms(ops, plain, tokens, width):
+    x = torch.randn(tokens, width, device=cuda, dtype=torch.bfloat16)
+    residual = torch.randn_like(x)
+    weight = torch.rand(width, device=cuda, dtype=torch.bfloat16) + 0.5
+    want = plain.rms_norm(x.float(), weight.float(), 1e-5)
+    assert relative(ops.rms_norm(x, weight, 1e-5), want) < 1e-2
+    normed, total = ops.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
+    want_normed, want_total = plain.add_rms_norm(x.float(), residual.float(), weight.float(), 1e-5)
+    assert relative(total, want_total) < 1e-2
+    assert relative(normed, want_normed) < 1e-2
+
+
+@pytest.mark.parametrize("tokens", [1, 33])
+def test_silu_and_mul(ops, plain, tokens):
+    x = torch.randn(tokens, 2 * 1408, device=cuda, dtype=torch.bfloat16)
+    assert relative(ops.silu_and_mul(x), plain.silu_and_mul(x.float())) < 1e-2
+
+
+@pytest.mark.parametrize("heads,kv_heads,size", [(32, 8, 128), (4, 2, 64), (16, 16, 128)])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("tokens", [1, 65])
+def test_rope_store(ops, plain, heads, kv_heads, size, norm, tokens):
+    pages, page = 40, 16
+    qkv = torch.randn(tokens, (heads + 2 * kv_heads) * size, device=cuda, dtype=torch.bfloat16)
+    positions = torch.randint(0, 500, (tokens,), device=cuda)
+    table = torch.randn(500, size, device=cuda)
+    rows = torch.randperm(pages * page, device=cuda)[:tokens]
+    weights = [torch.rand(size, device=cuda, dtype=torch.bfloat16) + 0.5 for _ in range(2)]
+    q_weight, k_weight = weights if norm else (None, None)
+    got, want = [], []
+    for maker, dtype, into in ((ops, torch.bfloat16, got), (plain, torch.float32, want)):
+        k = torch.full((pages, page, kv_heads, size), 7.0, device=cuda, dtype=dtype)
+        v = torch.full_like(k, 7.0)
+        weight = [w.to(dtype) if w is not None else None for w in (q_weight, k_weight)]
+        q = maker.rope_store(
+            qkv.to(dtype), positions, table, k, v, rows, weight[0], weight[1], 1e-6
+        )
+        into += [q, k, v]
+    for out, ref in zip(got, want, strict=True):
+        assert relative(out, ref) < 1e-2
+    untouched = torch.ones(pages * page, dtype=torch.bool, device=cuda)
+    untouched[rows] = False
+    assert (got[1].flatten(0, 1)[untouched] == 7.0).all()
+
+
+def test_page_tables(ops, plain):
+    tables = [torch.zeros(50, 64, dtype=torch.int32, device=cuda) for _ in range(2)]
+    places = torch.randperm(50 * 64, device=cuda)[:700]
+    slots, columns = (places // 64).int(), (places % 64).int()
+    pages = torch.randint(1, 9999, (700,), device=cuda, dtype=torch.int32)
+    ops.write_pages(tables[0], slots, columns, pages)
+    plain.write_pages(tables[1], slots, columns, pages)
+    assert torch.equal(*tables)
+
+
+def test_row_inputs(ops):
+    page, rows, width = 16, 37, 300
+    table = torch.randint(1, 9999, (64, width), device=cuda, dtype=torch.int32)
+    last = torch.randint(0, 1000, (64,), device=cuda, dtype=torch.int32)
+    slots = torch.randperm(64, device=cuda)[:rows].int()
+    starts = torch.randint(0, width * page, (rows,), device=cuda, dtype=torch.int32)
+    counts = (starts // page + 1).cpu().numpy()
+    indptr = torch.from_numpy(np.concatenate(([0], np.cumsum(counts))).astype(np.int32)).to(cuda)
+    longs = [torch.full((rows,), -1, dtype=torch.int64, device=cuda) for _ in range(3)]
+    last_len = torch.full((rows,), -1, dtype=torch.int32, device=cuda)
+    indices = torch.full((int(counts.sum()),), -1, dtype=torch.int32, device=cuda)
+    ops.row_inputs(slots, starts, indptr, table, last, *longs, last_len, indices, page)
+    at = starts.long()
+    own = table[slots.long()]
+    assert torch.equal(longs[0], last[slots.long()].long())
+    assert torch.equal(longs[1], at)
+    page_of = own.gather(1, (at // page)[:, None])[:, 0].long()
+    assert torch.equal(longs[2], page_of * page + at % page)
+    assert torch.equal(last_len.long(), at % page + 1)
+    assert torch.equal(indices, torch.cat([own[r, : counts[r]] for r in range(rows)]))
+    again = torch.full_like(indices, -1)
+    ops.flatten_pages(table, slots, indptr, again)
+    assert torch.equal(indices, again)
+
+
+@pytest.mark.parametrize("vocab", [100, 4096, 128256])
+def test_gumbel_argmax_is_the_same_function(ops, plain, vocab):
+    rows = 16
+    logits = torch.randn(rows, vocab, device=cuda) * 2
+    seeds = torch.randint(0, 1 << 62, (rows,), device=cuda)
+    counters = torch.randint(0, 5000, (rows,), device=cuda, dtype=torch.int32)
+    got = ops.gumbel_argmax(logits, seeds, counters)
+    want = plain.gumbel_argmax(logits, seeds, counters)
+    # logarithms differ in the last bit between the two; a tie within that bit may go either way
+    assert (got == want).float().mean() > 0.9
+    noise = torch.zeros(rows, device=cuda)
+    from appliance.kernels.torch_ops import gumbel_noise
+
+    full = logits + gumbel_noise(seeds, counters, vocab)
+    noise = full.gather(1, got[:, None])[:, 0]
+    assert torch.allclose(noise, full.max(1).values, atol=1e-3)
+
+
+@pytest.mark.parametrize("heads,kv_heads,size", [(32, 8, 128)])
+@pytest.mark.parametrize("prefill,decode", [(0, 1), (0, 33), (3, 0), (2, 17)])
+def test_paged_backend_against_the_reference(ops, heads, kv_heads, size, prefill, decode):
+    from appliance.kernels.paged_attention import Shape
+    from appliance.runtime.model.attention.paged import PagedBackend
+    from appliance.runtime.model.attention.reference import ReferenceBackend
+    from appliance.runtime.model.batch import Batch, KVPages
+
+    rng = np.random.default_rng(prefill * 100 + decode)
+    page, columns, rows = 16, 40, prefill + decode
+    count = 64 * columns
+    table = torch.from_numpy(
+        (rng.permutation(count)[: (rows + 1) * columns] + 1).reshape(rows + 1, columns)
+    ).to(cuda, torch.int32)
+    lengths = np.ones(rows, dtype=np.int32)
+    lengths[:prefill] = rng.integers(2, 200, prefill)
+    starts = rng.integers(0, 300, rows).astype(np.int32)
+    if prefill:
+        starts[0] = 0
+    k = torch.randn(count + 1, page, kv_heads, size, device=cuda, dtype=torch.bfloat16)
+    pages = KVPages(k, torch.randn_like(k))
+    q = torch.randn(int(lengths.sum()), heads, size, device=cuda, dtype=torch.bfloat16)
+    empty = torch.zeros(0, dtype=torch.int64, device=cuda)
+    batch = Batch(
+        ids=empty, positions=empty, kv_rows=empty,
+        slots=torch.arange(rows, device=cuda, dtype=torch.int32),
+        starts=starts, lengths=lengths, prefill_rows=prefill,
+        prefill_tokens=int(lengths[:prefill].sum()), page_table=table, page_size=page,
+    )  # fmt: skip
+    shape = Shape(heads, kv_heads, size, page, torch.bfloat16)
+    fast = PagedBackend(shape, (0,), ops, cuda, rows=64, columns=columns)
+    slow = ReferenceBackend(cuda)
+    fast.plan(batch)
+    slow.plan(batch)
+    wide = KVPages(pages.k.float(), pages.v.float())
+    assert relative(fast.run(q, pages, 0), slow.run(q.float(), wide, 0)) < 1e-2
+    if not prefill:
+        indptr = np.concatenate(([0], np.cumsum(-(-(starts + 1) // page)))).astype(np.int32)
+        tables = fast.graph_inputs(rows)
+        longs = [torch.zeros(rows, dtype=torch.int64, device=cuda) for _ in range(3)]
+        last = torch.zeros(rows + 1, dtype=torch.int32, device=cuda)
+        tables.indptr.copy_(torch.from_numpy(indptr))
+        ops.row_inputs(
+            batch.slots, torch.from_numpy(starts).to(cuda), tables.indptr, table, last, *longs,
+            tables.last_len, tables.indices, page,
+        )  # fmt: skip
+        fast.plan_graph(rows, indptr)
+        import dataclasses
+
+        fast.plan(dataclasses.replace(batch, padded_rows=rows))
+        assert relative(fast.run(q, pages, 0), slow.run(q.float(), wide, 0)) < 1e-2

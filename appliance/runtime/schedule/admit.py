@@ -24,6 +24,8 @@ SHARED = 32
 """Tokens: a request that waits for another to compute as many for it waits one round."""
 TRY_AGAIN = 8
 """Steps after which a full pool is tried again although no row has left it."""
+LATER_MOST = 64
+"""Requests passed over in one round for that; a long queue is not walked to its end."""
 
 
 class _Verdict(Enum):
@@ -93,6 +95,7 @@ class Admission:
 
     def _admit(self, draft: Draft, budget: int, reserve: int) -> None:
         taken: list[Request] = []
+        later = 0
         for request in self._queue.order():
             if not self._running.free_slots or self.partial is not None:
                 break
@@ -101,7 +104,9 @@ class Admission:
             if verdict is _Verdict.TAKEN:
                 taken.append(request)
                 reserve += spent
-            elif verdict is not _Verdict.LATER:
+            elif verdict is _Verdict.LATER and later < LATER_MOST:
+                later += 1
+            else:
                 if verdict is _Verdict.POOL_FULL and not taken:
                     self._skip = TRY_AGAIN
                 break

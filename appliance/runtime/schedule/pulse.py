@@ -17,14 +17,15 @@ MARGIN = 3.0
 FIRST = 30.0
 """Seconds for the very first step, of which nothing is known."""
 UNSEEN = 10.0
-"""Least seconds for a step of a size that has not been before: kernels may be made for it."""
+"""Least seconds for a step larger than any before."""
 LONGEST = 600.0
 
 
 class Pulse:
     """beat(steps, limit_s): says that the loop lives and when it will say so again at the latest.
 
-    warmup: (tokens, seconds) of a step that was timed before the loop began.
+    warmup: (tokens, seconds) of a step that was timed before the loop began; with one of the
+    largest size, no silence is ever longer than it must be.
     """
 
     def __init__(
@@ -59,14 +60,13 @@ class Pulse:
     def limit(self, tokens: int) -> float:
         """Seconds a step of `tokens` may take."""
         size = tokens.bit_length()
-        seen = self._slowest.get(size)
-        if seen is not None:
-            return min(LONGEST, max(SILENCE, MARGIN * seen))
         if not self._slowest:
             return FIRST
-        smaller = max((s for s in self._slowest if s < size), default=None)
-        if smaller is None:
-            return UNSEEN
+        # A smaller step takes no longer than one of the next size that has been.
+        seen = min((s for s in self._slowest if s >= size), default=None)
+        if seen is not None:
+            return min(LONGEST, max(SILENCE, MARGIN * self._slowest[seen]))
+        smaller = max(self._slowest)
         # Time grows at most like tokens: the weights are read once a step, whatever its size.
         grown = self._slowest[smaller] * 2.0 ** (size - smaller)
         return min(LONGEST, max(UNSEEN, MARGIN * grown))

@@ -16,7 +16,8 @@ def test_of_the_first_step_nothing_is_known() -> None:
 def test_a_size_seen_before_is_short_again() -> None:
     pulse = Heard(warmup=(100, 0.01)).pulse
     assert pulse.limit(100) == SILENCE
-    assert pulse.limit(4) == UNSEEN
+    assert pulse.limit(4) == SILENCE
+    assert pulse.limit(1000) == UNSEEN
 
 
 def test_a_slow_machine_gets_the_time_it_needs() -> None:

@@ -1,0 +1,189 @@
+"""The loop with the oracle worker behind it: by a scripted door, and by the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from oracle import Oracle, truth
+from world import VOCAB
+
+from appliance.runtime.config import ScheduleConfig
+from appliance.runtime.schedule.loop import Loop
+from appliance.runtime.schedule.scheduler import Scheduler
+from appliance.runtime.wire.channel import EngineDoor, EngineLink
+from appliance.runtime.wire.codec import VERSION
+from appliance.runtime.wire.delta import Admitted, Deltas, ToFrontend, TokenDelta, Welcome
+from appliance.runtime.wire.request import (
+    Abort,
+    FlushCache,
+    Hello,
+    Sampling,
+    ToEngine,
+    TokenRequest,
+    ids_to_bytes,
+)
+from appliance.runtime.wire.step import Step
+
+CONTEXT = 200
+Incoming = list[tuple[int, ToEngine | None]]
+
+
+def request(rid: int, length: int = 6, max_tokens: int = 5) -> TokenRequest:
+    prompt = ids_to_bytes([(rid + i) % VOCAB for i in range(length)])
+    return TokenRequest(rid=rid, prompt=prompt, sampling=Sampling(max_tokens=max_tokens, seed=rid))
+
+
+class ScriptedDoor:
+    """Gives one batch a turn; when all are given and the loop waits, `then` is called."""
+
+    def __init__(self, script: list[Incoming], then: Callable[[], None] = lambda: None) -> None:
+        self.script = list(script)
+        self.then = then
+        self.sent: list[tuple[int, ToFrontend]] = []
+
+    def receive(self, timeout: float) -> Incoming:
+        if self.script:
+            return self.script.pop(0)
+        if timeout:
+            self.then()
+        return []
+
+    def send(self, peer: int, message: ToFrontend) -> None:
+        self.sent.append((peer, message))
+
+    def deltas(self, peer: int) -> list[TokenDelta]:
+        sent = [m for p, m in self.sent if p == peer and isinstance(m, Deltas)]
+        return [delta for message in sent for delta in message.items]
+
+
+def ids_of(deltas: list[TokenDelta], rid: int) -> list[int]:
+    return [i for d in deltas if d.rid == rid for i in d.ids]
+
+
+def serve(script: list[Incoming], depth: int = 1) -> tuple[ScriptedDoor, list[tuple[int, float]]]:
+    door = ScriptedDoor(script)
+    config = ScheduleConfig(page_size=4, chunk=16, depth=depth)
+    scheduler = Scheduler(config, 64, CONTEXT, 8, VOCAB)
+    beats: list[tuple[int, float]] = []
+    loop = Loop(
+        scheduler,
+        Oracle(64, 4, 8, VOCAB, {rid: "" for rid in range(99)}),
+        door,
+        depth,
+        generation=3,
+        beat=lambda steps, limit: beats.append((steps, limit)),
+    )
+    door.then = loop.stop
+    loop.run()
+    scheduler.check()
+    assert scheduler.idle
+    return door, beats
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_each_peer_gets_its_own_and_all_of_it(depth: int) -> None:
+    door, beats = serve([[(4, request(1)), (5, request(2, length=40))], [(4, request(3))]], depth)
+    for peer, rid, length in ((4, 1, 6), (5, 2, 40), (4, 3, 6)):
+        expected, finish = truth(request(rid, length), CONTEXT, VOCAB)
+        assert ids_of(door.deltas(peer), rid) == expected
+        ends = [d.finish for d in door.deltas(peer) if d.rid == rid and d.finish]
+        assert ends == [finish]
+    assert {d.rid for d in door.deltas(4)} == {1, 3}
+    assert beats
+
+
+def test_one_message_a_step_for_each_peer() -> None:
+    door, _ = serve([[(4, request(rid)) for rid in range(1, 6)]])
+    messages = [m for _, m in door.sent if isinstance(m, Deltas) and m.items]
+    assert max(len(m.items) for m in messages) == 5
+    assert all(len({d.rid for d in m.items}) == len(m.items) for m in messages)
+
+
+def test_admission_is_told_once_to_the_right_peer() -> None:
+    door, _ = serve([[(4, request(1)), (5, request(2))]])
+    told = [(p, m.rids) for p, m in door.sent if isinstance(m, Admitted)]
+    assert sorted(told) == [(4, (1,)), (5, (2,))]
+
+
+def test_a_refusal_goes_home_without_a_step() -> None:
+    door, _ = serve([[(4, request(1, length=300))]])
+    (delta,) = door.deltas(4)
+    assert delta.finish == "error" and "300 tokens" in delta.error
+
+
+def test_an_aborted_request_gets_nothing_more() -> None:
+    door, _ = serve([[(4, request(1, max_tokens=50)), (4, request(2))], [], [], [(4, Abort(1))]])
+    assert len(ids_of(door.deltas(4), 1)) < 5
+    assert not [d for d in door.deltas(4) if d.rid == 1 and d.finish]
+    assert len(ids_of(door.deltas(4), 2)) == 5
+
+
+def test_a_peer_that_has_gone_takes_its_requests_with_it() -> None:
+    door, _ = serve([[(4, request(1, max_tokens=50)), (5, request(2))], [], [(4, None)]])
+    last = max(i for i, (p, _) in enumerate(door.sent) if p == 5)
+    assert all(p == 5 for p, _ in door.sent[-3:]) and last == len(door.sent) - 1
+    assert len(ids_of(door.deltas(5), 2)) == 5
+
+
+def test_a_request_sent_again_by_a_new_connection_belongs_to_it() -> None:
+    door, _ = serve([[(4, request(1, max_tokens=9))], [], [(5, request(1)), (4, None)]])
+    expected, _ = truth(request(1), CONTEXT, VOCAB)
+    assert ids_of(door.deltas(5), 1) == expected
+
+
+def test_a_peer_cannot_abort_what_has_ended() -> None:
+    door, _ = serve([[(4, request(1))], *[[]] * 9, [(4, Abort(1)), (4, FlushCache())]])
+    assert len(ids_of(door.deltas(4), 1)) == 5
+
+
+def test_the_last_state_before_silence_is_told() -> None:
+    door, _ = serve([[(4, Hello(VERSION, 0, 1)), (4, request(1))]])
+    stats = [m.stats for _, m in door.sent if isinstance(m, Deltas) and m.stats is not None]
+    assert stats[-1].running == 0 and stats[-1].generation == 3
+    assert stats[-1].generated_tokens == 5 and stats[-1].steps >= 5
+
+
+def test_what_the_executor_raises_ends_the_loop() -> None:
+    class Broken:
+        def launch(self, step: Step) -> object:
+            raise RuntimeError("device lost")
+
+    scheduler = Scheduler(ScheduleConfig(), 64, CONTEXT, 8, VOCAB)
+    loop = Loop(scheduler, Broken(), ScriptedDoor([[(4, request(1))]]), 1)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="device lost"):
+        loop.run()
+
+
+async def test_real_sockets_carry_it_all(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+    welcome = Welcome(VERSION, 1, CONTEXT, 256, 4, 8, VOCAB, 1)
+    door = EngineDoor(path, welcome)
+    scheduler = Scheduler(ScheduleConfig(page_size=4), 64, CONTEXT, 8, VOCAB)
+    loop = Loop(scheduler, Oracle(64, 4, 8, VOCAB, {1: "", 2: ""}), door, 1)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        got: list[TokenDelta] = []
+        done = asyncio.Event()
+
+        def on_message(message: ToFrontend) -> None:
+            if isinstance(message, Deltas):
+                got.extend(message.items)
+            if sum(1 for d in got if d.finish) == 2:
+                done.set()
+
+        link = await EngineLink.connect(path, 0, on_message, lambda: None)
+        link.send(request(1))
+        link.send(request(2, length=30))
+        await asyncio.wait_for(done.wait(), 20)
+        link.close()
+    finally:
+        loop.stop()
+        thread.join(20)
+        door.close()
+    for rid, length in ((1, 6), (2, 30)):
+        assert ids_of(got, rid) == truth(request(rid, length), CONTEXT, VOCAB)[0]

@@ -1,0 +1,74 @@
+import numpy as np
+
+from appliance.runtime.schedule.cache.cache import Cache
+from appliance.runtime.schedule.request import Request
+from appliance.runtime.schedule.running import RESERVE_MOST, Running, by_loss
+from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
+
+
+def decoding(running: Running, cache: Cache, rid: int, length: int, **sampling: object) -> Request:
+    """A request with its prompt computed, in a slot of its own."""
+    values = {"max_tokens": 10, "stop_ids": (1,)} | sampling
+    wire = TokenRequest(rid, ids_to_bytes(range(length)), Sampling(**values))  # type: ignore[arg-type]
+    request = Request(wire, rid)
+    lease = cache.reserve("", request.history, True)
+    lease.pages += cache.take(cache.pages_of(length)).tolist()
+    slot = running.take_slot(request)
+    request.begin_prefill(slot, lease, rid)
+    request.begin_decode()
+    running.position[slot] = length
+    running.capacity[slot] = len(lease.pages) * cache.page_size
+    running.decoding[slot] = True
+    return request
+
+
+def test_only_rows_that_cross_a_page_grow() -> None:
+    running, cache = Running(4, 100), Cache(16, 4, True)
+    full, inside = (decoding(running, cache, rid, n) for rid, n in ((1, 8), (2, 6)))
+    slots = running.ready()
+    crossing = running.crossing(slots)
+    assert crossing.tolist() == [full.slot]
+    columns, pages = running.grow(crossing, cache)
+    assert columns.tolist() == [2]
+    assert full.lease is not None and inside.lease is not None
+    assert full.lease.pages[2:] == pages.tolist() and len(inside.lease.pages) == 2
+    assert running.crossing(slots).tolist() == []
+
+
+def test_a_row_at_its_end_is_not_ready() -> None:
+    running, cache = Running(4, 12), Cache(16, 4, True)
+    by_tokens = decoding(running, cache, 1, 3, max_tokens=2)
+    by_context = decoding(running, cache, 2, 10, max_tokens=99)
+    assert running.last_length(by_context) == 12
+    assert running.ready().tolist() == sorted([by_tokens.slot, by_context.slot])
+    running.position[[by_tokens.slot, by_context.slot]] += 1
+    assert running.ready().tolist() == []
+
+
+def test_the_reserve_is_a_share_but_for_those_that_cannot_stop() -> None:
+    running, cache = Running(4, 100_000), Cache(16, 4, True)
+    decoding(running, cache, 1, 4, max_tokens=11)
+    assert running.reserve(0.5) == 5
+    decoding(running, cache, 2, 4, max_tokens=11, stop_ids=())
+    assert running.reserve(0.5) == 15
+    decoding(running, cache, 3, 4, max_tokens=50_000)
+    assert running.reserve(0.5) == 15 + RESERVE_MOST // 2
+
+
+def test_slots_left_are_told_once_and_used_again() -> None:
+    running, cache = Running(2, 100), Cache(16, 4, True)
+    request = decoding(running, cache, 1, 4)
+    running.move(request.slot, 0, np.array([9], dtype=np.int32))
+    running.leave_slot(request.slot)
+    assert running.take_freed() == [request.slot] and running.take_freed() == []
+    assert running.take_moved() == [], "a row that has gone reads no pages"
+    assert running.free_slots == 2
+
+
+def test_the_least_output_is_lost_first_then_the_longest_prompt() -> None:
+    running, cache = Running(4, 100), Cache(64, 4, True)
+    rows = [decoding(running, cache, rid, n) for rid, n in ((1, 8), (2, 6), (3, 6))]
+    rows[0].output = [1, 2]
+    rows[1].output = [1]
+    rows[2].output = [1, 2]
+    assert [r.rid for r in by_loss(rows)] == [3, 1, 2]

@@ -63,10 +63,11 @@ def frame(message: object) -> bytes:
 class _Peer:
     """One connected frontend, as the engine sees it."""
 
-    __slots__ = ("backlog", "reader", "sock")
+    __slots__ = ("backlog", "number", "reader", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, number: int) -> None:
         self.sock = sock
+        self.number = number
         self.reader = FrameReader()
         self.backlog: deque[memoryview] = deque()
 
@@ -91,7 +92,9 @@ class EngineDoor:
         self._listener.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._listener, select.POLLIN)
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, _Peer] = {}  # by file descriptor
+        self._numbers: dict[int, int] = {}  # peer -> file descriptor
+        self._accepted = 0
 
     def receive(self, timeout: float) -> list[tuple[int, ToEngine | None]]:
         """Messages that have come, waiting up to `timeout` seconds for the first.
@@ -114,17 +117,19 @@ class EngineDoor:
 
     def send(self, peer: int, message: ToFrontend) -> None:
         """Queues a message; one for a peer that has gone is dropped."""
-        known = self._peers.get(peer)
-        if known is None:
+        fd = self._numbers.get(peer)
+        if fd is None:
             return
+        known = self._peers[fd]
         known.backlog.append(memoryview(frame(message)))
         if len(known.backlog) == 1:
-            self._flush(peer, known)
+            self._flush(fd, known)
 
     def close(self) -> None:
         for peer in self._peers.values():
             peer.sock.close()
         self._peers.clear()
+        self._numbers.clear()
         self._listener.close()
 
     def _accept(self) -> None:
@@ -134,8 +139,10 @@ class EngineDoor:
             return
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        peer = _Peer(sock)
+        self._accepted += 1
+        peer = _Peer(sock, self._accepted)
         self._peers[sock.fileno()] = peer
+        self._numbers[peer.number] = sock.fileno()
         self._poll.register(sock, select.POLLIN)
         peer.backlog.append(memoryview(self._welcome))
         self._flush(sock.fileno(), peer)
@@ -144,14 +151,14 @@ class EngineDoor:
         try:
             data = peer.sock.recv(_READ)
             if data:
-                got += [(fd, decode_to_engine(f)) for f in peer.reader.feed(data)]
+                got += [(peer.number, decode_to_engine(f)) for f in peer.reader.feed(data)]
                 return
         except BlockingIOError:
             return
         except (OSError, CodecError):
             pass
         self._drop(fd, peer)
-        got.append((fd, None))
+        got.append((peer.number, None))
 
     def _flush(self, fd: int, peer: _Peer) -> None:
         try:
@@ -173,6 +180,7 @@ class EngineDoor:
     def _drop(self, fd: int, peer: _Peer) -> None:
         self._poll.unregister(fd)
         del self._peers[fd]
+        del self._numbers[peer.number]
         peer.sock.close()
 
 

@@ -205,6 +205,6 @@ def _refusal(status: int, body: bytes) -> ApplianceError:
     try:
         fields = json.loads(body)["error"]
         return error_of(fields)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         text = body[:200].decode(errors="replace")
         return ApplianceError(f"the supervisor refused with status {status}: {text}")

@@ -1,0 +1,128 @@
+"""The client against servers that answer wrongly, late or never."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from appliance.client import Client, error_of
+from appliance.errors import (
+    ApplianceError,
+    BusyError,
+    DoesNotFitError,
+    EngineError,
+    NotRunningError,
+)
+
+
+@contextmanager
+def answering(answer: bytes | None) -> Iterator[Client]:
+    """A server that sends `answer` to each request; None: it never answers."""
+    with tempfile.TemporaryDirectory(prefix="apl") as folder:
+        path = Path(folder) / "control.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+        held = []
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                if answer is None:
+                    held.append(connection)
+                    continue
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield Client(path, timeout=0.5)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+            thread.join()
+            for connection in held:
+                connection.close()
+
+
+def http(status: int, body: bytes) -> bytes:
+    return b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    client = Client(tmp_path / "default" / "control.sock")
+    calls: list[Callable[[], object]] = [client.status, client.top, client.plan, client.logs]
+    for call in [*calls, client.restart, client.down]:
+        with pytest.raises(NotRunningError, match="name 'default'") as caught:
+            call()
+        assert caught.value.exit_code == 3
+    with pytest.raises(NotRunningError):
+        next(client.follow_logs())
+
+
+def test_stale_socket_file(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with pytest.raises(NotRunningError):
+        Client(path).status()
+
+
+def test_no_answer_in_time() -> None:
+    with answering(None) as client, pytest.raises(NotRunningError, match="does not answer"):
+        client.status()
+
+
+def test_refusal_comes_as_the_supervisors_error() -> None:
+    body = b'{"error":{"message":"m","hint":"h","code":"APL-X","exit_code":10}}'
+    with answering(http(409, body)) as client, pytest.raises(EngineError) as caught:
+        client.restart()
+    assert (caught.value.message, caught.value.hint, caught.value.code) == ("m", "h", "APL-X")
+
+
+@pytest.mark.parametrize("body", [b"", b"nope", b"[]", b'{"error": 1}'])
+def test_refusal_without_words(body: bytes) -> None:
+    with answering(http(500, body)) as client, pytest.raises(ApplianceError, match="500"):
+        client.status()
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"state": "dancing"}', b"[]"])
+def test_answer_of_another_version(body: bytes) -> None:
+    with answering(http(200, body)) as client, pytest.raises(NotRunningError, match="not understood"):
+        client.status()
+
+
+def test_fields_that_are_not_known_are_left_out() -> None:
+    with answering(http(200, b'{"state": "ready", "mood": 3}')) as client:
+        assert client.status().state == "ready"
+
+
+def test_garbage_and_broken_off_answers() -> None:
+    for answer in (b"\x00\x01\x02\r\n\r\n", b"", b"HTTP/1.1 200 X\r\ncontent-length: 99\r\n\r\n{"):
+        with answering(answer) as client, pytest.raises(NotRunningError):
+            client.status()
+
+
+def test_steps_of_down_are_told() -> None:
+    answer = b"HTTP/1.1 200 X\r\n\r\ndraining\nstopped"
+    told: list[str] = []
+    with answering(answer) as client:
+        client.down(1.0, told.append)
+    assert told == ["draining", "stopped"]
+
+
+def test_error_of_picks_the_class() -> None:
+    assert isinstance(error_of({"message": "m", "exit_code": 7}), DoesNotFitError)
+    assert isinstance(error_of({"message": "m", "exit_code": 11}), BusyError)
+    assert type(error_of({"message": "m"})) is ApplianceError

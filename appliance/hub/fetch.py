@@ -24,10 +24,9 @@ from appliance.errors import (
     NotFoundError,
 )
 from appliance.hub.part import Part, Stopped
-from appliance.hub.source import Patience, RemoteFile, Request, TryAgain
+from appliance.hub.source import MAY_PASS, Patience, RemoteFile, Request, TryAgain
 
 _REDIRECTS = (301, 302, 303, 307, 308)
-_MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_BODY = 32 << 30
 """Bytes asked for in one request; content networks cap a response, not a range of a file."""
 _SECRETS = ("authorization", "cookie")
@@ -236,7 +235,7 @@ class Fetcher:
 
 def _refusal(response: httpx.Response, file: RemoteFile, *, away: bool) -> Exception:
     status = response.status_code
-    if status in _MAY_PASS:
+    if status in MAY_PASS:
         return TryAgain(f"the hub answers {status}", _retry_after(response.headers))
     if status == 416:
         return TryAgain("the hub refuses the range")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,12 +14,14 @@ from huggingface_hub.hf_api import RepoFile
 
 from appliance.errors import (
     ApplianceError,
+    IntegrityError,
     NetworkError,
     NotAuthorisedError,
     NotFoundError,
     UsageError,
 )
 from appliance.hub.source import (
+    MAY_PASS,
     Listing,
     Patience,
     RemoteFile,
@@ -27,10 +30,11 @@ from appliance.hub.source import (
     TryAgain,
     ask,
     checked_file,
+    not_its_protocol,
 )
 
 T = TypeVar("T")
-_MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class HuggingFace:
@@ -49,6 +53,12 @@ class HuggingFace:
     def resolve(self, name: str, revision: str | None) -> Listing:
         model = self._ask(name, revision, lambda: self._api.model_info(name, revision=revision))
         commit = str(model.sha)
+        if not _COMMIT.fullmatch(commit):
+            raise IntegrityError(
+                f"{self.title} ({self.endpoint}) names no commit for {name}.",
+                "Check --endpoint: what answers there is no hub.",
+                code="APL-INT-002",
+            )
         entries = self._ask(
             name,
             revision,
@@ -111,12 +121,14 @@ class HuggingFace:
             return self._status(e)
         if isinstance(e, _transport_errors()):
             return TryAgain(f"no answer ({str(e) or type(e).__name__})")
+        if isinstance(e, ValueError | KeyError | TypeError):
+            return not_its_protocol(self.title, self.endpoint)
         return e
 
     def _status(self, e: Any) -> Exception:
         response = e.response
         status = response.status_code if response is not None else 0
-        if status in _MAY_PASS:
+        if status in MAY_PASS:
             after = response.headers.get("Retry-After", "")
             return TryAgain(f"it answers {status}", float(after) if after.isdigit() else None)
         if status in (401, 403):

@@ -17,6 +17,7 @@ from appliance.hub.source import (
     TryAgain,
     ask,
     checked_file,
+    not_its_protocol,
 )
 
 T = TypeVar("T")
@@ -107,6 +108,8 @@ class ModelScope:
             return TryAgain(f"no answer ({str(e).splitlines()[0]})")
         if isinstance(e, errors.APIError):
             return NetworkError(f"{self.title} answers: {str(e).splitlines()[0]}")
+        if isinstance(e, ValueError | KeyError | TypeError | AttributeError):
+            return not_its_protocol(self.title, self.endpoint)
         return e
 
 

@@ -24,6 +24,9 @@ _NAME = re.compile(rf"{_PART}(/{_PART})?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-/]{0,254}")
 _HEX = {"sha256": re.compile(r"[0-9a-f]{64}"), "git-sha1": re.compile(r"[0-9a-f]{40}")}
 
+MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses that another try may cure."""
+
 T = TypeVar("T")
 
 
@@ -232,4 +235,13 @@ def refuse_offline(variable: str) -> ApplianceError:
         f"the network is switched off by {variable}, and the model is not complete on this disk.",
         f"env -u {variable} appliance pull …",
         code="APL-NET-003",
+    )
+
+
+def not_its_protocol(title: str, endpoint: str) -> ApplianceError:
+    """An answer that the hub's own client cannot read, such as a login page."""
+    return NetworkError(
+        f"what answers at {endpoint} does not speak the protocol of {title}.",
+        "Check --endpoint, and whether the network wants a login first.",
+        code="APL-NET-004",
     )

@@ -200,7 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path)
         self.fault = self.hub.take_fault(method, path)
         if self.fault is not None and self.fault.status:
-            self._send(self.fault.status, b"{}", self.fault.headers)
+            page = b"<html>Please log in</html>" if self.fault.html else b"{}"
+            self._send(self.fault.status, page, self.fault.headers)
             return
         try:
             self._route(urlsplit(self.path))

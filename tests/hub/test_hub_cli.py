@@ -1,0 +1,167 @@
+"""pull, list, show and rm as commands: words, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fakehub import FakeHub, Repo, tiny_model
+from pulling import QUICK, Puller
+
+from appliance.cli import pull as pull_module
+from appliance.cli.main import run
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> None:
+    monkeypatch.setattr(pull_module, "Patience", lambda: QUICK)
+
+
+def answer(capsys: Captured, *argv: str) -> tuple[int, Any, str]:
+    code = run([*argv, "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out), err
+
+
+def test_pull_list_show_rm(puller: Puller, capsys: Captured) -> None:
+    code, pulled, err = answer(capsys, "pull", "org/tiny", "--source", puller.source)
+    assert code == 0 and err.startswith("Plan  org/tiny from ")
+    total = sum(map(len, puller.files.values()))
+    assert pulled["downloaded_bytes"] == pulled["total_bytes"] == total
+    assert pulled["source"] == puller.source and pulled["dry_run"] is False
+    assert pulled["fit"]
+
+    code, listed, _ = answer(capsys, "list")
+    [model] = listed["models"]
+    assert code == 0 and listed["schema"] == "appliance.list/1"
+    assert model["complete"] and model["size_bytes"] == total and model["files"] == 7
+    assert model["path"] == pulled["path"] and model["modified"].endswith("+00:00")
+
+    code, shown, _ = answer(capsys, "show", "org/tiny")
+    assert code == 0 and shown["schema"] == "appliance.show/1"
+    assert shown["architecture"] == "LlamaForCausalLM" and shown["supported"]
+    assert (shown["parameters"], shown["context_tokens"]) == (100_000, 512)
+    assert shown["license"] == "apache-2.0" and shown["chat_template"]
+
+    code, would, _ = answer(capsys, "rm", "org/tiny", "--dry-run")
+    assert code == 0 and would["dry_run"] and would["freed_bytes"] >= total
+    code, refused, _ = answer(capsys, "rm", "org/tiny")
+    assert code == 2 and refused["error"]["fix"] == ["Add -y."]
+    code, removed, _ = answer(capsys, "rm", "org/tiny", "-y")
+    assert code == 0 and removed["freed_bytes"] == would["freed_bytes"]
+    assert answer(capsys, "list")[1]["models"] == []
+    code, lost, _ = answer(capsys, "rm", "org/tiny", "-y")
+    assert code == 4 and lost["error"]["code"] == "APL-NOT-001"
+
+
+def test_words_for_people(hf: Puller, capsys: Captured) -> None:
+    hf.files["pytorch_model.bin"] = b"x" * 5000
+    assert run(["list"]) == 0
+    assert "No models on this disk" in capsys.readouterr().out
+    assert run(["pull", "org/tiny"]) == 0
+    out, err = capsys.readouterr()
+    assert "pytorch_model.bin (the same weights, pickled); --all-files to keep" in err
+    assert "0.4 MB to download" in err and "this machine: " in err
+    assert out.startswith("Pulled  0.4 MB in 0s") and "digests of 7 files verified" in out
+    assert run(["pull", "org/tiny"]) == 0
+    out, err = capsys.readouterr()
+    assert "already here 0.4 MB, 0.0 MB to download" in err
+    assert out.startswith("Here already: org/tiny, 0.4 MB")
+    assert run(["list"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["NAME", "SOURCE", "REV", "SIZE", "FILES", "COMPLETE"]
+    assert row.split()[:2] == ["org/tiny", "hf"] and row.endswith("yes")
+    assert run(["show", "org/tiny"]) == 0
+    card = capsys.readouterr().out
+    assert "100.00 k" in card and "512 tokens" in card and "apache-2.0" in card
+
+
+def test_dry_run(hf: Puller, capsys: Captured) -> None:
+    code, plan, err = answer(capsys, "pull", "org/tiny", "--dry-run", "--exclude", "*.md")
+    assert code == 0 and plan["dry_run"] and err == ""
+    assert [f["path"] for f in plan["files"]] == [p for p in hf.files if p != "README.md"]
+    assert plan["skipped"][0]["why"] == "--exclude *.md"
+    assert not hf.hub.bodies(".safetensors")
+    assert run(["pull", "org/tiny", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("Plan  org/tiny from Hugging Face, main@")
+
+
+def test_include(hf: Puller, capsys: Captured) -> None:
+    code, pulled, _ = answer(capsys, "pull", "org/tiny", "--include", "*.json")
+    assert code == 0 and len(pulled["files"]) == 4 and not hf.hub.bodies("model-0")
+    code, _, err = answer(capsys, "show", "org/tiny")
+    assert code == 4 and "only in part" in err
+
+
+def test_a_folder_needs_no_pull(hf: Puller, capsys: Captured) -> None:
+    folder = hf.pull().folder
+    code, pulled, _ = answer(capsys, "pull", str(folder))
+    assert code == 0 and pulled["downloaded_bytes"] == 0
+    code, shown, _ = answer(capsys, "show", str(folder))
+    assert code == 0 and shown["path"] == str(folder)
+
+
+def test_offline_and_here(hf: Puller, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf.pull()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run(["pull", "org/tiny"]) == 0
+    assert "nothing to pull" in capsys.readouterr().out
+
+
+def case(hub: FakeHub, name: str) -> list[str]:
+    """Breaks the hub in one way, and says which command meets it."""
+    shard = "model-00001"
+    match name:
+        case "unknown flag":
+            return ["pull", "org/tiny", "--wat"]
+        case "bad name":
+            return ["pull", "org/../tiny"]
+        case "no such model":
+            return ["pull", "org/nothing"]
+        case "no such revision":
+            return ["pull", "org/tiny@nope"]
+        case "gated":
+            hub.hf["org/tiny"].gated = True
+        case "down":
+            return ["pull", "org/tiny", "--endpoint", "http://127.0.0.1:9"]
+        case "cut":
+            hub.fault(shard, cut_after=0, times=99)
+        case "busy":
+            hub.fault(shard, status=429, times=99)
+        case "corrupt":
+            hub.fault(shard, corrupt=True, times=99)
+        case "pickled":
+            hub.hf["org/tiny"].files = {"config.json": b"{}", "pytorch_model.bin": b"x"}
+            hub.hf["org/tiny"].commit = "e" * 40
+    return ["pull", "org/tiny"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("unknown flag", 2),
+        ("bad name", 2),
+        ("no such model", 4),
+        ("no such revision", 4),
+        ("pickled", 4),
+        ("gated", 5),
+        ("down", 6),
+        ("cut", 6),
+        ("busy", 6),
+        ("disk", 7),
+        ("corrupt", 9),
+    ],
+)
+def test_exit_codes(
+    hub: FakeHub, capsys: Captured, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    hub.hf["org/tiny"] = Repo(tiny_model())
+    if name == "disk":
+        monkeypatch.setattr("appliance.hub.plan.free_bytes", lambda path: 1000)
+    got, error, err = answer(capsys, *case(hub, name))
+    assert got == code == error["error"]["exit_code"]
+    assert error["schema"] == "appliance.error/1" and error["error"]["fix"]
+    assert "Traceback" not in err and f"error[{error['error']['code']}]" in err

@@ -99,7 +99,7 @@ def test_refusal_without_words(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"{", b'{"state": "dancing"}', b"[]"])
 def test_answer_of_another_version(body: bytes) -> None:
-    with answering(http(200, body)) as client, pytest.raises(NotRunningError, match="not understood"):
+    with answering(http(200, body)) as client, pytest.raises(NotRunningError, match="underst"):
         client.status()
 
 

@@ -185,7 +185,7 @@ def run_folder(name: str) -> Path:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         if len(value) > 6:
             return f"{', '.join(map(str, value[:4]))}, … {value[-1]} ({len(value)})"
         return ", ".join(map(str, value)) or "(none)"

@@ -27,6 +27,7 @@ CUDA_CONTEXT = 600 * MIB
 ATTENTION_WORKSPACE = 512 * MIB
 GRAPH_BYTES_PER_ROW = MIB
 """What a captured decode step keeps for each row of its batch, for all sizes together."""
+CPU_MOST_POOL = 8 << 30
 SMALLEST_CONTEXT = 512
 """A pool of fewer tokens than this serves nobody."""
 
@@ -98,7 +99,7 @@ def fit(spec: ModelSpec, config: RuntimeConfig, hardware: HardwareSnapshot) -> F
         tight, holders = -1, ()
         workspace = _activations(spec, config, size)
         # the fraction is for the pool; weights and workspace may have the rest of what is free
-        kept = int(free / ranks * config.engine.memory_fraction)
+        kept = min(int(free / ranks * config.engine.memory_fraction), CPU_MOST_POOL)
         budget = min(int(free / ranks), weights + workspace + kept)
     kv = spec.kv_bytes_per_token(size, tp)
     pool = max(0, budget - weights - workspace)
@@ -107,6 +108,8 @@ def fit(spec: ModelSpec, config: RuntimeConfig, hardware: HardwareSnapshot) -> F
     if config.engine.max_total_tokens:
         tokens = min(tokens, config.engine.max_total_tokens)
     context = config.model.context or spec.max_context
+    # all slots at full context: more pages than that are of no use
+    tokens = min(tokens, config.schedule.max_running * -(-context // page) * page)
     longest = min(spec.max_context, tokens)
     return Fit(
         fits=tokens >= min(SMALLEST_CONTEXT, spec.max_context),
@@ -203,9 +206,8 @@ def _plan_of(spec: ModelSpec, values: dict[str, Any], hardware: HardwareSnapshot
 
 
 def _room(gpu: Gpu, fraction: float) -> int:
-    return max(
-        0, min(int(gpu.memory_total * fraction), gpu.memory_total - gpu.memory_used) - CUDA_CONTEXT
-    )
+    """The allowed share, less what others hold."""
+    return max(0, int(gpu.memory_total * fraction) - gpu.memory_used - CUDA_CONTEXT)
 
 
 def _holders(gpu: Gpu) -> tuple[str, ...]:

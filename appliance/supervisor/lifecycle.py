@@ -228,8 +228,9 @@ class Lifecycle:
         self.frontends[index] = Frontend(child, watch, deaths)
 
     def _start_replica(self, replica: Replica) -> None:
-        for stale in (paths.ring_file, paths.rendezvous_file):
-            stale(self.run, replica.index).unlink(missing_ok=True)
+        for left in (paths.ring_file, paths.rendezvous_file):
+            for path in self.run.glob(left(self.run, replica.index).name + "*"):
+                path.unlink(missing_ok=True)
         try:
             replica.start()
         except OSError as e:

@@ -1,0 +1,328 @@
+"""Commands where nothing runs, and on a run of stand-ins."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance import paths
+from appliance.cli import doctor, prepare
+from appliance.hardware import Gpu, HardwareSnapshot
+from appliance.supervisor.claim import RunLock, bind, held
+from appliance.supervisor.daemon import supervise
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "supervisor"))
+
+from supervisor_stage import FAST, StandIns, make_config
+
+GOLDEN = Path(__file__).with_name("golden")
+Cli = Callable[..., Any]
+
+TINY = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+    "eos_token_id": 1,
+}
+MACHINE = HardwareSnapshot(8, 64 << 30, 60 << 30)
+
+
+@pytest.fixture
+def tiny(own_home: Path) -> Path:
+    folder = own_home / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY))
+    return folder
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "detect", lambda: MACHINE)
+
+
+@pytest.fixture
+def live() -> Iterator[Path]:
+    """A run of stand-ins, supervised in a thread."""
+    run = paths.run_dir("default")
+    ready = threading.Event()
+
+    def serve() -> None:
+        lock = RunLock.take(run)
+
+        def watch(kind: str, text: str) -> None:
+            if kind == "ready":
+                ready.set()
+
+        config = make_config(run)
+        commands = StandIns(print=["2026-11-20T12:00:01.123Z ERROR   engine-0 something odd"])
+        listener = bind("127.0.0.1", 0)
+        asyncio.run(supervise(config, listener, commands=commands, limits=FAST, watcher=watch))
+        lock.release()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert ready.wait(20)
+    yield run
+    if held(run):
+        from appliance.client import Client
+
+        Client(paths.control_socket(run)).down(0.0)
+    thread.join(20)
+
+
+def check_golden(name: str, text: str, home: Path) -> None:
+    """Compares with a kept file; how columns are padded does not count."""
+    clean = text.replace(str(home), "HOME").replace(str(paths.shipped_profiles()), "SHIPPED")
+    clean = re.sub(r"[ \t]+$", "", re.sub(" {2,}", "  ", clean), flags=re.MULTILINE)
+    assert clean == (GOLDEN / name).read_text(), clean
+
+
+def test_nothing_runs(cli: Cli) -> None:
+    assert cli("status").code == 3
+    assert json.loads(cli("status", "--json").out)["state"] == "stopped"
+    assert cli("status", "other").code == 4
+    assert cli("ps").out == "No model is being served.\n"
+    assert cli("down").code == 0
+    for words in (["logs"], ["logs", "-f"], ["restart"], ["top"], ["top", "--once"], ["run", "hi"]):
+        said = cli(*words)
+        assert said.code == 3, words
+        assert "appliance up" in said.err
+
+
+@pytest.mark.usefixtures("machine")
+def test_dry_run_tells_every_value(cli: Cli, tiny: Path, own_home: Path) -> None:
+    words = ["up", str(tiny), "--load-format", "dummy", "--dry-run", "--port", "9000"]
+    said = cli(*words, "--set", "schedule.chunk=512")
+    assert said.code == 0
+    check_golden("dry-run.txt", said.out, own_home)
+    assert "schedule.chunk is 512 (flag), not the profile's 2048" in said.err
+    plan = json.loads(cli(*words, "--json").out)
+    assert plan["schema"] == "appliance.plan/1"
+    assert plan["config"]["serve"]["port"] == 9000
+    assert "auto" not in {a["value"] for a in plan["answers"] if isinstance(a["value"], str)}
+    assert not held(paths.runtime_dir() / "default")
+
+
+@pytest.mark.usefixtures("machine")
+def test_config_show_is_the_same_table(cli: Cli, tiny: Path, monkeypatch: Any) -> None:
+    (tiny / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    monkeypatch.setenv("APPLIANCE_MODEL", str(tiny))
+    monkeypatch.setenv("APPLIANCE_SCHEDULE_CHUNK", "1024")
+    said = cli("config", "show", "--json")
+    answers = {a["field"]: a for a in json.loads(said.out)["answers"]}
+    assert (answers["schedule.chunk"]["value"], answers["schedule.chunk"]["source"]) == (
+        1024,
+        "environment",
+    )
+    assert answers["model.context"]["reason"]
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["no/such"], 4, "appliance pull no/such"),
+        (["./nowhere"], 4, "lacks config.json"),
+        (["--profile", "cpuu"], 4, "Did you mean 'cpu'"),
+        (["--profile", "h100x1-bf16"], 8, "needs 1 GPU(s) and none can be seen"),
+        (["--set", "engine.tpp=1"], 2, "Did you mean 'engine.tp'"),
+        (["--tp", "3"], 2, "tp 3 does not divide"),
+        (["--context", "1000"], 2, "longer than the model's 512"),
+        (["--port", "70000"], 2, "not in the range"),
+        (["--name", "../x"], 2, "cannot be the name of a run"),
+        (["--host", "203.0.113.7"], 2, "cannot listen on 203.0.113.7"),
+    ],
+)
+def test_up_refuses_before_it_starts_anything(
+    cli: Cli, tiny: Path, words: list[str], code: int, says: str
+) -> None:
+    model = [] if words[0][0] != "-" else [str(tiny), "--load-format", "dummy"]
+    said = cli("up", *model, *words)
+    assert said.code == code
+    assert says in said.err
+    assert not held(paths.runtime_dir() / "default")
+
+
+def test_up_refuses_what_does_not_fit(cli: Cli, tiny: Path, monkeypatch: Any) -> None:
+    gpu = Gpu(0, "GPU-0", "NVIDIA H100 80GB HBM3", 81559 << 20, 1 << 29, 90)
+    seen = HardwareSnapshot(8, 64 << 30, 60 << 30, (gpu,), "580.95")
+    monkeypatch.setattr(prepare, "detect", lambda: seen)
+    large = TINY | {"hidden_size": 16384, "num_hidden_layers": 80, "intermediate_size": 53248}
+    (tiny / "config.json").write_text(json.dumps(large))
+    said = cli("up", str(tiny), "--load-format", "dummy", "--json")
+    assert said.code == 7
+    error = json.loads(said.out)["error"]
+    assert error["message"] == "tiny does not fit profile h100x1-bf16"
+    assert "GPU 0 has 85.5 GB" in error["why"]
+
+
+@pytest.mark.usefixtures("machine")
+def test_port_in_use_is_told_at_once(cli: Cli, tiny: Path) -> None:
+    taken = bind("127.0.0.1", 0)
+    port = str(taken.getsockname()[1])
+    said = cli("up", str(tiny), "--load-format", "dummy", "--port", port)
+    taken.close()
+    assert said.code == 11
+    assert f"127.0.0.1:{port} is used by pid" in said.err
+    assert not held(paths.runtime_dir() / "default")
+
+
+def test_live_run(cli: Cli, live: Path) -> None:
+    status = json.loads(cli("status", "--json").out)
+    assert status["schema"] == "appliance.status/1"
+    assert [p["role"] for p in status["processes"]] == ["supervisor", "frontend", "engine"]
+    said = cli("status")
+    assert said.code == 0 and said.out.startswith("READY  tiny  at http://127.0.0.1:")
+    assert "tiny" in cli("ps").out
+    assert json.loads(cli("ps", "--json").out)["runs"][0]["state"] == "ready"
+    assert cli("logs", "--component", "engine", "-n", "1").out.endswith("something odd\n")
+    assert cli("logs", "--component", "frontend").out == ""
+    top = json.loads(cli("top", "--once", "--json").out)
+    assert (top["schema"], top["state"]) == ("appliance.top/1", "ready")
+    assert "tiny" in cli("top").out  # no terminal here: one snapshot
+    assert "starting again" in cli("restart").out
+    assert json.loads(cli("--json").out)["run"] == "default"
+
+
+@pytest.mark.usefixtures("machine")
+def test_second_up_names_what_runs(cli: Cli, live: Path, tiny: Path) -> None:
+    said = cli("up", str(tiny), "--load-format", "dummy", "--port", "0")
+    assert said.code == 11
+    assert "the run 'default' is up already: tiny at http://127.0.0.1:" in said.err
+
+
+def test_down_tells_each_step_and_logs_remain(cli: Cli, live: Path) -> None:
+    said = cli("down", "-t", "5")
+    assert said.code == 0 and said.out == "default: stopped\n"
+    assert said.err.startswith("draining 0 request(s)") and "stopped in" in said.err
+    assert not held(live)
+    after = cli("logs", "--component", "engine", "-n", "1")
+    assert after.code == 0 and after.out.endswith("something odd\n")
+    assert "has ended" in after.err
+
+
+def test_profiles(cli: Cli, own_home: Path) -> None:
+    said = cli("profile", "list", "--json")
+    assert [p["name"] for p in json.loads(said.out)["profiles"] if p["chosen"]]
+    check_golden("profile-show-cpu.txt", cli("profile", "show", "cpu").out, own_home)
+    assert cli("profile", "show", "cpux").code == 4
+
+
+def test_version(cli: Cli) -> None:
+    data = json.loads(cli("version", "--json").out)
+    assert data["appliance"] and data["torch"]
+    assert cli("--version").out == cli("version").out
+
+
+def test_first_screen(cli: Cli) -> None:
+    said = cli()
+    assert said.code == 0
+    assert "appliance pull" in said.out and "appliance up" in said.out
+
+
+def test_doctor_on_machines(cli: Cli, monkeypatch: Any) -> None:
+    assert cli("doctor", "--port", "1").code in (0, 8)
+    gpu = Gpu(0, "GPU-0", "NVIDIA H100", 80 << 30, 1 << 30, 90)
+    monkeypatch.setattr(doctor, "torch_cuda", lambda: "13.0")
+    monkeypatch.setattr(doctor, "of", lambda name: "1.0")
+
+    def verdicts(hardware: HardwareSnapshot) -> dict[str, str]:
+        return {c.name: c.verdict for c in doctor.examine(hardware, 8000)}
+
+    good = HardwareSnapshot(8, 64 << 30, 60 << 30, (gpu,), "580.95", "13.0")
+    assert {verdicts(good)[k] for k in ("gpu", "torch", "flashinfer", "memory")} == {"ok"}
+    old = HardwareSnapshot(8, 64 << 30, 60 << 30, (gpu,), "535.10", "12.2")
+    assert verdicts(old)["torch"] == "block"
+    broken = HardwareSnapshot(8, 64 << 30, 60 << 30, problem="the driver does not answer")
+    assert verdicts(broken)["gpu"] == "block"
+    ancient = Gpu(0, "GPU-0", "Tesla M40", 24 << 30, 0, 52)
+    assert verdicts(HardwareSnapshot(8, 64 << 30, 1, (ancient,), "580"))["gpu"] == "block"
+    monkeypatch.setattr(doctor, "torch_cuda", lambda: "")
+    assert verdicts(good)["torch"] == "block"
+    monkeypatch.setattr(doctor, "detect", lambda: broken)
+    said = cli("doctor", "--json")
+    assert said.code == 8 and json.loads(said.out)["ok"] is False
+
+
+class FakeModel(BaseHTTPRequestHandler):
+    """Streams the words of the last message, backwards."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        words = body["messages"][-1]["content"].split()[::-1]
+        if words == ["loading"]:
+            self._answer(503, json.dumps({"error": {"message": "still loading"}}))
+            return
+        events = [{"choices": [{"delta": {"role": "assistant", "content": ""}}]}]
+        events += [{"choices": [{"delta": {"content": w + " "}}]} for w in words]
+        events += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]
+        usage = {"prompt_tokens": 7, "completion_tokens": len(words)}
+        events += [{"choices": [], "usage": usage}]
+        lines = "".join(f"data: {json.dumps(e)}\n\n" for e in events)
+        self._answer(200, ": hello\n\n" + lines + "data: [DONE]\n\n")
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeModel)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_one_answer(cli: Cli, url: str, monkeypatch: Any) -> None:
+    said = cli("run", "--url", url, "a", "b", "c", "--stats")
+    assert (said.code, said.out) == (0, "c b a \n")
+    assert "7 prompt tokens, 3 tokens in" in said.err
+    data = json.loads(cli("chat", "x y", "--url", url + "/v1", "--json").out)
+    assert (data["text"], data["finish_reason"]) == ("y x ", "stop")
+    assert data["usage"] == {"prompt_tokens": 7, "completion_tokens": 2}
+
+
+def test_answers_that_do_not_come(cli: Cli, url: str) -> None:
+    said = cli("run", "--url", url, "loading")
+    assert said.code == 3 and "still loading" in said.err
+    assert cli("run", "--url", "http://127.0.0.1:1", "x").code == 6
+    assert cli("run", "--url", "ftp://x", "x").code == 2
+
+
+def test_prompt_from_stdin_and_repl(url: str, own_home: Path) -> None:
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "run", "--url", url],
+        input="one two",
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "two one \n")

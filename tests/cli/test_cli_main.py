@@ -1,0 +1,187 @@
+"""The group: words, aliases, global options, errors, exit codes, and what import costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from appliance.cli import main
+from appliance.cli.output import Output, duration, gigabytes, table
+from appliance.errors import DoesNotFitError
+
+HEAVY = "torch transformers huggingface_hub modelscope textual fastapi uvicorn pydantic rich pynvml"
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Output], object]], None]:
+    """Puts a function behind the word `probe`."""
+
+    def put(body: Callable[[Output], object]) -> None:
+        @click.command("probe")
+        @click.pass_obj
+        def probe(out: Output) -> None:
+            body(out)
+
+        main._take_global_options(probe)
+        monkeypatch.setitem(main.COMMANDS, "probe", ("", "", ""))
+        monkeypatch.setitem(main.group.commands, "probe", probe)
+
+    return put
+
+
+def test_light_imports() -> None:
+    code = (
+        "import sys; from appliance.cli.main import run; run(['--help']);"
+        f"print([m for m in {HEAVY.split()!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "Commands:" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["status"], ["profile", "list"], ["up", "no/such"], ["doctor"]])
+def test_no_command_here_loads_torch(words: list[str], own_home: Path) -> None:
+    code = (
+        f"import sys; from appliance.cli.main import run; run({words!r});"
+        "print([m for m in ('torch', 'transformers', 'textual', 'huggingface_hub') "
+        "if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_every_word_is_a_command(cli: Callable[..., object]) -> None:
+    ctx = click.Context(main.group)
+    for word in main.COMMANDS:
+        found = main.group.get_command(ctx, word)
+        assert isinstance(found, click.Command), word
+    for alias, word in main.ALIASES.items():
+        assert main.group.get_command(ctx, alias) is main.group.get_command(ctx, word)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("pul", "pull"), ("stats", "status"), ("servr", "serve"), ("xyzzy", None)]
+)
+def test_unknown_word(cli: Callable[..., object], word: str, meant: str | None) -> None:
+    said = cli(word)
+    assert said.code == 2 and said.out == ""
+    assert f"no command '{word}'." in said.err
+    assert (f"Did you mean '{meant}'?" in said.err) == (meant is not None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--json", "-vv", "--no-progress", "-y", "--color", "never", "probe", "-q"],
+        ["probe", "--json", "-q", "-v", "-v", "--no-progress", "-y", "--color", "never"],
+        ["--json", "probe", "--no-progress", "-yq", "-vv", "--color=never"],
+    ],
+)
+def test_global_options_before_and_behind(
+    cli: Callable[..., object],
+    command: Callable[[Callable[[Output], object]], None],
+    words: list[str],
+) -> None:
+    seen: list[Output] = []
+    command(seen.append)
+    assert cli(*words).code == 0
+    assert seen == [Output(True, True, False, 2, "never", True)]
+
+
+def test_three_part_error(
+    cli: Callable[..., object], command: Callable[[Callable[[Output], object]], None]
+) -> None:
+    def fail(out: Output) -> None:
+        raise DoesNotFitError("it does not fit\nbecause of this\nand that", "try A\ntry B")
+
+    command(fail)
+    said = cli("probe")
+    assert said.code == 7 and said.out == ""
+    assert said.err == (
+        "error[APL-FIT-001]: it does not fit\n"
+        "  why   because of this\n        and that\n"
+        "  fix   try A\n        try B\n"
+    )
+    said = cli("probe", "--json")
+    assert json.loads(said.out) == {
+        "schema": "appliance.error/1",
+        "error": {
+            "code": "APL-FIT-001",
+            "message": "it does not fit",
+            "why": "because of this\nand that",
+            "fix": ["try A", "try B"],
+            "exit_code": 7,
+        },
+    }
+    assert said.err.startswith("error[")
+
+
+def test_usage_errors_are_json_too(cli: Callable[..., object]) -> None:
+    said = cli("status", "--nonsense", "--json")
+    assert said.code == 2
+    assert json.loads(said.out)["error"]["exit_code"] == 2
+
+
+def test_ctrl_c_is_130(
+    cli: Callable[..., object], command: Callable[[Callable[[Output], object]], None]
+) -> None:
+    def interrupt(out: Output) -> None:
+        raise KeyboardInterrupt
+
+    command(interrupt)
+    assert cli("probe").code == 130
+
+
+def test_bug_of_ours_keeps_its_traceback_in_a_file(
+    cli: Callable[..., object],
+    command: Callable[[Callable[[Output], object]], None],
+    own_home: Path,
+) -> None:
+    def stumble(out: Output) -> None:
+        raise ZeroDivisionError("by naught")
+
+    command(stumble)
+    said = cli("probe")
+    assert said.code == 1
+    assert "ZeroDivisionError: by naught" in said.err and "Traceback" not in said.err
+    assert "Traceback" in (own_home / "state" / "logs" / "cli-traceback.txt").read_text()
+    assert "Traceback" in cli("probe", "-vv").err
+
+
+def test_reader_that_leaves_is_no_error() -> None:
+    """`appliance --help | head -1`."""
+    command = f"{sys.executable} -m appliance profile list | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert done.returncode in (0, 141)
+
+
+def test_results_and_notes_go_where_they_belong(
+    cli: Callable[..., object], command: Callable[[Callable[[Output], object]], None]
+) -> None:
+    def talk(out: Output) -> None:
+        out.note("note")
+        out.detail("detail")
+        out.warn("warning!")
+        out.result("answer", {"answer": 1})
+
+    command(talk)
+    assert (cli("probe").out, cli("probe").err) == ("answer\n", "note\nwarning: warning!\n")
+    assert (cli("probe", "-q").out, cli("probe", "-q").err) == ("answer\n", "warning: warning!\n")
+    assert json.loads(cli("probe", "--json").out) == {"answer": 1}
+    assert "detail" in cli("probe", "-v").err
+
+
+def test_words_for_figures() -> None:
+    assert [gigabytes(n) for n in (16.06e9, 99e6, 0)] == ["16.1 GB", "99.0 MB", "0.0 MB"]
+    assert [duration(s) for s in (3.9, 247, 7980)] == ["3s", "4m07s", "2h13m"]
+    assert table([["a", "bb"], ["ccc", "d"]], right=(1,)) == "a    bb\nccc   d"

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from conftest import Served, make_config
 from fake_engine import FakeEngine
@@ -75,6 +76,7 @@ def test_a_reader_that_stops_is_dropped(
     served: Served, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "WRITE_STALL_S", 0.1)
+    served.process.server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     engine.chunk = 50
     body = json.dumps(
         {"prompt": "a", "max_tokens": 500, "n": 16, "stream": True, "logprobs": 20}
@@ -123,8 +125,6 @@ def test_a_frontend_process_from_start_to_drain(
     folder = write_folder(tmp_path / "model", byte_level())
     (folder / "config.json").write_text(json.dumps(config(400)))
     settings = make_config(run_dir)
-    import msgspec
-
     model = msgspec.structs.replace(settings.model, path=str(folder))
     write_config(msgspec.structs.replace(settings, model=model), paths.config_file(run_dir))
     listener = socket.create_server(("127.0.0.1", 0))

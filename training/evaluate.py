@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from training.documents import Document, Message, chat
+from training.documents import Document, Message, ToolCall, chat
 from training.topics import arithmetic, stories, structured, talk, tools, unknown, world
 
 GOALS = {"held_out_sums": 0.98, "json_valid": 0.99, "stops_by_eos": 0.999}
@@ -57,7 +58,11 @@ def last_number(answer: str) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def fits(answer: str, request: structured.Request) -> bool:
+def totals(total: int, answer: str) -> bool:
+    return last_number(answer) == total
+
+
+def fits(request: structured.Request, answer: str) -> bool:
     """Whether the whole answer is one JSON object with just the keys and types asked for."""
     try:
         value = json.loads(answer)
@@ -80,28 +85,37 @@ def _is(value: Any, kind: str) -> bool:
     return isinstance(value, int) or (kind == "number" and isinstance(value, float))
 
 
-def _equals(answer: str, expected: Any) -> bool:
+def equals(expected: Any, answer: str) -> bool:
     try:
         return bool(json.loads(answer) == expected)
     except ValueError:
         return False
 
 
-def _called(answer: str, call: tools.ToolCall) -> bool:
+def calls(call: ToolCall, answer: str) -> bool:
     found = re.fullmatch(r"<tool_call>\n(.*)\n</tool_call>", answer.strip(), re.DOTALL)
-    return found is not None and _equals(found[1], {"name": call.name, "arguments": call.arguments})
+    return found is not None and equals({"name": call.name, "arguments": call.arguments}, found[1])
+
+
+def is_one_of(answers: tuple[str, ...], answer: str) -> bool:
+    return answer.strip() in answers
+
+
+def holds(words: str, answer: str) -> bool:
+    return words in answer
+
+
+def is_longer_than(words: int, answer: str) -> bool:
+    return len(answer.split()) > words
 
 
 def held_out_sums(rng: Random, limit: int) -> list[Question]:
     pairs = sorted(arithmetic.HELD_OUT | {(b, a) for a, b in arithmetic.HELD_OUT})
     rng.shuffle(pairs)
-    out = []
-    for a, b in pairs[:limit]:
-        asked = chat(arithmetic.ask_sum(rng, a, b))
-        out.append(
-            Question("held_out_sums", asked, lambda said, total=a + b: last_number(said) == total)
-        )
-    return out
+    return [
+        Question("held_out_sums", chat(arithmetic.ask_sum(rng, a, b)), partial(totals, a + b))
+        for a, b in pairs[:limit]
+    ]
 
 
 def json_requests(rng: Random, limit: int) -> list[Question]:
@@ -109,11 +123,9 @@ def json_requests(rng: Random, limit: int) -> list[Question]:
     for _ in range(limit):
         request = structured.request(rng, held_out=True)
         asked = chat(request.question, system=request.system)
-        out.append(Question("json_valid", asked, lambda said, r=request: fits(said, r)))
+        out.append(Question("json_valid", asked, partial(fits, request)))
         if request.given:
-            out.append(
-                Question("json_exact", asked, lambda said, r=request: _equals(said, r.answer))
-            )
+            out.append(Question("json_exact", asked, partial(equals, request.answer)))
     return out
 
 
@@ -121,19 +133,12 @@ def tool_requests(rng: Random, limit: int) -> list[Question]:
     out = []
     for _ in range(limit):
         request = tools.request(rng)
-        asked = Document((Message("user", request.question),), request.tools)
-        out.append(Question("tool_calls", asked, lambda said, r=request: _called(said, r.call)))
-        answered = Document(
-            (
-                Message("user", request.question),
-                Message("assistant", "", (request.call,)),
-                Message("tool", request.result),
-            ),
-            request.tools,
-        )
-        out.append(
-            Question("tool_answers", answered, lambda said, r=request: said.strip() == r.answer)
-        )
+        user = Message("user", request.question)
+        asked = Document((user,), request.tools)
+        out.append(Question("tool_calls", asked, partial(calls, request.call)))
+        called = Message("assistant", "", (request.call,))
+        answered = Document((user, called, Message("tool", request.result)), request.tools)
+        out.append(Question("tool_answers", answered, partial(is_one_of, (request.answer,))))
     return out
 
 
@@ -141,16 +146,15 @@ def known_things(rng: Random, limit: int) -> list[Question]:
     out = []
     for country, city, _ in rng.sample(world.COUNTRIES, min(limit, len(world.COUNTRIES))):
         asked = chat(f"What is the capital of {country}?")
-        out.append(Question("capitals", asked, lambda said, city=city: city in said))
-    for questions, answers in talk.TALK[:limit]:
-        asked = chat(rng.choice(questions))
-        out.append(Question("talk", asked, lambda said, a=answers: said.strip() in a))
+        out.append(Question("capitals", asked, partial(holds, city)))
+    for wordings, answers in talk.TALK[:limit]:
+        asked = chat(rng.choice(wordings))
+        out.append(Question("talk", asked, partial(is_one_of, answers)))
     for _ in range(min(limit, 60)):
-        asked = chat(unknown.question(rng))
-        out.append(Question("unknown", asked, lambda said: "small" in said))
+        out.append(Question("unknown", chat(unknown.question(rng)), partial(holds, "small")))
     for _ in range(min(limit, 40)):
-        question, _ = stories.exchange(rng)
-        out.append(Question("stories", chat(question), lambda said: len(said.split()) > 11))
+        asked = chat(stories.exchange(rng)[0])
+        out.append(Question("stories", asked, partial(is_longer_than, 11)))
     return out
 
 
@@ -233,7 +237,7 @@ def evaluate(
         said, _ = answers[place[id(question.document)]]
         good = question.right(said)
         right.setdefault(question.kind, []).append(good)
-        if not good and sum(w["kind"] == question.kind for w in wrong) < 8:
+        if not good and sum(w["kind"] == question.kind for w in wrong) < 3:
             last = question.document.messages[-1].content
             wrong.append({"kind": question.kind, "asked": last, "said": said})
     right["stops_by_eos"] = [ended for _, ended in answers]

@@ -208,4 +208,5 @@ class Llama(nn.Module):
         }
         part = folder / "model.safetensors.part"
         save_file(weights, str(part), metadata={"format": "pt"})
+        part.chmod(0o644)
         part.rename(folder / "model.safetensors")

@@ -17,7 +17,8 @@ from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.spec import ModelSpec
 
 MIB = 1 << 20
-GIB = 1 << 30
+SMALL_MODEL = 50_000_000
+"""Parameters below which one CPU thread computes a decode step faster than several."""
 
 
 class Answer(Struct, frozen=True):
@@ -164,11 +165,11 @@ class _Rules:
     def _threads(self) -> tuple[int, str]:
         ranks = self.config.engine.tp * self.config.engine.replicas
         n = max(1, self.hardware.cores // ranks)
-        return (
-            (n, f"{self.hardware.cores} cores for {ranks} rank(s)")
-            if not self.cuda
-            else (max(1, min(4, n)), "the GPU does the arithmetic")
-        )
+        if self.cuda:
+            return max(1, min(4, n)), "the GPU does the arithmetic"
+        if self.spec.parameters() < SMALL_MODEL:
+            return 1, "a model this small spends more on waking threads than they save"
+        return n, f"{self.hardware.cores} cores for {ranks} rank(s)"
 
 
 def resolve(

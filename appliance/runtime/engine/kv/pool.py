@@ -5,6 +5,9 @@ Rows that only pad a captured pass write to page 0, so it is never given to a re
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 
 from appliance.runtime.model.batch import KVPages
@@ -29,11 +32,20 @@ def allocate(
 ) -> list[KVPages]:
     """One KVPages a layer, with `pages` usable pages after page 0."""
     kv_heads = mesh.kv_share(spec.attention.kv_heads)[1]
+    layers = range(spec.layers)
     shape = (pages + 1, page_size, kv_heads, spec.attention.head_dim)
+    if device.type == "cpu":
+        return [KVPages(_untouched(shape, dtype), _untouched(shape, dtype)) for _ in layers]
     return [
         KVPages(
             torch.zeros(shape, dtype=dtype, device=device),
             torch.zeros(shape, dtype=dtype, device=device),
         )
-        for _ in range(spec.layers)
+        for _ in layers
     ]
+
+
+def _untouched(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros whose memory the system hands out page by page as it is written."""
+    size = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(shape)

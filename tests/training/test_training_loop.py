@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -22,6 +23,15 @@ from training.topics import arithmetic, structured
 from training.train import Probe, Recipe, Trainer, parts, run
 
 TINY = Shape(vocab=1024, hidden=64, layers=2, heads=2, kv_heads=1, head_dim=32, intermediate=96)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small are slower on many threads, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -116,6 +117,7 @@ class ControlServer:
         self._server: _Server | None = None
 
     async def start(self) -> None:
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         sock = _private_socket(self._path)
         config = uvicorn.Config(
             self._app,

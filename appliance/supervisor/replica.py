@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from typing import Any, Protocol
@@ -13,6 +14,10 @@ from appliance.supervisor.child import Child
 from appliance.supervisor.health import Deaths, Limits, Watch, exit_words
 
 PHASES = ("spawn", "import", "load", "plan", "capture", "warmup")
+
+
+_QUIET = re.compile(r"\s|\S+Z (INFO|DEBUG) ")
+"""Lines that are no last words: the inside of a traceback, and what is logged on a good day."""
 
 
 class Death(Struct, frozen=True):
@@ -183,7 +188,7 @@ def death_of(child: Child, name: str, many: bool) -> Death:
     text = f"{who} {words}"
     if child.returncode == -signal.SIGKILL:
         text += "\nnot by its supervisor: by hand, or by the kernel when memory ran out (see dmesg)"
-    last = next((line for line in reversed(child.last_lines) if not line.startswith(" ")), "")
+    last = next((line for line in reversed(child.last_lines) if not _QUIET.match(line)), "")
     if last:
         text += f"\nits last words: {last.strip()[:300]}"
     return Death(text, f"`appliance logs --component {child.post.role}` has more.", "APL-ENG-002")

@@ -95,7 +95,7 @@ class View:
             },
             throughput=sampler.throughput(),
             queue={**sampler.queue(), "max_running": float(config.schedule.max_running)},
-            kv=sampler.kv(),
+            kv=self._kv(),
             prefix_cache=sampler.prefix_cache(),
             latency_60s=sampler.latency(),
             errors_60s=sampler.errors(),
@@ -106,6 +106,16 @@ class View:
             history={name: list(values) for name, values in sampler.history.items()},
             log_tail=[line.text for line in self._book.tail(50)],
         )
+
+    def _kv(self) -> dict[str, float]:
+        """As the engines last said; before they have, what they have room for."""
+        kv = self._sampler.kv()
+        if not kv["total_tokens"]:
+            facts = [r.facts for r in self._lifecycle.replicas if r.ready]
+            kv["total_tokens"] = float(
+                sum(f.get("pages", 0) * f.get("page_size", 0) for f in facts)
+            )
+        return kv
 
     def _processes(self) -> list[ProcessRow]:
         rows = [
@@ -165,13 +175,15 @@ def failure_fields(death: Death, book: LogBook) -> dict[str, Any]:
 
 
 def _overrides(run: Path) -> dict[str, Any]:
-    """Values of the plan that flags, environment or files set."""
+    """Values of the plan, beyond where and under which name it is served, that flags, environment
+    or files set."""
     try:
         plan = msgspec.json.decode(paths.plan_file(run).read_bytes())
         return {
             a["field"]: a["value"]
             for a in plan["answers"]
             if a["source"].startswith(("flag", "environment", "file"))
+            and not a["field"].startswith(("serve.", "model.served_names"))
         }
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return {}

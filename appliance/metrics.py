@@ -110,7 +110,7 @@ def merge(dumps: Iterable[Dump]) -> Dump:
 
 
 def subtract(new: Sequence[float], old: Sequence[float] | None) -> list[float]:
-    """A histogram's value over the time between two dumps. A restart (a smaller count) counts all."""
+    """A histogram's value between two dumps; all of `new` after a restart (a smaller count)."""
     if old is None or sum(new[:-1]) < sum(old[:-1]):
         return list(new)
     return [a - b for a, b in zip(new, old, strict=True)]

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+PhaseName = Literal["spawn", "import", "load", "plan", "capture", "warmup"]
+
 State = Literal["stopped", "starting", "ready", "degraded", "draining", "failed"]
 """degraded: was ready, an engine is being started again; requests wait and go on."""
 
@@ -25,7 +27,7 @@ State = Literal["stopped", "starting", "ready", "degraded", "draining", "failed"
 class Phase(Struct, frozen=True, tag="phase"):
     """A start-up phase begins or advances. limit_s: silence allowed until the next message."""
 
-    name: Literal["spawn", "import", "load", "plan", "capture", "warmup"]
+    name: PhaseName
     progress: float = 0.0
     limit_s: float = 30.0
     detail: str = ""

@@ -190,9 +190,8 @@ def main() -> int:
         shutil.rmtree(args.work, ignore_errors=True)
         begin = time.perf_counter()
         reference.save_pretrained(args.work, max_shard_size="4GB")
-        print(
-            f"saved in {time.perf_counter() - begin:.1f} s: {json.dumps(sorted(p.name for p in args.work.iterdir()))}"
-        )
+        files = json.dumps(sorted(p.name for p in args.work.iterdir()))
+        print(f"saved in {time.perf_counter() - begin:.1f} s: {files}")
         for graphs in (False, True):
             worst = check_logits(args.work, reference, graphs)
             failed |= not worst < BOUND

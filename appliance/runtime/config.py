@@ -1,4 +1,4 @@
-"""RuntimeConfig: what the runtime is told. Frozen, in sections; each room is given its section only.
+"""RuntimeConfig: what the runtime is told. Frozen, in sections; a room is given its section only.
 
 A field that may be left to us holds ``auto`` (or 0); `plan.resolve` answers those, and every
 process of a run reads the resolved config from one file.

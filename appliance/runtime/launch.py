@@ -21,7 +21,7 @@ from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.wire.codec import VERSION
 from appliance.runtime.wire.delta import Welcome
-from appliance.status import Beat, Phase, Ready, StatusPipe
+from appliance.status import Beat, Phase, PhaseName, Ready, StatusPipe
 
 log = logging.getLogger(__name__)
 
@@ -138,18 +138,17 @@ def run_engine(
     door.close()
 
 
-def _phases(status: StatusPipe) -> Callable[[str, float, str], None]:
+def _phases(status: StatusPipe) -> Callable[[PhaseName, float, str], None]:
     """Tells the supervisor of each phase, and of progress in it at most 10 times a second."""
-    last = ["", 0.0]
+    last = ("", 0.0)
 
-    def tell(name: str, progress: float, detail: str) -> None:
+    def tell(name: PhaseName, progress: float, detail: str) -> None:
+        nonlocal last
         now = time.monotonic()
-        if name == last[0] and progress < 1.0 and now - float(last[1]) < 0.1:
+        if name == last[0] and progress < 1.0 and now - last[1] < 0.1:
             return
-        last[:] = [name, now]
-        status.send(
-            Phase(name=name, progress=progress, limit_s=_LIMITS[name], detail=detail)  # type: ignore[arg-type]
-        )
+        last = (name, now)
+        status.send(Phase(name=name, progress=progress, limit_s=_LIMITS[name], detail=detail))
 
     return tell
 

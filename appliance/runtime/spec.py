@@ -9,10 +9,12 @@ from typing import Literal
 
 from msgspec import Struct
 
+RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
+
 
 class RopeSpec(Struct, frozen=True):
     theta: float = 10000.0
-    kind: Literal["default", "linear", "dynamic", "llama3", "yarn"] = "default"
+    kind: RopeKind = "default"
     factor: float = 1.0
     original_context: int = 0
     """Context the model was trained at, where `kind` needs it."""

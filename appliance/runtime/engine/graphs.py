@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class DecodeGraphs:
         self._kv_rows = torch.zeros(most, dtype=torch.int64, device=device)
         self._hidden = torch.zeros((most, hidden), dtype=dtype, device=device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._memory: tuple[int, int] | None = None
+        self._memory: Any = None  # handle of the memory pool that all graphs share
 
     def size_for(self, rows: int) -> int | None:
         """The smallest captured size that takes `rows` rows; None when there is none yet."""

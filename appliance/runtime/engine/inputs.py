@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -34,7 +36,11 @@ class Staging:
             self._views = [p.numpy() for p in self._pinned]
             self._left = [torch.cuda.Event() for _ in range(self._BUFFERS)]
 
-    def send(self, arrays: list[npt.NDArray[np.int32]], into: Tensor | None = None) -> list[Tensor]:
+    def send(
+        self,
+        arrays: Sequence[npt.NDArray[np.int32] | npt.NDArray[np.float32]],
+        into: Tensor | None = None,
+    ) -> list[Tensor]:
         """Int32 (or float32) arrays -> views of one device tensor, `into` if given, in order."""
         if not self._cuda:
             sent = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]

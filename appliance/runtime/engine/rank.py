@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from appliance.runtime.wire.request import Sampling
 from appliance.runtime.wire.ring import RingReader, RingWriter
 from appliance.runtime.wire.step import NewRow, Step
 
-Tell = Callable[[str, float, str], None]
+Tell = Callable[[Literal["load", "plan", "capture"], float, str], None]
 """phase, progress from 0 to 1, detail"""
 
 

@@ -1,4 +1,4 @@
-"""Build: all that a layer may ask for. A layer is given `(spec, build, name)` and reads no global."""
+"""Build: all that a layer may ask for. A layer is given `(spec, build, name)`, reads no global."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared memory from rank 0 to the other ranks of an engine: a ring of bytes, one writer, n readers.
+"""Shared memory from rank 0 to an engine's other ranks: a ring of bytes, one writer, n readers.
 
 Layout: int64 written (bytes ever written), then int64 read[n] on cache lines of their own, then
 the data. A record is an int64 length and its bytes, padded to 8; a length of -1 says "go on at the

@@ -29,7 +29,7 @@ class Backend(Protocol):
 
 
 class RowTables:
-    """indptr int32 [rows + 1], last_len int32 [rows], indices int32 [many]: the rows' page lists."""
+    """The rows' page lists: indptr int32 [rows + 1], last_len int32 [rows], indices int32 [n]."""
 
     __slots__ = ("indices", "indptr", "last_len")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 from appliance.errors import UsageError
-from appliance.runtime.spec import RopeSpec
+from appliance.runtime.spec import RopeKind, RopeSpec
 
 _MISSING = object()
+ROPE_KINDS: tuple[RopeKind, ...] = get_args(RopeKind)
 
 
 def integer(config: dict[str, Any], name: str, default: Any = _MISSING, most: int = 1 << 24) -> int:
@@ -66,10 +67,9 @@ def rope(config: dict[str, Any], max_context: int) -> RopeSpec:
         raise UsageError("config.json: 'rope_scaling' is not an object")
     theta = number(params, "rope_theta", number(config, "rope_theta", 10000.0))
     kind = params.get("rope_type") or params.get("type") or "default"
-    if kind not in ("default", "linear", "dynamic", "llama3", "yarn"):
+    if kind not in ROPE_KINDS:
         raise UsageError(
-            f"config.json: rope type {kind!r} is not known",
-            "Known: default, linear, dynamic, llama3, yarn.",
+            f"config.json: rope type {kind!r} is not known", f"Known: {', '.join(ROPE_KINDS)}."
         )
     original = integer(
         params,

@@ -56,7 +56,7 @@ class Group:
         self._device = device
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=dist.FileStore(str(meeting), mesh.tp),
+            store=dist.FileStore(str(meeting), mesh.tp),  # type: ignore[attr-defined]
             rank=mesh.rank,
             world_size=mesh.tp,
             timeout=timedelta(seconds=120),

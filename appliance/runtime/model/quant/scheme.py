@@ -31,7 +31,7 @@ class Shard:
 
 
 class Scheme(nn.Module):
-    """suffixes: names of the checkpoint tensors a linear of this scheme has, `weight` among them."""
+    """suffixes: names of the checkpoint tensors of a linear of this scheme, `weight` among them."""
 
     suffixes: tuple[str, ...] = ("weight",)
 

@@ -57,6 +57,10 @@ class TextWorker:
             _size(request.prompt), lambda: self._tokenizing.requests(request, context)
         )
 
+    def tokenize_now(self, request: TextRequest, context: int) -> list[TokenRequest]:
+        """`tokenize` without an event loop."""
+        return self._tokenizing.requests(request, context)
+
     def stream(self, request: TextRequest, tokens: TokenRequest) -> AnswerStream:
         vocabulary = self._vocabulary
         before = ids_from_bytes(tokens.prompt)[:_SEEN_AT_START].tolist()

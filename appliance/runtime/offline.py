@@ -1,0 +1,384 @@
+"""All of the runtime in one process, for scripts and tests: Engine(folder).generate(prompts).
+
+    engine = Engine("path/to/model")
+    print(engine.generate("The capital of France is", {"max_tokens": 8}).text)
+    engine.close()
+
+The scheduler and the executor run in a thread of their own; with tp > 1 the other ranks are
+processes that end with this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import msgspec
+
+from appliance import hardware, paths
+from appliance.errors import EngineError, RequestError, UsageError
+from appliance.runtime.config import ModelConfig, RuntimeConfig, write_config
+from appliance.runtime.engine.rank import RankBuilder, RingExecutor
+from appliance.runtime.model.registry import read_spec
+from appliance.runtime.plan import resolve
+from appliance.runtime.schedule.loop import Loop
+from appliance.runtime.schedule.scheduler import Scheduler
+from appliance.runtime.spec import ModelSpec
+from appliance.runtime.text.worker import TextWorker
+from appliance.runtime.wire.delta import Deltas, Finish, ToFrontend, TokenDelta
+from appliance.runtime.wire.request import Abort, FlushCache, ToEngine, TokenRequest
+from appliance.runtime.wire.ring import RingWriter
+from appliance.runtime.wire.step import Executor
+from appliance.runtime.wire.text import (
+    AskedSampling,
+    Chat,
+    Prompt,
+    TextDelta,
+    TextLogprob,
+    TextRequest,
+)
+
+_PEER = 1
+AnyPrompt = str | Sequence[int] | Chat
+Sink = Callable[[TokenDelta], None]
+
+
+@dataclass
+class Generation:
+    """One finished answer. finish_reason: stop or length. matched: stop id or string, if any."""
+
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    finish_reason: Finish = ""
+    matched: int | str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    logprobs: list[TextLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TextLogprob] = field(default_factory=list)
+
+    def add(self, delta: TextDelta) -> None:
+        self.text += delta.text
+        self.ids += delta.ids
+        self.logprobs += delta.logprobs
+        self.prompt_logprobs += delta.prompt_logprobs
+        if delta.cached >= 0:
+            self.cached_tokens = delta.cached
+        if delta.finish:
+            self.finish_reason, self.matched = delta.finish, delta.matched
+
+
+class _LocalDoor:
+    """Stands in for the socket: messages by a queue, deltas by a call in the engine's thread."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+        self._sinks: dict[int, Sink] = {}
+        self._lock = threading.Lock()
+        self.broken: str = ""
+
+    def put(self, message: ToEngine, sink: Sink | None = None) -> None:
+        with self._lock:
+            if self.broken:
+                raise EngineError(self.broken)
+            if isinstance(message, TokenRequest) and sink is not None:
+                self._sinks[message.rid] = sink
+        self._queue.put(message)
+
+    def forget(self, rid: int) -> None:
+        with self._lock:
+            self._sinks.pop(rid, None)
+
+    def receive(self, timeout: float) -> list[tuple[int, ToEngine | None]]:
+        got: list[tuple[int, ToEngine | None]] = []
+        try:
+            got.append(
+                (_PEER, self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait())
+            )
+            while True:
+                got.append((_PEER, self._queue.get_nowait()))
+        except queue.Empty:
+            return got
+
+    def send(self, peer: int, message: ToFrontend) -> None:
+        if not isinstance(message, Deltas):
+            return
+        for delta in message.items:
+            with self._lock:
+                sink = self._sinks.get(delta.rid)
+                if delta.finish:
+                    self._sinks.pop(delta.rid, None)
+            if sink is not None:
+                sink(delta)
+
+    def fail(self, cause: str) -> None:
+        """Ends every request that still waits."""
+        with self._lock:
+            self.broken = cause
+            sinks, self._sinks = self._sinks, {}
+        for rid, sink in sinks.items():
+            sink(TokenDelta(rid=rid, index=0, ids=(), finish="error", error=cause))
+
+
+class Engine:
+    """A model in this process.
+
+    model: folder with config.json, tokenizer and safetensors; None: the embedded default.
+    settings: dotted RuntimeConfig fields, such as {"schedule.depth": 0, "engine.tp": 2}; what is
+    left out is resolved for this machine as `appliance up` does.
+    """
+
+    def __init__(
+        self, model: str | Path | None = None, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        folder = Path(model) if model is not None else paths.default_model()
+        self.spec: ModelSpec = read_spec(folder)
+        self._folder = tempfile.TemporaryDirectory(prefix="appliance-")
+        run = Path(self._folder.name)
+        asked = RuntimeConfig(
+            run=run.name, dir=str(run), model=ModelConfig(path=str(folder), id=folder.name)
+        )
+        asked, sources = _with_settings(asked, settings or {})
+        self.config = resolve(asked, self.spec, hardware.detect(), sources).config
+        self._ranks = self._start_ranks(run)
+        self._text = (
+            TextWorker(folder, self.spec) if (folder / "tokenizer.json").is_file() else None
+        )
+        self._door = _LocalDoor()
+        executor, pages = self._build(run)
+        self.pages = pages
+        self.scheduler = Scheduler(
+            self.config.schedule,
+            pages,
+            self.config.model.context,
+            self.config.schedule.max_running,
+            self.spec.vocab,
+        )
+        self._loop = Loop(self.scheduler, executor, self._door, self.config.schedule.depth)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @overload
+    def generate(
+        self, prompts: str | Chat, sampling: Mapping[str, Any] | None = None
+    ) -> Generation: ...
+    @overload
+    def generate(
+        self, prompts: Sequence[AnyPrompt], sampling: Mapping[str, Any] | None = None
+    ) -> list[Generation]: ...
+    def generate(
+        self, prompts: AnyPrompt | Sequence[AnyPrompt], sampling: Mapping[str, Any] | None = None
+    ) -> Generation | list[Generation]:
+        """Answers one prompt (text, chat) or several (texts, chats, lists of ids), in order.
+
+        sampling: fields of AskedSampling, and `stop`. RequestError for a prompt or a value that
+        cannot be served, EngineError when the engine has died.
+        """
+        one = isinstance(prompts, str | Chat)
+        asked: Sequence[AnyPrompt] = [prompts] if one else prompts  # type: ignore[assignment, list-item]
+        streams = [self.stream(p, sampling) for p in asked]
+        for stream in streams:
+            stream.begin()
+        answers = []
+        for stream in streams:
+            for delta in stream:
+                stream.answer.add(delta)
+            answers.append(stream.answer)
+        return answers[0] if one else answers
+
+    async def async_generate(
+        self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None = None
+    ) -> Generation:
+        """Answers one prompt; many may be awaited at once and share batches."""
+        answer: Generation | None = None
+        async for delta, answer in self._async_deltas(prompt, sampling):
+            answer.add(delta)
+        assert answer is not None
+        return answer
+
+    async def async_stream(
+        self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[TextDelta]:
+        """The deltas of one answer; leaving the loop early aborts the request."""
+        async for delta, _ in self._async_deltas(prompt, sampling):
+            yield delta
+
+    def stream(self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None = None) -> Stream:
+        """An iterator over the deltas of one answer; closing it early aborts the request."""
+        return Stream(self._door, *self._prepare(prompt, sampling))
+
+    def flush_cache(self) -> None:
+        self._door.put(FlushCache())
+
+    def close(self) -> None:
+        """Ends the engine and its ranks; requests in flight end with an error."""
+        self._loop.stop()
+        self._thread.join(timeout=30)
+        self._door.fail("the engine was closed.")
+        if self._text is not None:
+            self._text.close()
+        for rank in self._ranks:
+            rank.stdin.close() if rank.stdin is not None else None
+            rank.wait(timeout=30)
+        self._folder.cleanup()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _async_deltas(
+        self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None
+    ) -> AsyncIterator[tuple[TextDelta, Generation]]:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[TokenDelta] = asyncio.Queue()
+        request, feed, answer = self._prepare(prompt, sampling)
+
+        def sink(delta: TokenDelta) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, delta)
+
+        self._door.put(request, sink)
+        finished = False
+        try:
+            while not finished:
+                delta = _checked(feed(await arrived.get()))
+                finished = bool(delta.finish)
+                yield delta, answer
+        finally:
+            self._door.forget(request.rid)
+            self._door.put(Abort(request.rid))
+
+    def _prepare(
+        self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None
+    ) -> tuple[TokenRequest, Callable[[TokenDelta], TextDelta], Generation]:
+        values = dict(sampling or {})
+        stop = values.pop("stop", ())
+        try:
+            asked = msgspec.convert(values, AskedSampling, strict=True)
+        except msgspec.ValidationError as e:
+            raise RequestError(f"sampling: {e}") from e
+        unknown = sorted(set(values) - set(AskedSampling.__struct_fields__))
+        if unknown:
+            raise RequestError(f"sampling has no field {unknown[0]!r}.", param=unknown[0])
+        whole: Prompt = prompt if isinstance(prompt, str | Chat) else tuple(prompt)
+        request = TextRequest(
+            rids=(secrets.randbits(62),),
+            prompt=whole,
+            sampling=asked,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            arrival=time.monotonic(),
+            default_max_tokens=128,
+        )
+        if self._text is None:
+            raise UsageError(
+                f"{self.config.model.path} holds no tokenizer.json.",
+                "Save the model's tokenizer beside its weights.",
+            )
+        tokens = self._text.tokenize_now(request, self.config.model.context)[0]
+        answer = Generation(prompt_tokens=len(tokens.prompt) // 4)
+        return tokens, self._text.stream(request, tokens).feed, answer
+
+    def _start_ranks(self, run: Path) -> list[subprocess.Popen[bytes]]:
+        if self.config.engine.tp == 1:
+            return []
+        write_config(self.config, paths.config_file(run))
+        base = [sys.executable, "-m", "appliance.runtime", "--config", str(paths.config_file(run))]
+        return [
+            subprocess.Popen([*base, "--role", "engine", "--rank", str(r)], stdin=subprocess.PIPE)
+            for r in range(1, self.config.engine.tp)
+        ]
+
+    def _build(self, run: Path) -> tuple[Executor, int]:
+        tp = self.config.engine.tp
+        ring_path = paths.ring_file(run, 0).with_name("ranks-0.ring.0")
+        ring = RingWriter(ring_path, tp - 1) if tp > 1 else None
+        meeting = paths.rendezvous_file(run, 0).with_name("ranks-0.store.0")
+        built = RankBuilder(
+            self.config, self.spec, 0, 0, meeting if tp > 1 else None, lambda *_: None
+        ).build()
+        if ring is None:
+            return built.executor, built.pages
+        return RingExecutor(built.executor, ring), built.pages
+
+    def _run(self) -> None:
+        try:
+            self._loop.run()
+        except Exception as e:
+            self._door.fail(f"the engine died: {type(e).__name__}: {e}")
+            raise
+
+
+class Stream(Iterator[TextDelta]):
+    """Deltas of one answer. `begin` sends the request; the first `next` does so otherwise."""
+
+    def __init__(
+        self,
+        door: _LocalDoor,
+        request: TokenRequest,
+        feed: Callable[[TokenDelta], TextDelta],
+        answer: Generation,
+    ) -> None:
+        self._door, self._request, self._feed = door, request, feed
+        self.answer = answer
+        self._arrived: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
+        self._begun = self._ended = False
+
+    def begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._door.put(self._request, self._arrived.put)
+
+    def __next__(self) -> TextDelta:
+        if self._ended:
+            raise StopIteration
+        self.begin()
+        delta = _checked(self._feed(self._arrived.get()))
+        if delta.finish:
+            self.close()
+        return delta
+
+    def close(self) -> None:
+        """Aborts what has not ended."""
+        if self._begun and not self._ended:
+            self._door.forget(self._request.rid)
+            if not self._door.broken:
+                self._door.put(Abort(self._request.rid))
+        self._ended = True
+
+
+def _checked(delta: TextDelta) -> TextDelta:
+    if delta.finish == "error":
+        raise EngineError(delta.error)
+    return delta
+
+
+def _with_settings(
+    config: RuntimeConfig, settings: Mapping[str, Any]
+) -> tuple[RuntimeConfig, dict[str, str]]:
+    """`config` with dotted fields replaced, and who set them. UsageError for an unknown one."""
+    plain = msgspec.to_builtins(config)
+    for name, value in settings.items():
+        section, _, key = name.partition(".")
+        if not isinstance(plain.get(section), dict) or key not in plain[section]:
+            raise UsageError(f"there is no setting {name!r}.")
+        plain[section][key] = value
+    try:
+        return msgspec.convert(plain, RuntimeConfig), dict.fromkeys(settings, "caller")
+    except msgspec.ValidationError as e:
+        raise UsageError(f"settings: {e}") from e

@@ -33,7 +33,7 @@ from appliance.runtime.api.errors import as_request_error, error_body, error_hea
 from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.models import Models
 from appliance.runtime.api.series import Series
-from appliance.runtime.api.server import HttpServer
+from appliance.runtime.api.server import HttpServer, raise_file_limit
 from appliance.runtime.api.state import RunStateFile
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.wire.text import TextRoom
@@ -250,6 +250,7 @@ async def serve(
     """Serves until SIGTERM or SIGINT (or `stop`), then until the live requests have ended."""
     status.send(Phase(name="warmup", limit_s=30.0))
     stop = stop or asyncio.Event()
+    raise_file_limit()
     async with AsyncExitStack() as stack:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -12,6 +12,7 @@ import logging
 import time
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -163,12 +164,13 @@ class Frontend:
 
     def cancel(self, rids: Iterable[int]) -> None:
         """The caller has gone: the engine is told, nothing more is handed on."""
-        for rid in rids:
-            live = self._live.get(rid)
-            if live is not None:
-                self._forget(live)
-                live.engine.send(Abort(rid=rid))
-                self.series.finished.add(1.0, self.series.model, "abort")
+        gone = [live for live in map(self._live.get, rids) if live is not None]
+        for live in gone:
+            self._forget(live)
+            live.engine.send(Abort(rid=live.request.rid))
+            self.series.finished.add(1.0, self.series.model, "abort")
+        if gone:
+            log.info("%s: the client left, %d sequences aborted", gone[0].name, len(gone))
 
     def _check_capacity(self, tokens: TokenRequest, param: str) -> None:
         pools = [e.welcome.total_tokens for e in self.engines if e.welcome is not None]
@@ -342,13 +344,15 @@ def _again(live: Live) -> TokenRequest:
 
 def _row(live: Live, now: float) -> status.RequestRow:
     arrival, tokens = live.request.arrival, len(live.output)
-    phase = "decode" if tokens else ("prefill" if live.in_flight else "queued")
+    phase: Literal["queued", "prefill", "decode"] = "queued"
+    if live.engine.connected and live.in_flight:
+        phase = "decode" if tokens else "prefill"
     speed = None
     if live.first_at is not None and tokens > 1 and live.last_at > live.first_at:
         speed = (tokens - 1) / (live.last_at - live.first_at)
     return status.RequestRow(
         id=live.name,
-        phase=phase if live.engine.connected else "queued",  # type: ignore[arg-type]
+        phase=phase,
         prompt_tokens=live.prompt_tokens,
         cached_tokens=live.cached,
         output_tokens=tokens,

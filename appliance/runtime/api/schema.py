@@ -158,11 +158,12 @@ class CompletionRequest(_Generation, kw_only=True):
             return [given]
         if not given:
             raise RequestError("prompt is an empty list.", param="prompt")
-        if all(type(p) is int for p in given):
+        kinds = set(map(type, given))
+        if kinds == {int}:
             return [tuple(given)]
-        if all(isinstance(p, str) for p in given):
+        if kinds == {str}:
             return given
-        if all(isinstance(p, list) and all(type(i) is int for i in p) for p in given):
+        if kinds == {list} and all(set(map(type, p)) <= {int} for p in given):
             return [tuple(p) for p in given]
         raise RequestError(
             "prompt must be a text, a list of texts, a list of token ids, or a list of lists of "

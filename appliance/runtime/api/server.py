@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import time
 from email.utils import formatdate
@@ -22,6 +23,12 @@ WRITE_STALL_S = 30.0
 KEEP_ALIVE_S = 65
 
 log = logging.getLogger(__name__)
+
+
+def raise_file_limit() -> None:
+    """Every connection is a file; the usual soft limit of 1024 is a shell's, not a server's."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _HeadTooLarge(Exception):

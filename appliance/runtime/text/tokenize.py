@@ -86,13 +86,15 @@ class Tokenizing:
         return ids
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
-        for id in ids:
-            if not 0 <= id < self._spec.vocab:
-                raise RequestError(
-                    f"{param} holds the token id {id}; this model's ids are 0 to "
-                    f"{self._spec.vocab - 1}.",
-                    param=param,
-                )
+        if not ids:
+            return
+        lowest, highest, last = min(ids), max(ids), self._spec.vocab - 1
+        if lowest < 0 or highest > last:
+            wrong = lowest if lowest < 0 else highest
+            raise RequestError(
+                f"{param} holds the token id {wrong}; this model's ids are 0 to {last}.",
+                param=param,
+            )
 
     def _sampling(self, asked: AskedSampling, max_tokens: int) -> Sampling:
         self._check_ids(asked.stop_ids, "stop_token_ids")

@@ -32,12 +32,14 @@ def test_32_streams_go_on_with_the_next_token(
 ) -> None:
     prompts = [f"Hello {i}" for i in range(32)]
     engine.budget = 32 * 20 + 7
+    engine.hold.set()
 
     async def everything() -> list[str]:
         async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=64)) as client:
             asked = [asyncio.create_task(ask(client, served.url, p)) for p in prompts]
             await asyncio.to_thread(engine.wait, lambda: len(engine.requests) == 32)
-            await asyncio.to_thread(_spent, engine)
+            engine.hold.clear()
+            await asyncio.to_thread(engine.wait, lambda: engine.budget == 0)
             engine.die()
             engine.budget = None
             engine.start()
@@ -56,10 +58,6 @@ def test_32_streams_go_on_with_the_next_token(
     series = served.frontend.series
     assert series.generated.series["org/tiny"] == 32 * TOKENS
     assert series.replays.series["org/tiny"] == 32
-
-
-def _spent(engine: FakeEngine) -> None:
-    engine.wait(lambda: engine.budget == 0)
 
 
 def test_tokens_told_twice_count_once(

@@ -1,0 +1,224 @@
+"""How many streamed tokens a second one frontend on one core relays, and what it weighs.
+
+    python benchmarks/frontend_relay.py [--streams 64] [--tokens 1000] [--rate 20000] [--chat]
+
+A fake engine (its own process) gives every stream one token per message at --rate tokens/s in all;
+a client (its own process) reads raw bytes. The frontend is the real one: real HTTP, real tokenizer,
+its own process, bound to one core. CPU time per token is told beside the wall-clock rate, because
+it does not depend on what else the machine does; tokens_per_event above 1 says that the frontend
+fell behind and joined tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from appliance import paths
+from appliance.runtime.api.server import raise_file_limit
+from appliance.runtime.config import ModelConfig, RuntimeConfig, ServeConfig
+from appliance.runtime.wire.channel import EngineDoor
+from appliance.runtime.wire.codec import VERSION
+from appliance.runtime.wire.delta import Deltas, StepStats, TokenDelta, Welcome
+from appliance.runtime.wire.request import TokenRequest
+from appliance.status import StatusPipe
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def engine(path: Path, streams: int, rate: float) -> None:
+    """Waits for all streams, then steps them together until each has its max_tokens."""
+    welcome = Welcome(VERSION, 1, 1 << 20, 1 << 24, 16, streams, 256, os.getpid())
+    door = EngineDoor(path, welcome)
+    live: dict[int, tuple[int, int]] = {}
+    print("up", flush=True)
+    while True:
+        for peer, message in door.receive(1.0):
+            if isinstance(message, TokenRequest):
+                live[message.rid] = (peer, message.sampling.max_tokens)
+        if len(live) < streams:
+            continue
+        start, index = time.monotonic(), 0
+        longest = max(n for _, n in live.values())
+        while index < longest:
+            if rate:
+                time.sleep(max(0.0, start + index * streams / rate - time.monotonic()))
+            by_peer: dict[int, list[TokenDelta]] = {}
+            for rid, (peer, tokens) in live.items():
+                finish = "length" if index == tokens - 1 else ""
+                id = 64 + (index * 7 + rid) % 26
+                by_peer.setdefault(peer, []).append(TokenDelta(rid, index, (id,), finish))
+            for peer, deltas in by_peer.items():
+                door.send(peer, Deltas(tuple(deltas), StepStats() if index % 20 == 0 else None))
+            index += 1
+            # Step on only when the frontend has taken the last one, as a device's pace would.
+            while any(p.backlog for p in door._peers.values()):
+                door.receive(0.001)
+        live.clear()
+
+
+def frontend(folder: Path, run: Path, fd: int) -> None:
+    import uvloop
+
+    from appliance.runtime.api.app import serve
+    from appliance.runtime.model.registry import read_spec
+    from appliance.runtime.text.worker import TextWorker
+
+    config = RuntimeConfig(
+        run="relay",
+        dir=str(run),
+        model=ModelConfig(path=str(folder), id="relay", context=1 << 20),
+        serve=ServeConfig(frontends=1),
+    )
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    text = TextWorker(folder, read_spec(folder), "relay")
+    uvloop.run(serve(config, text, 0, fd, StatusPipe()))
+
+
+def client(port: int, streams: int, tokens: int, chat: bool) -> None:
+    """Opens every stream, reads until all are done, prints seconds, events and bytes."""
+    what = {"messages": [{"role": "user", "content": "Hi"}]} if chat else {"prompt": "Hi"}
+    body = json.dumps({**what, "max_tokens": tokens, "stream": True}).encode()
+    path = "/v1/chat/completions" if chat else "/v1/completions"
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    raise_file_limit()
+    selector = selectors.DefaultSelector()
+    for _ in range(streams):
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.sendall(head + body)
+        selector.register(sock, selectors.EVENT_READ, bytearray())
+    first = events = size = 0.0
+    buffer = bytearray(1 << 18)
+    open_ = streams
+    while open_:
+        for key, _ in selector.select(30):
+            n = key.fileobj.recv_into(buffer)
+            if not first:
+                first = time.monotonic()
+            data = key.data + buffer[:n]
+            events += data.count(b"data: ")
+            size += n
+            key.data[:] = data[-5:]
+            if not n or data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+                selector.unregister(key.fileobj)
+                open_ -= 1
+    seconds = time.monotonic() - first
+    print(json.dumps({"seconds": seconds, "events": events - streams, "bytes": size}))
+
+
+def small_model(folder: Path) -> Path:
+    tokenizer = Tokenizer(
+        models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    shape = {
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "num_hidden_layers": 1,
+        "intermediate_size": 8, "vocab_size": 256, "num_attention_heads": 1,
+        "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "max_position_embeddings": 1 << 20,
+        "eos_token_id": 255,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(shape))
+    return folder
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def memory_mib(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+def spawn(*args: object, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, *map(str, args)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, **options)
+
+
+def measure(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="relay") as temporary:
+        run = Path(temporary)
+        folder = Path(args.model) if args.model else small_model(run / "model")
+        listener = socket.create_server(("127.0.0.1", 0))
+        fake = spawn("engine", paths.engine_socket(run, 0), args.streams, args.rate)
+        fake.stdout.readline()
+        served = spawn("frontend", folder, run, listener.fileno(), pass_fds=(listener.fileno(),))
+        port = listener.getsockname()[1]
+        try:
+            asyncio.run(until_ready(port))
+            before = cpu_seconds(served.pid)
+            kind = "chat" if args.chat else "completions"
+            reader = spawn("client", port, args.streams, args.tokens, kind)
+            got = json.loads(reader.communicate(timeout=600)[0])
+            spent = cpu_seconds(served.pid) - before
+            tokens = args.streams * args.tokens
+            result = {
+                "route": kind,
+                "streams": args.streams,
+                "tokens": tokens,
+                "tok_s": round(tokens / got["seconds"]),
+                "tok_s_per_cpu_second": round(tokens / spent),
+                "cpu_us_per_token": round(1e6 * spent / tokens, 1),
+                "tokens_per_event": round(tokens / got["events"], 2),
+                "rss_mib": round(memory_mib(served.pid), 1),
+            }
+            print(json.dumps(result))
+        finally:
+            for child in (served, fake):
+                child.send_signal(signal.SIGKILL)
+                child.wait()
+
+
+async def until_ready(port: int) -> None:
+    """Until the frontend has its engine: it says so in /metrics."""
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            data = await reader.read()
+            writer.close()
+            if b'appliance_engines_connected{model_name="relay"} 1' in data:
+                return
+        except OSError:
+            pass
+        await asyncio.sleep(0.1)
+
+
+def main() -> None:
+    role = sys.argv[1] if len(sys.argv) > 1 else ""
+    if role == "engine":
+        engine(Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
+    elif role == "frontend":
+        frontend(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    elif role == "client":
+        client(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "chat")
+    else:
+        parser = argparse.ArgumentParser(description=__doc__)
+        parser.add_argument("--streams", type=int, default=64)
+        parser.add_argument("--tokens", type=int, default=1000, help="of each stream")
+        parser.add_argument("--rate", type=float, default=20000.0, help="tokens/s; 0: no limit")
+        parser.add_argument("--model", default="", help="folder with a tokenizer; default: tiny")
+        parser.add_argument("--chat", action="store_true")
+        measure(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

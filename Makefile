@@ -1,0 +1,48 @@
+# Two commands: `make up` serves the embedded model, `make test` runs the suite. Each builds what it
+# needs in .venv first; what is there already is not built again.
+
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# Extras of `make up`; a machine with an NVIDIA driver takes the GPU kernels too.
+EXTRAS := $(if $(shell command -v nvidia-smi),[gpu])
+# Options of `appliance up`, such as UP="--port 8123".
+UP ?=
+BODY := {"model": "default", "messages": [{"role": "user", "content": "Who are you?"}]}
+
+.PHONY: up down venv test check
+
+up: $(VENV)/.installed
+	@$(BIN)/appliance status --quiet >/dev/null 2>&1 || $(BIN)/appliance up --detach --wait $(UP)
+	@url=$$($(BIN)/appliance status --json | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["url"])') && \
+	echo && echo "The OpenAI API is at $$url/v1. Ask it:" && echo && \
+	echo "    curl $$url/v1/chat/completions -H 'Content-Type: application/json' -d '$(BODY)'" && echo && \
+	curl -sS --fail-with-body $$url/v1/chat/completions -H 'Content-Type: application/json' -d '$(BODY)' && echo && \
+	echo && echo "Watch it with $(BIN)/appliance top, stop it with make down."
+
+down:
+	@if [ -x $(BIN)/appliance ]; then $(BIN)/appliance down; fi
+
+venv: $(VENV)/.developed
+
+test: $(VENV)/.developed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.developed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer is on the PATH." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".$(EXTRAS)"
+	@touch $@
+
+$(VENV)/.developed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -9,10 +9,10 @@ engine's own loader. Prints one line a check; exits 1 when one is out of bounds.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,14 @@ BOUND = 2e-2
 
 def i32(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.int32)
+
+
+@dataclass
+class Trace:
+    """ids int64 [n]: prompt and decoded tokens; logits float32 [steps + 1, vocab] of the last."""
+
+    ids: np.ndarray
+    logits: torch.Tensor
 
 
 class Driver:
@@ -113,29 +121,43 @@ def relative(out: torch.Tensor, ref: torch.Tensor) -> float:
     return float((out.double() - ref.double()).norm() / ref.double().norm())
 
 
-def check_logits(folder: Path, reference: torch.nn.Module, graphs: bool, steps: int = 8) -> float:
-    """Largest relative L2 over 8 prompts, at the prompt's end and for `steps` decoded tokens."""
+def engine_logits(folder: Path, graphs: bool, steps: int = 8) -> list[Trace]:
+    """8 prompts through the engine: the last prompt token's logits and those of decoded tokens."""
     rng = np.random.default_rng(1)
     vocab = read_spec(folder).vocab
-    prompts = [
-        rng.integers(0, vocab, n).astype(np.int32) for n in (1, 5, 17, 64, 200, 333, 900, 2000)
-    ]
+    lengths = np.array([1, 5, 17, 64, 200, 333, 900, 2000])
+    prompts = [rng.integers(0, vocab, n).astype(np.int32) for n in lengths]
     built = build(folder, graphs)
     driver = Driver(built.executor)
     tokens = [driver.prefill(prompts, 2048)]
-    lengths = np.array([len(p) for p in prompts])
     for k in range(steps):
         tokens.append(driver.decode(lengths + k))
-    worst = 0.0
+    traces = []
     for i, prompt in enumerate(prompts):
-        full = np.concatenate([prompt, [int(t[i]) for t in tokens[:-1]]]).astype(np.int64)
-        with torch.inference_mode():
-            logits = reference(torch.from_numpy(full)[None].cuda()).logits[0].float().cpu()
-        for k in range(steps + 1):
-            worst = max(worst, relative(driver.seen[k][i], logits[len(prompt) - 1 + k]))
-    del built, driver
-    torch.cuda.empty_cache()
-    return worst
+        ids = np.concatenate([prompt, [int(t[i]) for t in tokens[:-1]]]).astype(np.int64)
+        traces.append(Trace(ids, torch.stack([seen[i] for seen in driver.seen])))
+    return traces
+
+
+def reference_logits(
+    folder: Path, dtype: torch.dtype, traces: list[Trace], steps: int = 8
+) -> list[torch.Tensor]:
+    """What transformers makes of the same ids, at the same positions."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map="cuda").eval()
+    with torch.inference_mode():
+        return [
+            model(torch.from_numpy(t.ids)[None].cuda()).logits[0, -steps - 1 :].float().cpu()
+            for t in traces
+        ]
+
+
+def compare(name: str, got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
+    """Prints the relative L2 of each prompt, all its positions together; returns the worst."""
+    errors = [relative(a, b) for a, b in zip(got, want, strict=True)]
+    print(f"{name}: relative L2 {' '.join(f'{e:.1e}' for e in errors)}", flush=True)
+    return max(errors)
 
 
 def timed(driver: Driver, starts: np.ndarray, repeats: int = 20) -> float:
@@ -172,6 +194,38 @@ def time_steps(built: Built, vocab: int) -> None:
         )
 
 
+def check_against_reference(shape: Path, work: Path) -> bool:
+    """True when the engine's logits are out of bounds."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(shape)
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    shutil.rmtree(work, ignore_errors=True)
+    model.save_pretrained(work, max_shard_size="4GB")
+    del model
+    torch.cuda.empty_cache()
+    eager = engine_logits(work, graphs=False)
+    torch.cuda.empty_cache()
+    captured = engine_logits(work, graphs=True)
+    torch.cuda.empty_cache()
+    truth = reference_logits(work, torch.float32, eager)
+    same = reference_logits(work, torch.bfloat16, eager)
+    worst = compare("engine, eager, to transformers float32", [t.logits for t in eager], truth)
+    if [t.ids.tolist() for t in captured] == [t.ids.tolist() for t in eager]:
+        logits = [t.logits for t in captured]
+        worst = max(worst, compare("engine, graphs, to transformers float32", logits, truth))
+    else:
+        logits = [t.logits for t in captured]
+        own = reference_logits(work, torch.float32, captured)
+        worst = max(worst, compare("engine, graphs (other tokens), to float32", logits, own))
+    compare("engine, eager, to transformers bfloat16", [t.logits for t in eager], same)
+    compare("transformers bfloat16 to its float32", same, truth)
+    print(f"worst of the engine {worst:.2e}, bound {BOUND}", flush=True)
+    return not worst < BOUND
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", required=True, type=Path)
@@ -181,25 +235,7 @@ def main() -> int:
     failed = False
     vocab = read_spec(args.shape).vocab
     if not args.no_reference:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        torch.manual_seed(0)
-        shape = AutoConfig.from_pretrained(args.shape)
-        with torch.device("cuda"):
-            reference = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).eval()
-        shutil.rmtree(args.work, ignore_errors=True)
-        begin = time.perf_counter()
-        reference.save_pretrained(args.work, max_shard_size="4GB")
-        files = json.dumps(sorted(p.name for p in args.work.iterdir()))
-        print(f"saved in {time.perf_counter() - begin:.1f} s: {files}")
-        for graphs in (False, True):
-            worst = check_logits(args.work, reference, graphs)
-            failed |= not worst < BOUND
-            print(
-                f"logits graphs={graphs}: worst relative L2 {worst:.2e} (bound {BOUND})", flush=True
-            )
-        del reference
-        torch.cuda.empty_cache()
+        failed = check_against_reference(args.shape, args.work)
     time_steps(build(args.shape, True, "dummy"), vocab)
     return 1 if failed else 0
 

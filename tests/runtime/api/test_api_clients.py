@@ -6,8 +6,8 @@ import asyncio
 
 import openai
 import pytest
-from conftest import Served
 from fake_engine import FakeEngine
+from served_frontend import Served
 from sse_reader import expected
 
 from appliance.runtime.text.worker import TextWorker

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Served
 from fake_engine import FakeEngine, continuation
+from served_frontend import Served
 from sse_reader import expected, prompt_ids
 
 from appliance.runtime.text.worker import TextWorker

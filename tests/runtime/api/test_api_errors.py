@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Served
 from fake_engine import FakeEngine
+from served_frontend import Served
 
 JSON = {"content-type": "application/json"}
 HI = [{"role": "user", "content": "Hi"}]

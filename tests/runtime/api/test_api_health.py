@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Served
 from fake_engine import FakeEngine
+from served_frontend import Served
 
 ASK = {"prompt": "Hello", "max_tokens": 2}
 

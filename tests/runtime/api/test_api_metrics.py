@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from conftest import Served
 from fake_engine import FakeEngine
 from prometheus_client.parser import text_string_to_metric_families
+from served_frontend import Served
 
 from appliance import paths, status
 from appliance.runtime.api import series

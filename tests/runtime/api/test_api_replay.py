@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-from conftest import Served
 from fake_engine import FakeEngine, continuation
+from served_frontend import Served
 from sse_reader import events, expected, prompt_ids
 
 from appliance import paths

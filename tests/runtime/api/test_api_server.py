@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from conftest import Served, make_config
 from fake_engine import FakeEngine
+from served_frontend import Served, make_config
 from sse_reader import events, expected
 from tiny_vocabularies import byte_level, config, write_folder
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Served
 from fake_engine import FakeEngine
+from served_frontend import Served
 from sse_reader import chat_text, completion_text, events, expected
 
 from appliance.runtime.text.worker import TextWorker

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import email.utils
 import socket
+import ssl
 import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -62,6 +64,7 @@ class Fetcher:
         self._sockets: set[socket.socket] = set()
         self._guard = threading.Lock()
         self._client = httpx.Client(
+            verify=_certificates(),
             follow_redirects=False,
             timeout=httpx.Timeout(patience.stall_s, connect=patience.connect_s, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
@@ -231,6 +234,12 @@ class Fetcher:
             response.close()
             raise _refusal(response, file, away=_origin(url) != home)
         raise TryAgain("the hub redirects without end")
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Reading all the authorities takes tens of milliseconds; once is enough."""
+    return httpx.create_ssl_context()
 
 
 def _refusal(response: httpx.Response, file: RemoteFile, *, away: bool) -> Exception:

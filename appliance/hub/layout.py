@@ -102,9 +102,10 @@ class HuggingFaceLayout:
             # A file system without symbolic links: the snapshot holds the bytes themselves.
             shutil.copyfile(body, fresh)
         os.replace(fresh, pointer)
-        sync_folder(pointer.parent)
 
     def finish(self, listing: Listing) -> None:
+        for folder in {p.parent for p in self.folder.rglob("*")}:
+            sync_folder(folder)
         tag = self.cache / "CACHEDIR.TAG"
         if not tag.exists():
             tag.write_text("Signature: 8a477f597d28d172789f06886806bc55\n")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -30,8 +33,11 @@ class ModelScope:
     title = "ModelScope"
 
     def __init__(self, endpoint: str | None, patience: Patience) -> None:
+        # The client's own tries are silent, long and on top of ours.
+        os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "1")
         from modelscope_hub import HubApi, HubConfig, errors
 
+        logging.getLogger("modelscope_hub").setLevel(logging.ERROR)
         self._errors: Any = errors
         self._patience = patience
         self._config: Any = HubConfig(endpoint=endpoint)
@@ -105,7 +111,8 @@ class ModelScope:
             after = e.retry_after
             return TryAgain("it answers 429", float(after) if after is not None else None)
         if isinstance(e, errors.ServerError | errors.NetworkError):
-            return TryAgain(f"no answer ({str(e).splitlines()[0]})")
+            system = re.search(r"\[Errno \d+\] [\w ]+", str(e))
+            return TryAgain(f"no answer ({system[0] if system else str(e).splitlines()[0][:120]})")
         if isinstance(e, errors.APIError):
             return NetworkError(f"{self.title} answers: {str(e).splitlines()[0]}")
         if isinstance(e, ValueError | KeyError | TypeError | AttributeError):

@@ -116,6 +116,7 @@ class _Work:
         self._todo: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         # Two listed files may be one body: equal bytes have one digest and one blob.
         self._bodies = {plan.layout.body(t.file): threading.Lock() for t in order}
+        self._unsaved, self._saved_s = False, time.monotonic()
         self.verified = 0
 
     @property
@@ -136,6 +137,7 @@ class _Work:
             try:
                 transfer, error = self._ended.get(timeout=_TICK_S)
             except queue.Empty:
+                self._remember()
                 tell(self._progress())
                 continue
             if error is not None:
@@ -190,10 +192,18 @@ class _Work:
         body = self._plan.layout.present(transfer.file)
         if body is not None and not self._manifest.is_stamped(transfer.file, body):
             self._manifest.stamp(transfer.file, body)
-            self._manifest.save()
+            self._unsaved = True
+            self._remember()
             self.verified += 1
         elif transfer.state == "done":
             self.verified += 1
+
+    def _remember(self) -> None:
+        """Saves new stamps, once a second: a lost one only costs reading a file again."""
+        now = time.monotonic()
+        if self._unsaved and now - self._saved_s >= 1.0:
+            self._manifest.save()
+            self._unsaved, self._saved_s = False, now
 
     def _progress(self) -> Progress:
         active = tuple(t for t in self.transfers if t.state in ("checking", "fetching", "retrying"))

@@ -37,6 +37,9 @@ def env(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
         "NO_PROXY": "127.0.0.1,localhost",
         "HOME": str(tmp_path / "home"),
     }
+    # Waiting for this machine's disk would be half of the suite's time; test_hub_pull shows that
+    # the calls are made, and when.
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
     for name, value in ours.items():
         monkeypatch.setenv(name, value)
     return dict(os.environ)

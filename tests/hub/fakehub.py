@@ -138,7 +138,7 @@ class FakeHub:
 
         server = _Server(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return server
 
     def __enter__(self) -> FakeHub:

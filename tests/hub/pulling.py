@@ -15,7 +15,7 @@ from appliance.hub.source import Patience
 from appliance.hub.store import find_model
 
 QUICK = Patience(
-    stall_s=0.4, connect_s=2.0, attempts=4, questions=3, first_wait_s=0.01, longest_wait_s=0.05
+    stall_s=1.0, connect_s=2.0, attempts=4, questions=3, first_wait_s=0.01, longest_wait_s=0.05
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -122,7 +123,7 @@ def test_rot_in_a_file_that_another_tool_named_is_fetched_again(
         Fault(SHARD, status=429, headers={"Retry-After": "0"}, times=3),
         Fault(SHARD, corrupt=True),
         Fault(SHARD, html=True),
-        Fault(SHARD, stall_s=1.0),
+        Fault(SHARD, stall_s=5.0),
         Fault(SHARD, headers={"Content-Length": "0"}, status=416),
     ],
     ids=lambda f: "-".join(f"{k}" for k, v in vars(f).items() if v not in (0, -1, False, {}, None)),
@@ -160,7 +161,7 @@ def test_another_range_than_asked_is_not_believed(puller: Puller) -> None:
 
 
 def test_a_stall_gets_a_new_connection_that_resumes(puller: Puller) -> None:
-    puller.hub.fault(SHARD, stall_s=1.5)
+    puller.hub.fault(SHARD, stall_s=5.0)
     whys: set[str] = set()
     slower = replace(QUICK, first_wait_s=0.5, longest_wait_s=0.5)
     carry_out(puller.plan(), slower, 4, lambda p: whys.update(t.why for t in p.active))
@@ -317,6 +318,30 @@ def test_a_failed_sync_discards_the_part(puller: Puller, monkeypatch: pytest.Mon
         )
     fetcher.close()
     assert not plan.layout.part(shard).exists() and not plan.layout.body(shard).exists()
+
+
+def test_a_name_comes_after_the_bytes_and_is_synced_too(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = puller.plan()
+    shard = next(t.file for t in plan.takes if t.file.path == SHARD)
+    steps: list[str] = []
+    replace_file = os.replace
+
+    def fsync(fd: int) -> None:
+        steps.append("sync folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "sync file")
+
+    def rename(a: Path, b: Path) -> None:
+        steps.append("name")
+        replace_file(a, b)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    fetcher = Fetcher(QUICK, threading.Event())
+    request = plan.source.request(plan.listing, shard)
+    fetcher.fetch(request, shard, plan.layout.part(shard), plan.layout.body(shard), Transfer(shard))
+    fetcher.close()
+    assert steps == ["sync file", "name", "sync folder"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")

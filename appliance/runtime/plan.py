@@ -184,14 +184,18 @@ def resolve(
     Raises UsageError or HardwareError when a value cannot be had on this machine.
     """
     rules = _Rules(config, spec, hardware).answers()
+    parts = {
+        "model": config.model,
+        "serve": config.serve,
+        "schedule": config.schedule,
+        "engine": config.engine,
+    }
     sections: dict[str, Any] = {}
     answers: list[Answer] = []
-    for section in ("model", "serve", "schedule", "engine"):
-        part = getattr(config, section)
+    for section, part in parts.items():
         changed: dict[str, Any] = {}
-        for name in part.__struct_fields__:
+        for name, value in msgspec.structs.asdict(part).items():
             field = f"{section}.{name}"
-            value = getattr(part, name)
             set_by = (sources or {}).get(field, "")
             open_ = value in ("auto", 0, ()) or (field == "engine.graphs" and value)
             if field in rules and open_ and not (set_by and value not in ("auto", 0, ())):

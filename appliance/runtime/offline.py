@@ -169,7 +169,7 @@ class Engine:
         self._thread.start()
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it is one prompt
         self, prompts: str | Chat, sampling: Mapping[str, Any] | None = None
     ) -> Generation: ...
     @overload

@@ -195,8 +195,16 @@ class ResponseReader:
                 self.times.append(now)
             if b'"completion_tokens"' in event:
                 self._usage = event[at + 5 :]
-            if b'"error"' in event:
+            if b'"error"' in event and _is_error(event[at + 5 :]):
                 self.stream_error = "error in the stream: " + _error_message(event[at + 5 :])
+
+
+def _is_error(data: bytes) -> bool:
+    """A chunk's text may hold the word; only a field of that name is an error."""
+    try:
+        return msgspec.json.decode(data, type=_WithError).error is not None
+    except msgspec.DecodeError:
+        return True
 
 
 def _error_message(body: bytes) -> str:

@@ -76,6 +76,13 @@ def test_an_error_in_the_stream_is_an_error():
     assert "engine died" in reader.error()
 
 
+def test_the_word_error_in_a_text_is_no_error():
+    reader = ResponseReader()
+    chunk = event({"id": "x", "choices": [{"index": 0, "text": '"error', "finish_reason": None}]})
+    reader.feed(chunked(text('"error"') + chunk, DONE), 1.0)
+    assert reader.error() == ""
+
+
 def test_a_stream_without_done_is_an_error():
     reader = ResponseReader()
     assert reader.feed(chunked(text("a")), 1.0)

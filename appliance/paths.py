@@ -12,9 +12,11 @@ from pathlib import Path
 
 import platformdirs
 
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, UsageError
 
 _APP = "appliance"
+_SOCKET_NAME = 107
+"""Bytes of a Unix socket's path on Linux."""
 
 
 def config_dir() -> Path:
@@ -57,8 +59,20 @@ def private_dir(path: Path) -> Path:
 
 
 def run_dir(name: str) -> Path:
-    """The folder of one run: its sockets, config, lock and status files. Created 0700."""
-    return private_dir(private_dir(runtime_dir()) / name)
+    """The folder of one run: its sockets, config, lock and status files. Created 0700.
+
+    UsageError when its sockets' names would be longer than the kernel takes.
+    """
+    folder = runtime_dir() / name
+    spare = _SOCKET_NAME - len(os.fsencode(folder)) - len("/engine-999.sock")
+    if spare < 0:
+        raise UsageError(
+            f"{folder} is {-spare} bytes too long for the names of Unix sockets.",
+            "Point APPLIANCE_RUNTIME_DIR at a folder with a shorter name.",
+            code="APL-USE-002",
+        )
+    private_dir(folder.parent)
+    return private_dir(folder)
 
 
 def lock_file(run: Path) -> Path:

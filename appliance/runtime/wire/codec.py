@@ -38,7 +38,10 @@ def _encode_array(value: object) -> object:
 
 
 def _decode_ext(code: int, data: memoryview) -> object:
-    return np.frombuffer(data, dtype=_DTYPES[code])
+    kind = _DTYPES.get(code)
+    if kind is None or len(data) % kind.itemsize:
+        raise CodecError(f"an array of kind {code} in {len(data)} bytes")
+    return np.frombuffer(data, dtype=kind)
 
 
 def _accept_array(kind: type, value: object) -> object:

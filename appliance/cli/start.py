@@ -51,6 +51,7 @@ class Claim:
         write_config(self.config, paths.config_file(self.run))
         data = plan_data(prepared) | {"config": msgspec.to_builtins(self.config)}
         paths.plan_file(self.run).write_text(json.dumps(data, indent=1))
+        paths.control_socket(self.run).unlink(missing_ok=True)  # left by one that was killed
         self.client = Client(paths.control_socket(self.run))
 
 
@@ -143,7 +144,7 @@ def wait_born(claim: Claim, process: subprocess.Popen[bytes]) -> RunStatus:
 def failure_of(status: RunStatus) -> ApplianceError:
     """What made a run fail, with the log's place."""
     fields = dict(status.failure or {"message": "the run failed", "exit_code": 10})
-    hints = [str(fields.get("hint") or ""), f"log: {fields.get('log') or status.log}"]
+    hints = [str(fields.get("hint") or ""), f"Its log: {fields.get('log') or status.log}"]
     return error_of(fields | {"hint": "\n".join(h for h in hints if h)})
 
 

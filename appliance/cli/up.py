@@ -175,5 +175,5 @@ def _foreground(out: Output, claim: start.Claim) -> None:
     claim.lock.release()
     if death is not None:
         log = paths.supervisor_log(claim.config.run)
-        hint = "\n".join(h for h in (death.hint, f"log: {log}") if h)
+        hint = "\n".join(h for h in (death.hint, f"Its log: {log}") if h)
         raise error_of(msgspec.to_builtins(death) | {"hint": hint})

@@ -32,6 +32,7 @@ from appliance.status import (
 )
 from appliance.supervisor.child import Child, Commands, Lifeline, Post
 from appliance.supervisor.health import Deaths, Limits, Watch
+from appliance.supervisor.lastword import LastWord
 from appliance.supervisor.logs import LogBook
 from appliance.supervisor.notify import Notifier
 from appliance.supervisor.replica import PHASES, Death, Replica, death_of
@@ -92,6 +93,7 @@ class Lifecycle:
         self._notify = Notifier()
         self._stopping: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._last_word: LastWord | None = None
         self._closed = False  # no process is started any more
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -158,7 +160,8 @@ class Lifecycle:
         if frontend.child is not child:
             return
         frontend.ready = False
-        if self._stopping is not None:
+        self._speak_last()
+        if self._stopping is not None or self.failure is not None:
             return
         death = death_of(child, f"frontend {child.post.index}", False)
         self._tell("death", death.message)
@@ -291,8 +294,18 @@ class Lifecycle:
             replica.stopping = True
             replica.kill()
         self._set("failed", phase="", progress=0.0)
+        self._speak_last()
         self._tell("failed", death.message)
         self._notify.tell(STATUS=f"failed: {self.state.failure}", ERRNO="71")
+
+    def _speak_last(self) -> None:
+        """When the run has failed and its last frontend too, this process answers on the port."""
+        living = any(f.child.alive for f in self.frontends.values())
+        if self.failure is None or self._stopping is not None or living:
+            return
+        if self._last_word is None:
+            self._last_word = LastWord(self._listener, self.failure)
+            self._tasks.add(asyncio.create_task(self._last_word.start()))
 
     def _tell(self, kind: Kind, text: str) -> None:
         level = logging.ERROR if kind in ("death", "failed") else logging.INFO
@@ -347,6 +360,8 @@ class Lifecycle:
     async def _stop(self, drain_s: float) -> None:
         began = time.monotonic()
         self._notify.tell(STOPPING="1")
+        if self._last_word is not None:
+            self._last_word.close()
         failed = self.failure is not None
         self._set("draining", phase="", progress=0.0)
         doors = [f.child for f in self.frontends.values() if f.child.alive]

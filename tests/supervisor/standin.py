@@ -26,6 +26,9 @@ def follow_lifeline() -> None:
 
 
 def frontend(args: argparse.Namespace, told: dict) -> None:
+    if "failed" in told:
+        say(args.status_fd, "failed", **told["failed"])
+        sys.exit(told["failed"]["exit_code"])
     listener = socket.socket(fileno=args.listen_fd)
     listener.setblocking(True)
     stopping = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import stat
@@ -160,6 +161,24 @@ async def test_permanent_failure_is_told_in_its_own_words_and_not_retried() -> N
         assert sum(kind == "death" for kind, _ in stage.told) == 1
 
 
+async def test_failed_frontend_leaves_the_supervisor_to_answer() -> None:
+    commands = StandIns()
+    commands.frontend_told = {"failed": {"message": "tokenizer.json is cut off", "exit_code": 9}}
+    async with staged(commands) as stage:
+        await stage.heard("failed")
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+            writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503") and b"x-should-retry: false" in head
+        assert "tokenizer.json is cut off" in json.loads(body)["error"]["message"]
+        status = await stage.status()
+        assert status.failure is not None and status.failure["exit_code"] == 9
+
+
 async def test_passing_failure_at_the_start_is_tried_again() -> None:
     commands = StandIns()
     commands.by_generation[1] = {"failed": {"message": "out of luck", "exit_code": 10}}
@@ -183,6 +202,7 @@ async def test_dead_frontend_returns_on_the_same_port() -> None:
         await stage.heard("ready")
         before = await stage.ask_frontend()
         os.kill(before, signal.SIGKILL)
+        await stage.heard("death")  # what it had accepted is gone; the port is not
         assert await stage.ask_frontend() != before
         assert (await stage.status()).state == "ready"
 

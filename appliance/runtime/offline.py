@@ -227,6 +227,7 @@ class Engine:
         self._door.fail("the engine was closed.")
         if self._text is not None:
             self._text.close()
+        self._device.close()
         for rank in self._ranks:
             rank.stdin.close() if rank.stdin is not None else None
             rank.wait(timeout=30)
@@ -312,6 +313,7 @@ class Engine:
         built = RankBuilder(
             self.config, self.spec, 0, 0, meeting if tp > 1 else None, lambda *_: None
         ).build()
+        self._device = built.executor
         if ring is None:
             return built.executor, built.pages
         return RingExecutor(built.executor, ring), built.pages

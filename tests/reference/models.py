@@ -122,6 +122,29 @@ def greedy(model: PreTrainedModel, ids: tuple[tuple[int, ...], ...], new: int) -
     return [answers[i] for i in range(len(ids))]
 
 
+NEAR_TIE = 3e-4
+"""Logits closer than this may change places by float32 rounding, which depends on the batch."""
+
+
+@torch.inference_mode()
+def clear_cut(
+    model: PreTrainedModel, new: int, groups: int = 8, each: int = 8
+) -> tuple[list[tuple[int, ...]], list[list[int]]]:
+    """groups × each prompts on whose greedy path no step is a near tie, and their answers."""
+    candidates = prompts(groups, each + 6)
+    answers = greedy(model, candidates, new)
+    kept: dict[int, list[int]] = {}
+    for i, (prompt, answer) in enumerate(zip(candidates, answers, strict=True)):
+        logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+        top = logits.topk(2, -1).values
+        members = kept.setdefault(len(prompt), [])
+        if len(members) < each and float((top[:, 0] - top[:, 1]).min()) > NEAR_TIE:
+            members.append(i)
+    chosen = [i for members in kept.values() for i in members]
+    assert len(chosen) == groups * each, "too many near ties: choose another seed"
+    return [candidates[i] for i in chosen], [answers[i] for i in chosen]
+
+
 @torch.inference_mode()
 def logprobs(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
     """float32 [n - 1]: log probability of each id after those before it."""

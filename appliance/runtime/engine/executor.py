@@ -97,6 +97,10 @@ class DeviceExecutor:
         hidden, whole = self._forward.run(step)
         return StepFlight(step, self, hidden, whole)
 
+    def close(self) -> None:
+        """Leaves the other ranks; no step may follow."""
+        self._comm.close()
+
     def follow(self, step: Step) -> None:
         """A rank other than 0: the same pass, with the tokens that rank 0 chooses."""
         self.launch(step).sample(None)

@@ -68,9 +68,10 @@ class Group:
         return x
 
     def all_gather(self, x_BV: Tensor) -> Tensor:
-        parts = torch.empty((self._tp, *x_BV.shape), dtype=x_BV.dtype, device=x_BV.device)
+        rows, columns = x_BV.shape
+        parts = torch.empty((self._tp * rows, columns), dtype=x_BV.dtype, device=x_BV.device)
         dist.all_gather_into_tensor(parts, x_BV.contiguous())
-        return parts.transpose(0, 1).reshape(x_BV.shape[0], -1)
+        return parts.view(self._tp, rows, columns).transpose(0, 1).reshape(rows, -1)
 
     def broadcast(self, x: Tensor) -> None:
         dist.broadcast(x, 0)

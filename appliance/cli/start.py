@@ -89,11 +89,12 @@ def _wait_released(run: Path, limit_s: float = 5.0) -> None:
         time.sleep(0.02)
 
 
-def spawn(claim: Claim) -> subprocess.Popen[bytes]:
-    """Starts the supervisor as a process of its own, which takes over lock and port."""
+def spawn(claim: Claim) -> None:
+    """Starts the supervisor as a process of its own, nobody's child, which takes over lock and
+    port."""
     lock_fd, listen_fd = claim.lock.fd, claim.listener.fileno()
     with (claim.run / "supervisor.err").open("wb") as errors:
-        process = subprocess.Popen(
+        subprocess.run(
             [
                 sys.executable,
                 "-m",
@@ -103,6 +104,7 @@ def spawn(claim: Claim) -> subprocess.Popen[bytes]:
                 str(lock_fd),
                 "--listen-fd",
                 str(listen_fd),
+                "--detach",
             ],
             stdin=subprocess.DEVNULL,
             stdout=errors,
@@ -111,10 +113,10 @@ def spawn(claim: Claim) -> subprocess.Popen[bytes]:
             start_new_session=True,
             env=child_environment() | _notify_socket(),
             cwd="/",
+            check=False,  # what went wrong is seen by the lock that nobody holds
         )
     claim.lock.release()
     claim.listener.close()
-    return process
 
 
 def _notify_socket() -> dict[str, str]:
@@ -122,19 +124,17 @@ def _notify_socket() -> dict[str, str]:
     return {"NOTIFY_SOCKET": path} if path else {}
 
 
-def wait_born(claim: Claim, process: subprocess.Popen[bytes]) -> RunStatus:
+def wait_born(claim: Claim) -> RunStatus:
     """The first answer of the supervisor. EngineError with its own words when it died."""
     end = time.monotonic() + _BIRTH_S
     while time.monotonic() < end:
         try:
             return claim.client.status()
         except NotRunningError:
-            if process.poll() is not None:
+            if not held(claim.run):
                 break
             time.sleep(0.02)
     words = (claim.run / "supervisor.err").read_text(errors="replace").strip().splitlines()
-    if process.poll() is None:
-        process.kill()
     raise EngineError(
         "the supervisor did not start" + (f"\n{words[-1]}" if words else "."),
         f"Its words are in {claim.run / 'supervisor.err'}.",

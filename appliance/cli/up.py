@@ -104,8 +104,8 @@ def _tell_plan(out: Output, prepared: Prepared) -> None:
 
 
 def _detached(out: Output, claim: start.Claim, wait: bool, limit_s: float) -> None:
-    process = start.spawn(claim)
-    status = start.wait_born(claim, process)
+    start.spawn(claim)
+    status = start.wait_born(claim)
     if wait:
         try:
             status = start.follow_start(claim.client, out, threading.Event(), limit_s)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -128,10 +129,13 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--lock-fd", type=int, help="the run's lock, held already")
     parser.add_argument("--listen-fd", type=int, help="the TCP socket, bound already")
+    parser.add_argument("--detach", action="store_true", help="go on as nobody's child")
     parser.add_argument("--max-deaths", type=int, default=3, help="forgiven within the window")
     parser.add_argument("--death-window", type=float, default=60.0, help="seconds")
     args = parser.parse_args()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if args.detach and os.fork():
+        os._exit(0)
     try:
         lock = RunLock.take(args.run) if args.lock_fd is None else RunLock(args.lock_fd)
         lock.sign()

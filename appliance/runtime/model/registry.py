@@ -41,7 +41,7 @@ def spec_of(config: dict[str, Any]) -> ModelSpec:
     for name in names:
         if name in FAMILIES:
             family: FamilySpec = _family(FAMILIES[name], "spec")
-            return family.read(config)
+            return family.read({**config, "architectures": [name]})
     known = ", ".join(sorted(FAMILIES))
     raise NotFoundError(
         f"no family knows the architecture {', '.join(names) or '(none named)'}.",
@@ -57,7 +57,7 @@ def read_spec(folder: Path) -> ModelSpec:
         config = json.loads(path.read_bytes())
     except FileNotFoundError as e:
         raise NotFoundError(f"{folder} holds no config.json, so it is no model.") from e
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, RecursionError) as e:
         raise UsageError(f"{path} cannot be read: {e}") from e
     if not isinstance(config, dict):
         raise UsageError(f"{path} is not a JSON object")
@@ -65,7 +65,7 @@ def read_spec(folder: Path) -> ModelSpec:
     if generation.is_file():
         try:
             extra = json.loads(generation.read_bytes())
-        except ValueError as e:
+        except (ValueError, OSError, RecursionError) as e:
             raise UsageError(f"{generation} cannot be read: {e}") from e
         if isinstance(extra, dict) and extra.get("eos_token_id") is not None:
             config["eos_token_id"] = extra["eos_token_id"]

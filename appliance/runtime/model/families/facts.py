@@ -24,12 +24,17 @@ def integer(config: dict[str, Any], name: str, default: Any = _MISSING, most: in
     return value
 
 
-def number(config: dict[str, Any], name: str, default: float) -> float:
+def number(
+    config: dict[str, Any], name: str, default: float, above: float = -math.inf, most: float = 1e12
+) -> float:
+    """A number field, larger than `above` and no larger than `most`; null counts as missing."""
     value = config.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UsageError(f"config.json: '{name}' is {value!r}, not a number")
+    if not above < value <= most:
+        raise UsageError(f"config.json: '{name}' is {value!r}, which makes no sense")
     return float(value)
 
 
@@ -65,27 +70,28 @@ def rope(config: dict[str, Any], max_context: int) -> RopeSpec:
     params = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(params, dict):
         raise UsageError("config.json: 'rope_scaling' is not an object")
-    theta = number(params, "rope_theta", number(config, "rope_theta", 10000.0))
+    theta = number(params, "rope_theta", number(config, "rope_theta", 10000.0, above=0), above=0)
     kind = params.get("rope_type") or params.get("type") or "default"
     if kind not in ROPE_KINDS:
         raise UsageError(
             f"config.json: rope type {kind!r} is not known", f"Known: {', '.join(ROPE_KINDS)}."
         )
-    original = integer(
-        params,
-        "original_max_position_embeddings",
-        config.get("original_max_position_embeddings") or max_context,
-    )
+    name = "original_max_position_embeddings"
+    original = integer(params, name, integer(config, name, max_context))
+    low = number(params, "low_freq_factor", 1.0, above=0)
+    high = number(params, "high_freq_factor", 4.0, above=0)
+    if kind == "llama3" and high <= low:
+        raise UsageError("config.json: 'high_freq_factor' is not above 'low_freq_factor'")
     return RopeSpec(
         theta=theta,
         kind=kind,
-        factor=number(params, "factor", 1.0),
+        factor=number(params, "factor", 1.0, above=0, most=1e4),
         original_context=original,
-        low_freq_factor=number(params, "low_freq_factor", 1.0),
-        high_freq_factor=number(params, "high_freq_factor", 4.0),
-        beta_fast=number(params, "beta_fast", 32.0),
-        beta_slow=number(params, "beta_slow", 1.0),
-        attention_factor=number(params, "attention_factor", 0.0),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        beta_fast=number(params, "beta_fast", 32.0, above=0),
+        beta_slow=number(params, "beta_slow", 1.0, above=0),
+        attention_factor=number(params, "attention_factor", 0.0, above=0),
         mscale=number(params, "mscale", 0.0),
         mscale_all_dim=number(params, "mscale_all_dim", 0.0),
         truncate=flag(params, "truncate", True),

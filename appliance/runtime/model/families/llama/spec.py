@@ -20,6 +20,15 @@ def read(config: dict[str, Any]) -> ModelSpec:
     hidden = facts.integer(config, "hidden_size")
     layers = facts.integer(config, "num_hidden_layers", most=1024)
     heads = facts.integer(config, "num_attention_heads", most=4096)
+    kv_heads = facts.integer(config, "num_key_value_heads", heads, most=4096)
+    if heads % kv_heads:
+        raise UsageError(
+            f"config.json: 'num_key_value_heads' is {kv_heads}, which does not divide the {heads} "
+            "query heads"
+        )
+    head_dim = facts.integer(config, "head_dim", hidden // heads, most=1024)
+    if head_dim == 0 or head_dim % 2:
+        raise UsageError(f"config.json: 'head_dim' would be {head_dim}, not an even number")
     context = facts.integer(config, "max_position_embeddings", 2048)
     bias = facts.flag(config, "attention_bias", False)
     qwen = architecture == "Qwen2ForCausalLM"
@@ -37,15 +46,15 @@ def read(config: dict[str, Any]) -> ModelSpec:
         attention=AttentionSpec(
             kind="gqa",
             heads=heads,
-            kv_heads=facts.integer(config, "num_key_value_heads", heads, most=4096),
-            head_dim=facts.integer(config, "head_dim", hidden // heads, most=1024),
+            kv_heads=kv_heads,
+            head_dim=head_dim,
             rope=rope,
             window=window,
             windowed_layers=windowed,
             qkv_bias=bias or qwen,
             out_bias=bias and not qwen,
         ),
-        norm_eps=facts.number(config, "rms_norm_eps", 1e-6),
+        norm_eps=facts.number(config, "rms_norm_eps", 1e-6, above=0, most=1.0),
         max_context=context,
         tied_embeddings=facts.flag(config, "tie_word_embeddings", False),
         mlp_bias=facts.flag(config, "mlp_bias", False),
@@ -67,6 +76,12 @@ def _window(config: dict[str, Any], architecture: str, layers: int) -> tuple[int
         return 0, ()
     kinds = config.get("layer_types")
     if isinstance(kinds, list):
+        known = ("full_attention", "sliding_attention")
+        if len(kinds) != layers or not all(k in known for k in kinds):
+            raise UsageError(
+                f"config.json: 'layer_types' does not name one of {', '.join(known)} for each of "
+                f"the {layers} layers"
+            )
         windowed = tuple(i for i, k in enumerate(kinds) if k == "sliding_attention")
     else:
         first = facts.integer(config, "max_window_layers", layers, most=1024)

@@ -129,6 +129,7 @@ def run_engine(
         door,
         config.schedule.depth,
         generation=generation,
+        warmup=built.warmup,
         beat=lambda steps, limit_s: status.send(Beat(steps=steps, limit_s=limit_s)),
     )
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())

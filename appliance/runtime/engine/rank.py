@@ -33,17 +33,24 @@ from appliance.runtime.wire.request import Sampling
 from appliance.runtime.wire.ring import RingReader, RingWriter
 from appliance.runtime.wire.step import NewRow, Step
 
+_CPU_TRIAL = 64
+"""Prompt tokens of the trial on a CPU, where a whole chunk may take seconds."""
+
 Tell = Callable[[Literal["load", "plan", "capture"], float, str], None]
 """phase, progress from 0 to 1, detail"""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A rank ready for steps. pages: usable pages, the same on every rank."""
+    """A rank ready for steps. pages: usable pages, the same on every rank.
+
+    warmup: (tokens, seconds) of the largest prefill step that was tried.
+    """
 
     executor: DeviceExecutor
     pages: int
     facts: dict[str, Any]
+    warmup: tuple[int, float]
 
 
 class RingExecutor:
@@ -109,6 +116,7 @@ class RankBuilder:
         self._device = self._open_device(local_device)
         self._comm: Comm = connect(self._mesh, self._device, meeting)
         self._facts: dict[str, Any] = {}
+        self._warmup = (0, 0.0)
         self._clock = time.perf_counter()
 
     def _open_device(self, index: int) -> torch.device:
@@ -158,10 +166,22 @@ class RankBuilder:
             graphs.capture_all(lambda p: self._tell("capture", p, ""))
             self._lap("capture")
         forward = Forward(loaded.model, slots, pages, size, staging, graphs)
+        executor = self._executor(forward, loaded, slots, state, staging)
+        if self._device.type == "cpu":
+            self._try(executor, min(_CPU_TRIAL, count * size, c.model.context))
         gc.collect()
         gc.freeze()  # what is built now lives as long as the process; collections skip it
-        executor = self._executor(forward, loaded, slots, state, staging)
-        return Built(executor, count, self._facts)
+        return Built(executor, count, self._facts, self._warmup)
+
+    def _try(self, executor: DeviceExecutor, tokens: int) -> None:
+        """One prefill of `tokens` tokens, timed, and one decode step: nothing is made for the
+        first time while somebody waits."""
+        size, vocab = self._config.schedule.page_size, self._spec.vocab
+        executor.follow(trial_step(1, tokens, size, vocab, prefill=True))
+        begin = time.perf_counter()
+        executor.follow(trial_step(1, tokens, size, vocab, prefill=True))
+        self._warmup = (tokens, time.perf_counter() - begin)
+        executor.follow(trial_step(1, tokens, size, vocab, prefill=False))
 
     def _executor(
         self,
@@ -228,12 +248,16 @@ class RankBuilder:
             Forward(loaded.model, slots, pages, size, staging), loaded, slots, state, staging
         )
         tokens = c.schedule.chunk or c.schedule.max_prefill
+        prefill = trial_step(max(1, tokens // length), length, size, spec.vocab, prefill=True)
         for step in (
-            trial_step(max(1, tokens // length), length, size, spec.vocab, prefill=True),
+            prefill,
             trial_step(c.schedule.max_running, size, size, spec.vocab, prefill=False),
+            prefill,
         ):
+            begin = time.perf_counter()
             executor.follow(step)
             torch.cuda.synchronize()
+            self._warmup = (tokens, time.perf_counter() - begin)
         peak = torch.cuda.max_memory_allocated(device) - trial
         torch.cuda.empty_cache()
         self._lap("trial")

@@ -136,6 +136,7 @@ def run_engine(
     status.send(Ready(facts={**facts, "start_s": round(time.monotonic() - started, 3)}))
     log.info("ready: %s", " ".join(f"{k}={v}" for k, v in facts.items()))
     loop.run()
+    door.leave()
     door.close()
 
 

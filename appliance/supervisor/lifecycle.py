@@ -38,6 +38,9 @@ from appliance.supervisor.notify import Notifier
 from appliance.supervisor.replica import PHASES, Death, Replica, death_of
 
 log = logging.getLogger("appliance.supervisor")
+
+_RETIRE_S = 3.0
+"""Seconds an engine that is restarted by hand has for its goodbye."""
 _TICK_S = 0.1
 
 Kind = str
@@ -122,7 +125,15 @@ class Lifecycle:
         """Starts every engine again; live requests are replayed. Not held against the engines."""
         for replica in self.replicas:
             if replica.alive and replica.dying is None:
-                replica.end(Death("restarted by hand", permanent=False, code="APL-RESTART"))
+                replica.retire(Death("restarted by hand", permanent=False, code="APL-RESTART"))
+                asyncio.get_running_loop().call_later(
+                    _RETIRE_S, self._end_late, replica, replica.generation
+                )
+
+    def _end_late(self, replica: Replica, generation: int) -> None:
+        """Ends what was asked to end and has not."""
+        if replica.generation == generation and replica.alive:
+            replica.kill()
 
     def live_requests(self) -> int:
         """As the frontends last said."""

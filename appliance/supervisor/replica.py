@@ -148,6 +148,13 @@ class Replica:
             self.dying = death
         self.kill()
 
+    def retire(self, death: Death) -> None:
+        """Asks all ranks to end, so that rank 0 can say goodbye to the frontends."""
+        if self.dying is None:
+            self.dying = death
+        for child in self.ranks:
+            child.signal(signal.SIGTERM)
+
     def kill(self) -> None:
         for child in self.ranks:
             child.signal(signal.SIGKILL)

@@ -36,7 +36,9 @@ class ChatForm:
         started = self._started[choice]
         if started and not delta.finish and not self._rich and usage is None:
             return self._plain.chunk(choice, delta.text) if delta.text else b""
-        if not (delta.text or delta.finish or delta.logprobs):
+        # token ids are shown even when their text is held back for a whole character
+        ids = delta.ids if self._body.return_token_ids else ()
+        if not (delta.text or delta.finish or delta.logprobs or ids):
             return b""
         content: dict[str, Any] = {}
         if not started:

@@ -54,12 +54,18 @@ class CompletionForm:
         text = delta.text
         if not started:
             text = self._echoes[choice] + text
-        if not (text or delta.finish or delta.logprobs or delta.prompt_logprobs):
+        if not (
+            text or delta.finish or delta.logprobs or delta.prompt_logprobs or self._ids(delta)
+        ):
             return b""
         self._started[choice] = True
         shown = self._choice(choice, text)
         self._fill(shown, choice, delta, first=not started)
         return event(self._shell([shown], usage))
+
+    def _ids(self, delta: TextDelta) -> Sequence[int]:
+        """Shown even when their text is held back for a whole character."""
+        return delta.ids if self._body.return_token_ids else ()
 
     def usage_chunk(self, usage: dict[str, Any]) -> bytes:
         return event(self._shell([], usage))

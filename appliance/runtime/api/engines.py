@@ -11,7 +11,7 @@ import msgspec
 
 from appliance.runtime.wire.channel import EngineLink
 from appliance.runtime.wire.codec import CodecError
-from appliance.runtime.wire.delta import StepStats, ToFrontend, Welcome
+from appliance.runtime.wire.delta import Leaving, StepStats, ToFrontend, Welcome
 from appliance.runtime.wire.request import ToEngine
 from appliance.status import EngineState
 
@@ -31,6 +31,8 @@ class EnginePeer:
         self._path, self._frontend = path, frontend
         self._link: EngineLink | None = None
         self._complained = ""
+        self.left = False
+        """It said that it would end: what was in flight did not cause it."""
 
     @property
     def connected(self) -> bool:
@@ -62,7 +64,7 @@ class EnginePeer:
             gone = asyncio.Event()
             try:
                 link = await EngineLink.connect(
-                    self._path, self._frontend, lambda m: on_message(self, m), gone.set
+                    self._path, self._frontend, lambda m: self._heard(m, on_message), gone.set
                 )
             except (OSError, CodecError) as e:
                 self._complain(e)
@@ -70,7 +72,7 @@ class EnginePeer:
                 await asyncio.sleep(RETRY_S)
                 continue
             self._complained = ""
-            self._link, self.welcome = link, link.welcome
+            self._link, self.welcome, self.left = link, link.welcome, False
             log.info("engine %d is there", self.replica)
             try:
                 on_up(self)
@@ -80,6 +82,14 @@ class EnginePeer:
                 link.close()
             log.warning("engine %d has gone", self.replica)
             on_down(self)
+
+    def _heard(
+        self, message: ToFrontend, on_message: Callable[[EnginePeer, ToFrontend], None]
+    ) -> None:
+        if isinstance(message, Leaving):
+            self.left = True
+        else:
+            on_message(self, message)
 
     def _complain(self, e: Exception) -> None:
         """Once for each kind of trouble; an engine that is not there yet is none."""

@@ -298,7 +298,7 @@ class Frontend:
         for live in self._of(engine):
             if live.in_flight:
                 live.in_flight = False
-                live.crashes += 1
+                live.crashes += not engine.left
                 if live.crashes >= MAX_CRASHES:
                     self._fail(live, _quarantined())
 

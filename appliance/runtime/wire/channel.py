@@ -24,7 +24,7 @@ from appliance.runtime.wire.codec import (
     decode_to_frontend,
     encode,
 )
-from appliance.runtime.wire.delta import ToFrontend, Welcome
+from appliance.runtime.wire.delta import Leaving, ToFrontend, Welcome
 from appliance.runtime.wire.request import Hello, ToEngine
 
 _LENGTH = struct.Struct("<I")
@@ -125,6 +125,11 @@ class EngineDoor:
         known.backlog.append(memoryview(frame(message)))
         if len(known.backlog) == 1:
             self._flush(fd, known)
+
+    def leave(self) -> None:
+        """Tells every peer that this engine ends on purpose, as far as they read at once."""
+        for number in list(self._numbers):
+            self.send(number, Leaving())
 
     def close(self) -> None:
         for peer in self._peers.values():

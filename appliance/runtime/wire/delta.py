@@ -102,4 +102,8 @@ class Welcome(Struct, frozen=True, array_like=True, tag="welcome"):
     pid: int
 
 
-ToFrontend = Deltas | Admitted | Welcome
+class Leaving(Struct, frozen=True, array_like=True, tag="leaving"):
+    """The engine ends because it was asked to: no request is to blame for what follows."""
+
+
+ToFrontend = Deltas | Admitted | Welcome | Leaving

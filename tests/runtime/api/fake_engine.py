@@ -66,6 +66,7 @@ class FakeEngine:
         self._rows: dict[int, Row] = {}
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._goodbye = False
 
     def start(self) -> FakeEngine:
         self._stopping.clear()
@@ -79,8 +80,12 @@ class FakeEngine:
         self._thread.start()
         return self
 
-    def die(self) -> None:
-        """Closes every connection at once, in the middle of whatever it was doing."""
+    def die(self, goodbye: bool = False) -> None:
+        """Closes every connection at once, in the middle of whatever it was doing.
+
+        goodbye: says first that it does so on purpose.
+        """
+        self._goodbye = goodbye
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(10)
@@ -102,6 +107,8 @@ class FakeEngine:
                     with self.seen:
                         self.seen.notify_all()
         finally:
+            if self._goodbye:
+                door.leave()
             door.close()
 
     def _receive(self, door: EngineDoor, peer: int, message: object) -> None:

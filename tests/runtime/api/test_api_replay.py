@@ -97,6 +97,27 @@ def test_a_request_that_two_deaths_met_ends_with_one_error(
     assert served.frontend.live == 0
 
 
+def test_engines_that_end_on_purpose_are_not_held_against_a_request(
+    served: Served, engine: FakeEngine, text_room: TextWorker
+) -> None:
+    engine.budget = 5
+    with httpx.stream(
+        "POST",
+        f"{served.url}/v1/completions",
+        json={"prompt": "Hello", "max_tokens": 20, "stream": True},
+        timeout=30,
+    ) as response:
+        for starts in (1, 2, 3):
+            engine.wait(lambda starts=starts: len(engine.requests) == starts)
+            served.until(lambda: all(v.in_flight for v in served.frontend._live.values()))
+            engine.die(goodbye=True)
+            engine.budget = 30 if starts == 3 else 5
+            engine.start()
+        chunks = events(response.read().decode())
+    assert "".join(c["choices"][0]["text"] for c in chunks) == expected(text_room, "Hello", 20)
+    assert [r.crashes for r in engine.requests] == [0, 0, 0, 0]
+
+
 def test_a_request_that_was_only_waiting_is_not_blamed(
     run_dir: Path, engine: FakeEngine, serve: Callable[..., Served], text_room: TextWorker
 ) -> None:

@@ -15,11 +15,12 @@ BODY := {"model": "default", "messages": [{"role": "user", "content": "Who are y
 
 up: $(VENV)/.installed
 	@$(BIN)/appliance status --quiet >/dev/null 2>&1 || $(BIN)/appliance up --detach --wait $(UP)
-	@url=$$($(BIN)/appliance status --json | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["url"])') && \
-	echo && echo "The OpenAI API is at $$url/v1. Ask it:" && echo && \
-	echo "    curl $$url/v1/chat/completions -H 'Content-Type: application/json' -d '$(BODY)'" && echo && \
-	curl -sS --fail-with-body $$url/v1/chat/completions -H 'Content-Type: application/json' -d '$(BODY)' && echo && \
-	echo && echo "Watch it with $(BIN)/appliance top, stop it with make down."
+	@url=$$($(BIN)/appliance status --json | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["url"])'); \
+	set -- -sS --fail-with-body "$$url/v1/chat/completions" -H 'Content-Type: application/json' -d '$(BODY)'; \
+	printf '\nThe OpenAI API is at %s/v1. Ask it:\n\n' "$$url"; \
+	printf "    curl %s -H '%s' -d '%s'\n\n" "$$3" "$$5" "$$7"; \
+	if command -v curl >/dev/null; then curl "$$@"; else $(BIN)/appliance run "Who are you?"; fi && \
+	printf '\n\nWatch it with %s, stop it with make down.\n' '$(BIN)/appliance top'
 
 down:
 	@if [ -x $(BIN)/appliance ]; then $(BIN)/appliance down; fi

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from appliance.runtime.wire.channel import EngineDoor, EngineLink, FrameReader, frame
 from appliance.runtime.wire.codec import MAX_MESSAGE, VERSION, CodecError, decode_to_frontend
-from appliance.runtime.wire.delta import Admitted, Deltas, ToFrontend, TokenDelta, Welcome
+from appliance.runtime.wire.delta import Admitted, Deltas, Leaving, ToFrontend, TokenDelta, Welcome
 from appliance.runtime.wire.request import (
     Abort,
     FlushCache,
@@ -260,6 +260,18 @@ def test_closing_the_door_ends_every_conversation(path: Path, call: Call) -> Non
     assert caller.sock.recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
         call()
+
+
+def test_an_engine_that_leaves_says_so_to_everybody(path: Path, call: Call) -> None:
+    door = EngineDoor(path, WELCOME)
+    callers = [call(), call()]
+    for _ in callers:
+        door.receive(PATIENCE)
+    callers[0].say(request(1))  # unread when the door closes: the goodbye arrives all the same
+    door.leave()
+    door.close()
+    for caller in callers:
+        assert [caller.hear(), caller.hear()] == [WELCOME, Leaving()]
 
 
 class Pump:

@@ -20,6 +20,7 @@ from appliance.runtime.wire.codec import (
 from appliance.runtime.wire.delta import (
     Admitted,
     Deltas,
+    Leaving,
     Logprob,
     StepStats,
     TokenDelta,
@@ -100,6 +101,7 @@ to_frontend = st.one_of(
         items=st.lists(token_deltas, max_size=4).map(tuple),
         stats=st.none() | st.builds(StepStats, time=reals, steps=int64, new_token_ratio=reals),
     ),
+    st.builds(Leaving),
     st.builds(Admitted, rids=st.lists(int64, max_size=4).map(tuple), time=reals),
     st.builds(
         Welcome,

@@ -78,6 +78,8 @@ class Deaths:
         return delays[min(len(self._recent), len(delays)) - 1] if delays else 0.0
 
     def in_words(self) -> str:
+        if self._in_a_row > self._limits.start_deaths:
+            return f"{self._in_a_row} starts and died each time before it was ready"
         return f"{len(self._recent)} deaths in {self._limits.window_s:.0f} s"
 
 

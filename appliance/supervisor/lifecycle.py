@@ -181,7 +181,7 @@ class Lifecycle:
             return
         delay = frontend.deaths.died(time.monotonic())
         if delay is None:
-            self._fail(_too_often(death, frontend.deaths, f"frontend {child.post.index}"))
+            self._fail(_too_often(death, frontend.deaths))
             return
         self._later(delay, lambda: self._start_frontend(child.post.index, frontend.deaths))
 
@@ -218,7 +218,7 @@ class Lifecycle:
             return
         delay = 0.0 if by_hand else replica.deaths.died(time.monotonic())
         if delay is None:
-            self._fail(_too_often(death, replica.deaths, f"engine {replica.index}"))
+            self._fail(_too_often(death, replica.deaths))
             return
         self._update()
         pids = [child.pid for child in replica.ranks]
@@ -441,9 +441,10 @@ def _how_far(replica: Replica) -> tuple[bool, int, float]:
     return (replica.ready, place, at.progress if at else 0.0)
 
 
-def _too_often(death: Death, deaths: Deaths, who: str) -> Death:
+def _too_often(death: Death, deaths: Deaths) -> Death:
+    """Cause and count in the first line, which is all that HTTP and `top` show."""
     first, _, rest = death.message.partition("\n")
-    message = f"{first}\n{who} was started {deaths.total} times and died each time; no more tries"
+    message = f"{first}: {deaths.in_words()}, no more tries"
     return Death(
         message + (f"\n{rest}" if rest else ""), death.hint, death.code or "APL-ENG-004", 10
     )

@@ -138,9 +138,10 @@ async def test_too_many_deaths_fail_the_run_and_frontends_stay() -> None:
         status = await stage.until(lambda s: s.state == "failed")
         assert status.failure is not None
         assert status.failure["message"].startswith("engine 0 was killed by SIGKILL")
-        assert "died each time" in status.failure["message"]
+        assert "4 deaths in 60 s, no more tries" in status.failure["message"]
         assert status.failure["exit_code"] == 10
-        assert stage.state_file().failure == "engine 0 was killed by SIGKILL"
+        first = "engine 0 was killed by SIGKILL: 4 deaths in 60 s, no more tries"
+        assert stage.state_file().failure == first
         assert await stage.ask_frontend() in pids(status, "frontend")
         assert not any(alive(pid) for pid in pids(status, "engine"))
         with pytest.raises(EngineError):

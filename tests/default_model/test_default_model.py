@@ -15,9 +15,6 @@ from training.evaluate import Asker, Question, held_out_sums, json_requests, too
 from training.tokenizer import CHAT_TEMPLATE
 
 FOLDER = paths.default_model()
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "model.safetensors").exists(), reason="the default model is not trained yet"
-)
 
 
 @pytest.fixture(scope="module")

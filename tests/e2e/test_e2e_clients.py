@@ -145,7 +145,8 @@ def test_a_client_that_leaves_gives_its_pages_back(served: Stand) -> None:
     asked = {"prompt": "Once upon a time", "max_tokens": 1900, "ignore_eos": True, "stream": True}
     url = f"{served.url}/v1/completions"
     with httpx.stream("POST", url, json=asked, timeout=30) as response:
-        next(response.iter_text())
+        text = response.iter_text()  # closes the connection when it is let go
+        assert next(text)
         until(lambda: [r.max_tokens for r in served.top().requests] == [1900], "it is shown alone")
         until(lambda: served.top().kv["used_tokens"] > 0, "its pages are in use")
     until(lambda: served.top().kv["used_tokens"] == 0, "its pages are free", 10)

@@ -217,9 +217,8 @@ def test_a_slow_peer_keeps_nobody_waiting_and_loses_nothing(door: EngineDoor, ca
     ((slow_number, _),) = receive(door, 1)
     quick.say(request(2))
     ((quick_number, _),) = receive(door, 1)
-    deltas = [
-        Deltas((TokenDelta(rid=1, index=i, ids=tuple(range(2000))),)) for i in range(1500)
-    ]  # several megabytes: more than the sockets hold
+    ids = tuple(range(60_000))  # one message is more than the kernel takes at a time
+    deltas = [Deltas((TokenDelta(rid=1, index=i, ids=ids),)) for i in range(40)]
     for message in deltas:
         door.send(slow_number, message)
     door.send(quick_number, Admitted((2,), 0.0))

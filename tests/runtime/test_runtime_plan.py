@@ -94,15 +94,14 @@ def test_cpu() -> None:
     assert resolve(config(), SMALL, CPU).config.engine.threads == 1
 
 
-@pytest.mark.parametrize(
-    "gib,chunk,rows", [(16, 2048, 32), (24, 4096, 64), (80, 8192, 512), (141, 8192, 512)]
-)
-def test_gpu_classes(gib: int, chunk: int, rows: int) -> None:
+@pytest.mark.parametrize("gib", [16, 24, 48, 80, 141, 192])
+def test_gpu_classes(gib: int) -> None:
+    own = gpu_class(gib * GIB)
     plan = resolve(config(), SPEC, gpus(1, gib)).config
     assert plan.engine.device == "cuda" and plan.engine.graphs
     assert plan.engine.attention == "flashinfer"
-    assert plan.schedule.chunk == chunk
-    assert plan.engine.graph_batch_sizes[-1] == rows
+    assert (plan.schedule.chunk, plan.schedule.max_running) == (own.chunk, own.max_running)
+    assert plan.engine.graph_batch_sizes[-1] == own.graph_rows
 
 
 def test_smallest_gpu_in_use_decides() -> None:

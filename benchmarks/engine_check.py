@@ -63,19 +63,21 @@ class Driver:
         flight.sample(None)
         return flight.wait().tokens
 
-    def prefill(self, prompts: list[np.ndarray], room: int, keep: bool = True) -> np.ndarray:
-        """All prompts in one step, slot i for prompt i; pages one after the other."""
+    def prefill(
+        self, prompts: list[np.ndarray], room: int, keep: bool = True, first: int = 0
+    ) -> np.ndarray:
+        """All prompts in one step, slot first + i for prompt i; pages one after the other."""
         n = len(prompts)
         each = -(-room // PAGE)
-        slots = np.arange(n, dtype=np.int32)
+        slots = np.arange(first, first + n, dtype=np.int32)
         step = Step(
             id=0, slots=slots, starts=np.zeros(n, np.int32),
             lengths=np.array([len(p) for p in prompts], np.int32), prefill_rows=n,
             ids=np.concatenate(prompts), samples=np.ones(n, np.bool_),
             outputs=np.zeros(n, np.int32), page_slots=np.repeat(slots, each),
             page_columns=np.tile(np.arange(each, dtype=np.int32), n),
-            page_ids=np.arange(1, n * each + 1, dtype=np.int32),
-            new=[NewRow(i, i, p, len(p), Sampling(max_tokens=9, temperature=0.0))
+            page_ids=np.arange(first * each + 1, (first + n) * each + 1, dtype=np.int32),
+            new=[NewRow(first + i, i, p, len(p), Sampling(max_tokens=9, temperature=0.0))
                  for i, p in enumerate(prompts)],
             freed=[],
         )  # fmt: skip
@@ -104,6 +106,7 @@ def config_for(folder: Path, graphs: bool, load_format: str) -> RuntimeConfig:
         schedule=ScheduleConfig(chunk=8192, max_running=512),
         engine=EngineConfig(
             device="cuda", attention="flashinfer", memory_fraction=0.9, graphs=graphs,
+            max_total_tokens=40000 if load_format == "auto" else 0,
             graph_batch_sizes=graph_sizes(512) if graphs else (), threads=4,
         ),
     )  # fmt: skip
@@ -129,7 +132,10 @@ def engine_logits(folder: Path, graphs: bool, steps: int = 8) -> list[Trace]:
     prompts = [rng.integers(0, vocab, n).astype(np.int32) for n in lengths]
     built = build(folder, graphs)
     driver = Driver(built.executor)
-    tokens = [driver.prefill(prompts, 2048)]
+    # the short ones fit a captured prefill, the long ones do not
+    begun = [driver.prefill(prompts[:5], 2048), driver.prefill(prompts[5:], 2048, first=5)]
+    tokens = [np.concatenate(begun)]
+    driver.seen = [torch.cat(driver.seen)]
     for k in range(steps):
         tokens.append(driver.decode(lengths + k))
     traces = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,7 @@ def main() -> int:
     for setting in ["schedule.prefix_cache=false", *args.set]:
         up += ["--set", setting]
     up += ["--profile", args.profile] if args.profile else []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     begin = time.perf_counter()
     started = call(up, 240)
     print(f"up: rc {started.returncode} in {time.perf_counter() - begin:.1f} s", flush=True)

@@ -1,4 +1,4 @@
-"""FlashInfer over pages: plan once, run per layer; prefill, decode, and decode in a graph.
+"""FlashInfer over pages: plan once, run per layer; prefill and decode, eager and in a graph.
 
 Shapes: T tokens, H query heads, K kv heads, D head size, P page size; all of one rank.
 """
@@ -26,6 +26,17 @@ class Shape:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True)
+class PrefillTables:
+    """Device tables a captured prefill reads: queries, pages int32 [R + 1] (tokens and pages before
+    each row), last_len int32 [R], indices int32 [many]. Rows that are not used have no tokens."""
+
+    queries: Tensor
+    pages: Tensor
+    last_len: Tensor
+    indices: Tensor
+
+
 class Workspace:
     """Device memory FlashInfer writes partial results to; kernels use it one after the other."""
 
@@ -46,7 +57,10 @@ class PagedAttention:
             torch.empty(_INT_WORKSPACE, dtype=torch.uint8, device=workspace.device)
             for _ in range(2)
         ]
-        self._decode_ints = ints[1]
+        self._prefill_ints, self._decode_ints = ints
+        self._backend = prefill
+        self._prefill_graphs: dict[int, flashinfer.BatchPrefillWithPagedKVCacheWrapper] = {}
+        self._prefill_pinned: Tensor | None = None
         self._prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
             workspace.floats, "NHD", backend=prefill
         )
@@ -82,6 +96,62 @@ class PagedAttention:
             kv_data_type=s.dtype,
         )
         self._planned.record()
+
+    def plan_prefill_graph(
+        self,
+        tokens: int,
+        queries: np.ndarray,
+        pages: np.ndarray,
+        last_len: np.ndarray,
+        tables: PrefillTables,
+    ) -> None:
+        """Plans the captured prefill of `tokens` tokens. queries, pages int32 [R + 1], last_len
+        int32 [R] on the host; tables.indices holds the page lists. The first plan of a size must
+        be for `tokens` tokens."""
+        s = self._shape
+        self._wait_for_last_plan()
+        wrapper = self._prefill_graphs.get(tokens)
+        if wrapper is None:
+            wrapper = self._prefill_graphs[tokens] = self._prefill_graph_wrapper(tables)
+        wrapper.plan(
+            torch.from_numpy(queries),
+            torch.from_numpy(pages),
+            tables.indices[: int(pages[-1])],
+            torch.from_numpy(last_len),
+            s.heads,
+            s.kv_heads,
+            s.head_dim,
+            s.page_size,
+            causal=True,
+            window_left=self._window_left,
+            q_data_type=s.dtype,
+            kv_data_type=s.dtype,
+        )
+        self._planned.record()
+
+    def _prefill_graph_wrapper(
+        self, tables: PrefillTables
+    ) -> flashinfer.BatchPrefillWithPagedKVCacheWrapper:
+        wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
+            self._workspace.floats,
+            "NHD",
+            use_cuda_graph=True,
+            qo_indptr_buf=tables.queries,
+            paged_kv_indptr_buf=tables.pages,
+            paged_kv_indices_buf=tables.indices,
+            paged_kv_last_page_len_buf=tables.last_len,
+            backend=self._backend,
+        )
+        wrapper.reset_workspace_buffer(self._workspace.floats, self._prefill_ints)
+        if self._prefill_pinned is None:
+            self._prefill_pinned = wrapper._pin_memory_int_workspace_buffer
+        wrapper._pin_memory_int_workspace_buffer = self._prefill_pinned
+        return wrapper
+
+    def run_prefill_graph(
+        self, tokens: int, q_THD: Tensor, k: Tensor, v: Tensor, out: Tensor
+    ) -> None:
+        self._prefill_graphs[tokens].run(q_THD, (k, v), out=out)
 
     def plan_decode(self, kv_indptr: np.ndarray, last_len: np.ndarray, indices: Tensor) -> None:
         s = self._shape

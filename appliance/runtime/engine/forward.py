@@ -7,6 +7,7 @@ from torch import Tensor
 
 from appliance.runtime.engine.graphs import DecodeGraphs
 from appliance.runtime.engine.inputs import Staging, batch_of, last_tokens
+from appliance.runtime.engine.prefill_graphs import PrefillGraphs
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.batch import KVPages
 from appliance.runtime.model.decoder import Decoder
@@ -14,7 +15,7 @@ from appliance.runtime.wire.step import Step
 
 
 class Forward:
-    """graphs: None on devices without them."""
+    """graphs, prefill_graphs: None on devices without them."""
 
     def __init__(
         self,
@@ -24,10 +25,11 @@ class Forward:
         page_size: int,
         staging: Staging,
         graphs: DecodeGraphs | None = None,
+        prefill_graphs: PrefillGraphs | None = None,
     ) -> None:
         self._model, self._slots, self._pages = model, slots, pages
         self._page_size, self._staging = page_size, staging
-        self._graphs = graphs
+        self._graphs, self._prefill_graphs = graphs, prefill_graphs
 
     def run(self, step: Step) -> tuple[Tensor, Tensor]:
         """(hidden states [S, hidden] of the sampling rows, of all tokens [T, hidden])."""
@@ -36,10 +38,7 @@ class Forward:
             if size is not None:
                 hidden = self._graphs.replay(step, size)
                 return hidden, hidden
-        batch = batch_of(
-            step, self._slots.page_table, self._slots.last_token, self._page_size, self._staging
-        )
-        hidden = self._model(batch, self._pages)
+        hidden = self._whole(step)
         if step.prefill_rows == 0:
             return hidden, hidden
         at = last_tokens(step)
@@ -47,3 +46,15 @@ class Forward:
             return hidden, hidden
         where = torch.from_numpy(at).to(hidden.device, non_blocking=True)
         return hidden[where], hidden
+
+    def _whole(self, step: Step) -> Tensor:
+        """Hidden states of all tokens of a step that has prefill rows, or no graph of its size."""
+        if self._prefill_graphs is not None:
+            size = self._prefill_graphs.size_for(step)
+            if size is not None:
+                return self._prefill_graphs.replay(step, size)
+        batch = batch_of(
+            step, self._slots.page_table, self._slots.last_token, self._page_size, self._staging
+        )
+        hidden: Tensor = self._model(batch, self._pages)
+        return hidden

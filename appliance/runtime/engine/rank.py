@@ -22,6 +22,7 @@ from appliance.runtime.engine.graphs import DecodeGraphs
 from appliance.runtime.engine.inputs import Staging
 from appliance.runtime.engine.kv import pool
 from appliance.runtime.engine.load import DTYPES, Loaded, load_model
+from appliance.runtime.engine.prefill_graphs import PrefillGraphs
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.batch import KVPages
@@ -32,6 +33,9 @@ from appliance.runtime.wire.codec import decode_step, encode
 from appliance.runtime.wire.request import Sampling
 from appliance.runtime.wire.ring import RingReader, RingWriter
 from appliance.runtime.wire.step import NewRow, Step
+
+PREFILL_SIZES = (*range(32, 257, 32), *range(320, 513, 64), *range(640, 1025, 128))
+"""Token counts at which a prefill is captured; past them launches hide behind arithmetic."""
 
 _CPU_TRIAL = 64
 """Prompt tokens of the trial on a CPU, where a whole chunk may take seconds."""
@@ -165,7 +169,11 @@ class RankBuilder:
         if graphs is not None:
             graphs.capture_all(lambda p: self._tell("capture", p, ""))
             self._lap("capture")
-        forward = Forward(loaded.model, slots, pages, size, staging, graphs)
+        prefills = self._prefill_graphs(loaded, staging, slots, pages, dtype)
+        if prefills is not None:
+            prefills.capture_all(lambda p: self._tell("capture", p, "prefill"))
+            self._lap("capture_prefill")
+        forward = Forward(loaded.model, slots, pages, size, staging, graphs, prefills)
         executor = self._executor(forward, loaded, slots, state, staging)
         if self._device.type == "cpu":
             self._try(executor, min(_CPU_TRIAL, count * size, c.model.context))
@@ -226,6 +234,29 @@ class RankBuilder:
             staging,
         )
 
+    def _prefill_graphs(
+        self,
+        loaded: Loaded,
+        staging: Staging,
+        slots: Slots,
+        pages: list[KVPages],
+        dtype: torch.dtype,
+    ) -> PrefillGraphs | None:
+        e = self._config.engine
+        if self._device.type != "cuda" or not e.graphs or not e.graph_batch_sizes:
+            return None
+        return PrefillGraphs(
+            loaded.model,
+            loaded.backend,
+            slots,
+            pages,
+            self._config.schedule.page_size,
+            self._spec.hidden,
+            dtype,
+            tuple(s for s in PREFILL_SIZES if s <= self._config.model.context),
+            staging,
+        )
+
     def _measure(
         self,
         loaded: Loaded,
@@ -283,11 +314,17 @@ class RankBuilder:
         smallest, which finds its working memory in the pool of the largest."""
         sizes = self._config.engine.graph_batch_sizes
         graphs = self._graphs(loaded, staging, slots, pages, dtype)
-        if graphs is None:
+        prefills = self._prefill_graphs(loaded, staging, slots, pages, dtype)
+        if graphs is None or prefills is None:
             return 0
         before = torch.cuda.mem_get_info(self._device)[0]
         graphs.capture(sizes[-1])
         middle = torch.cuda.mem_get_info(self._device)[0]
         graphs.capture(sizes[0])
         after = torch.cuda.mem_get_info(self._device)[0]
-        return max(0, before - middle) + max(1 << 20, middle - after) * (len(sizes) - 1)
+        prefills.capture(prefills.largest)
+        prefill = after - torch.cuda.mem_get_info(self._device)[0]
+        each = max(1 << 20, middle - after)
+        return (
+            max(0, before - middle) + max(0, prefill) + each * (len(sizes) + len(PREFILL_SIZES) - 2)
+        )

@@ -44,3 +44,6 @@ class Batch:
     page_table: Tensor
     page_size: int
     padded_rows: int = 0
+    """> 0: a captured pass of that many decode rows."""
+    padded_tokens: int = 0
+    """> 0: a captured pass of that many prompt tokens."""

@@ -10,6 +10,11 @@ from torch import Tensor
 
 from appliance.runtime.model.batch import Batch, KVPages
 
+Int32s = npt.NDArray[np.int32]
+
+PREFILL_ROWS = 16
+"""Most rows of a captured prefill."""
+
 
 class Backend(Protocol):
     def plan(self, batch: Batch) -> None:
@@ -24,8 +29,17 @@ class Backend(Protocol):
     def graph_inputs(self, rows: int) -> RowTables:
         """Device tables that a captured pass over `rows` decode rows reads; same ones each call."""
 
-    def plan_graph(self, rows: int, indptr: npt.NDArray[np.int32]) -> None:
+    def plan_graph(self, rows: int, indptr: Int32s) -> None:
         """Prepares the next replay (or capture). indptr int32 [rows + 1]: pages before each row."""
+
+    def plan_prefill_graph(
+        self, tokens: int, slots: Tensor, page_table: Tensor, ends: Int32s, lengths: Int32s
+    ) -> None:
+        """Prepares the next replay (or capture) of a captured prefill of `tokens` tokens.
+
+        Row r computes the last lengths[r] of ends[r] positions of slot slots[r]; at most
+        PREFILL_ROWS rows. The first plan of a size must be for exactly `tokens` tokens.
+        """
 
 
 class RowTables:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from appliance.kernels.ops import CaptureOps
-from appliance.kernels.paged_attention import PagedAttention, Shape, Workspace
-from appliance.runtime.model.attention.backend import RowTables
+from appliance.kernels.paged_attention import PagedAttention, PrefillTables, Shape, Workspace
+from appliance.runtime.model.attention.backend import PREFILL_ROWS, Int32s, RowTables
 from appliance.runtime.model.batch import Batch, KVPages
 
 
@@ -36,14 +36,21 @@ class PagedBackend:
         self._prefill_tokens = 0
         self._decode_rows = 0
         self._padded_rows = 0
+        self._padded_tokens = 0
         self._indptr = torch.zeros(rows + 1, dtype=torch.int32, device=device)
         self._last_len = torch.ones(rows, dtype=torch.int32, device=device)
         self._indices = torch.zeros(min(rows * columns, 1 << 24), dtype=torch.int32, device=device)
+        self._prefill_tables = PrefillTables(
+            queries=torch.zeros(PREFILL_ROWS + 1, dtype=torch.int32, device=device),
+            pages=torch.zeros(PREFILL_ROWS + 1, dtype=torch.int32, device=device),
+            last_len=torch.zeros(PREFILL_ROWS, dtype=torch.int32, device=device),
+            indices=torch.zeros(PREFILL_ROWS * columns, dtype=torch.int32, device=device),
+        )
 
     def plan(self, batch: Batch) -> None:
-        self._padded_rows = batch.padded_rows
-        if batch.padded_rows:
-            return  # plan_graph has done it
+        self._padded_rows, self._padded_tokens = batch.padded_rows, batch.padded_tokens
+        if batch.padded_rows or batch.padded_tokens:
+            return  # plan_graph or plan_prefill_graph has done it
         ends = batch.starts + batch.lengths
         pages = -(-ends // self._page_size)
         last = (ends - (pages - 1) * self._page_size).astype(np.int32)
@@ -75,6 +82,9 @@ class PagedBackend:
         if self._padded_rows:
             part.run_graph(self._padded_rows, q_THD, pages.k, pages.v, out)
             return out
+        if self._padded_tokens:
+            part.run_prefill_graph(self._padded_tokens, q_THD, pages.k, pages.v, out)
+            return out
         n = self._prefill_tokens
         if n:
             part.run_prefill(q_THD[:n], pages.k, pages.v, out[:n])
@@ -85,7 +95,23 @@ class PagedBackend:
     def graph_inputs(self, rows: int) -> RowTables:
         return RowTables(self._indptr[: rows + 1], self._last_len[:rows], self._indices)
 
-    def plan_graph(self, rows: int, indptr: npt.NDArray[np.int32]) -> None:
+    def plan_prefill_graph(
+        self, tokens: int, slots: Tensor, page_table: Tensor, ends: Int32s, lengths: Int32s
+    ) -> None:
+        tables, n = self._prefill_tables, len(ends)
+        queries = np.full(PREFILL_ROWS + 1, int(lengths.sum()), dtype=np.int32)
+        queries[: n + 1] = np.concatenate(([0], np.cumsum(lengths)))
+        counts = -(-ends // self._page_size)
+        pages = np.full(PREFILL_ROWS + 1, int(counts.sum()), dtype=np.int32)
+        pages[: n + 1] = np.concatenate(([0], np.cumsum(counts)))
+        last_len = np.zeros(PREFILL_ROWS, dtype=np.int32)
+        last_len[:n] = ends - (counts - 1) * self._page_size
+        on_device = torch.from_numpy(pages).to(self._device, non_blocking=True)
+        self._ops.flatten_pages(page_table, slots, on_device, tables.indices)
+        for part in self._parts.values():
+            part.plan_prefill_graph(tokens, queries, pages, last_len, tables)
+
+    def plan_graph(self, rows: int, indptr: Int32s) -> None:
         tables = self.graph_inputs(rows)
         for part in self._parts.values():
             part.plan_graph(rows, indptr, tables.indptr, tables.last_len, tables.indices)

@@ -1,0 +1,138 @@
+"""Time of single steps on one GPU: prefill, decode (captured and eager), and both in one pass.
+
+    python -m benchmarks.step_times --shape FOLDER [--cases NAME,NAME]
+
+Weights are made up. For each case: milliseconds from launch to the tokens on the host, and those
+the host was busy in `launch`, median of repeats, beside the least that the arithmetic (14 GFLOP a
+token at 700 TFLOP/s) and the reading (weights and KV at 3.0 TB/s) take one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from appliance.runtime.engine.rank import RankBuilder
+from appliance.runtime.model.registry import read_spec
+from appliance.runtime.plan import graph_sizes
+from appliance.runtime.wire.request import Sampling
+from appliance.runtime.wire.step import NewRow, Step
+
+PAGE = 16
+
+
+class Case(NamedTuple):
+    """prefill: (start, length) of each prefill row; rows decode rows at position `at`."""
+
+    name: str
+    prefill: tuple[tuple[int, int], ...]
+    rows: int
+    at: int
+
+
+CASES = (
+    Case("decode-1", (), 1, 512),
+    Case("decode-16", (), 16, 512),
+    Case("decode-120-long", (), 120, 3200),
+    Case("decode-400", (), 400, 900),
+    Case("decode-1000", (), 1000, 300),
+    Case("prefill-128", ((0, 128),), 0, 0),
+    Case("prefill-1024", ((0, 1024),), 0, 0),
+    Case("prefill-1024-at-2048", ((2048, 1024),), 0, 0),
+    Case("prefill-8192", ((0, 4096), (0, 4096)), 0, 0),
+    Case("mixed-1024+120-long", ((2048, 1024),), 120, 3200),
+    Case("mixed-512+120-long", ((2048, 512),), 120, 3200),
+    Case("mixed-1024+400", ((0, 768), (0, 256)), 400, 900),
+    Case("mixed-1024+1000", tuple((0, 205) for _ in range(5)), 1000, 300),
+)
+
+
+def step_of(case: Case) -> tuple[Step, Step]:
+    """The step, and one that gives its slots their pages first."""
+    n = len(case.prefill)
+    slots = np.arange(n + case.rows, dtype=np.int32)
+    ends = [s + length for s, length in case.prefill] + [case.at + 1] * case.rows
+    counts = np.array([-(-e // PAGE) for e in ends])
+    lengths = np.array([length for _, length in case.prefill] + [1] * case.rows, dtype=np.int32)
+    history = np.zeros(1, dtype=np.int32)
+    common = {
+        "id": 0,
+        "slots": slots,
+        "starts": np.array([s for s, _ in case.prefill] + [case.at] * case.rows, dtype=np.int32),
+        "lengths": lengths,
+        "prefill_rows": n,
+        "ids": np.arange(int(lengths[:n].sum()), dtype=np.int32) % 30000,
+        "samples": np.ones(len(slots), dtype=np.bool_),
+        "outputs": np.zeros(len(slots), dtype=np.int32),
+    }
+    none = np.zeros(0, dtype=np.int32)
+    sampling = Sampling(max_tokens=9, temperature=0.0)
+    first = Step(
+        **common,
+        page_slots=np.repeat(slots, counts),
+        page_columns=np.concatenate([np.arange(c, dtype=np.int32) for c in counts]),
+        page_ids=np.arange(1, int(counts.sum()) + 1, dtype=np.int32),
+        new=[NewRow(int(s), int(s), history, 1, sampling) for s in slots],
+        freed=[],
+    )
+    step = Step(**common, page_slots=none, page_columns=none, page_ids=none, new=[], freed=[])
+    return step, first
+
+
+def floor_ms(case: Case) -> float:
+    tokens = sum(length for _, length in case.prefill) + case.rows
+    read = 15.0e9 + case.rows * case.at * 131072
+    attention = sum(4 * 32 * 4096 * length * (s + length / 2) for s, length in case.prefill)
+    arithmetic = (tokens * 14e9 + attention) / 700e12
+    kv = case.rows * case.at * 131072 / 3.0e12
+    return 1e3 * (max(arithmetic, 15.0e9 / 3.0e12) + kv) if read else 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", required=True, type=Path)
+    parser.add_argument("--cases", default="")
+    args = parser.parse_args()
+    spec = read_spec(args.shape)
+    config = RuntimeConfig(
+        run="times", dir="/tmp",
+        model=ModelConfig(path=str(args.shape), id="t", dtype="bfloat16", quantization="none",
+                          context=8192, load_format="dummy"),
+        schedule=ScheduleConfig(chunk=8192, max_running=1024),
+        engine=EngineConfig(device="cuda", attention="flashinfer", memory_fraction=0.94,
+                            graph_batch_sizes=graph_sizes(1024), threads=4),
+    )  # fmt: skip
+    built = RankBuilder(config, spec, 0, 0, None, lambda *_: None).build()
+    print(built.facts, flush=True)
+    for case in CASES:
+        if not args.cases or case.name in args.cases.split(","):
+            run(case, built.executor)
+
+
+def run(case: Case, executor) -> None:
+    step, first = step_of(case)
+    times, host = [], []
+    for i in range(12):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        flight = executor.launch(first if i == 0 else step)
+        launched = time.perf_counter()
+        flight.sample(None)
+        flight.wait()
+        times.append(time.perf_counter() - begin)
+        host.append(launched - begin)
+    ms, busy = (float(np.median(t[2:]) * 1e3) for t in (times, host))
+    print(
+        f"{case.name:22} {ms:8.2f} ms   launch {busy:6.2f} ms   floor {floor_ms(case):7.2f} ms",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -85,8 +85,8 @@ class _Sending:
         telling = asyncio.create_task(self._tell())
         async with self._endpoint, asyncio.TaskGroup() as group:
             for job in todo:
-                wait = start + job.arrival - perf_counter()
-                if wait > 0:
+                # again, because timers of whole milliseconds may end a little early
+                while (wait := start + job.arrival - perf_counter()) > 0:
                     await asyncio.sleep(wait)
                 if self._gate is not None:
                     await self._gate.acquire()

@@ -86,9 +86,9 @@ class CaptureOps(Ops, Protocol):
         """indices[indptr[r] : indptr[r + 1]] = the first pages of slot slots[r]."""
 
 
-def select(device: torch.device) -> Ops:
-    """The Ops for a device."""
-    if device.type == "cuda":
+def select(device: torch.device, dtype: torch.dtype) -> Ops:
+    """The Ops for a device; float32 is computed by plain torch everywhere."""
+    if device.type == "cuda" and dtype != torch.float32:
         from appliance.kernels.cuda_ops import CudaOps
 
         return CudaOps(device)

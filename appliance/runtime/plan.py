@@ -110,7 +110,7 @@ class _Rules:
             "engine.device": self._device(),
             "engine.memory_fraction": self._memory_fraction(),
             "engine.attention": self._attention(),
-            "engine.graphs": (c.engine.graphs and self.cuda, "" if self.cuda else "no GPU"),
+            "engine.graphs": self._graphs(),
             "engine.graph_batch_sizes": self._graph_sizes(),
             "engine.threads": self._threads(),
         }
@@ -150,12 +150,21 @@ class _Rules:
         return 0.94, "workspace and graphs are measured before the pool is sized"
 
     def _attention(self) -> tuple[str, str]:
+        if self.cuda and self.config.model.dtype == "float32":
+            return "reference", "float32 is computed by plain torch"
         if self.cuda:
             return "flashinfer", "NVIDIA GPU"
         return "reference", "plain torch runs on any device"
 
+    def _graphs(self) -> tuple[bool, str]:
+        if not self.cuda:
+            return False, "no GPU"
+        if self._attention()[0] == "reference":
+            return False, "plain torch is not captured"
+        return self.config.engine.graphs, ""
+
     def _graph_sizes(self) -> tuple[tuple[int, ...], str]:
-        if not (self.cuda and self.config.engine.graphs):
+        if not self._graphs()[0]:
             return (), "no graphs"
         rows = gpu_class(self._smallest()).graph_rows
         if self.config.schedule.max_running:

@@ -43,7 +43,7 @@ def load_model(
 ) -> Loaded:
     """Errors as in weights.load and attention.select."""
     dtype = DTYPES[config.model.dtype]
-    ops = select_ops(device)
+    ops = select_ops(device, dtype)
     size = config.schedule.page_size
     columns = -(-config.model.context // size)
     backend = select(

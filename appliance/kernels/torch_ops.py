@@ -78,7 +78,7 @@ class TorchOps:
             q = F.rms_norm(turned[:, :heads], (size,), q_weight_D, eps)
             k = F.rms_norm(turned[:, heads:], (size,), k_weight_D, eps)
             turned = torch.cat((q, k), 1)
-        turned = rotate(turned, cos_sin[positions_T])
+        turned = rotate(turned, cos_sin.index_select(0, positions_T))
         k_pages.view(-1, kv_heads, size).index_copy_(0, kv_rows_T, turned[:, heads:])
         v_pages.view(-1, kv_heads, size).index_copy_(0, kv_rows_T, qkv[:, heads + kv_heads :])
         return turned[:, :heads]

@@ -47,7 +47,13 @@ class Decoder(nn.Module):
         a = spec.attention
         self._backend = build.attention
         cos_sin = cos_sin_table(a.rope, a.head_dim, build.context).to(build.device)
-        self.embedding = VocabTable(build, "model.embed_tokens", spec.vocab, spec.hidden)
+        self.embedding = VocabTable(
+            build,
+            "model.embed_tokens",
+            spec.vocab,
+            spec.hidden,
+            "both" if spec.tied_embeddings else "embed",
+        )
         self.layers = nn.ModuleList(
             Layer(spec, build, f"model.layers.{i}", i, cos_sin) for i in range(spec.layers)
         )
@@ -56,7 +62,7 @@ class Decoder(nn.Module):
             self.head = self.embedding
             build.optional.add("lm_head.weight")
         else:
-            self.head = VocabTable(build, "lm_head", spec.vocab, spec.hidden)
+            self.head = VocabTable(build, "lm_head", spec.vocab, spec.hidden, "logits")
         for i in range(spec.layers):  # old checkpoints store what is computed from the config
             build.optional.add(f"model.layers.{i}.self_attn.rotary_emb.inv_freq")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from appliance.errors import IntegrityError, NotFoundError
 from appliance.runtime.model.build import Build
-from appliance.runtime.model.quant.scheme import Scheme
+from appliance.runtime.model.quant.scheme import Finishing, Scheme
 
 
 class _Slice:
@@ -128,5 +128,5 @@ def fill(model: nn.Module, seed: int) -> None:
 
 def finish(model: nn.Module) -> None:
     for part in model.modules():
-        if isinstance(part, Scheme):
+        if isinstance(part, Finishing):
             part.finish()

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from appliance.kernels.cpu_linear import PackedLinear, pack
 from appliance.runtime.model.build import Build
-from appliance.runtime.model.quant.scheme import Source
+from appliance.runtime.model.quant.scheme import Finishing, Source
+
+_MOST_TWICE = 256 << 20
+"""Bytes of a table that both uses may hold in a form of its own."""
 
 
-class VocabTable(nn.Module):
-    """weight [ceil(vocab / tp), hidden]; rows past the vocabulary are zero."""
+class VocabTable(Finishing):
+    """weight [ceil(vocab / tp), hidden]; rows past the vocabulary are zero. use: which of `embed`
+    and `logits` will be called."""
 
-    def __init__(self, build: Build, name: str, vocab: int, hidden: int) -> None:
+    def __init__(
+        self,
+        build: Build,
+        name: str,
+        vocab: int,
+        hidden: int,
+        use: Literal["embed", "logits", "both"],
+    ) -> None:
         super().__init__()
+        self._use = use
+        self._packed: PackedLinear | None = None
         self._mesh, self._comm, self._vocab = build.mesh, build.comm, vocab
         self.rows = -(-vocab // build.mesh.tp)
         self.first = build.mesh.rank * self.rows
@@ -28,6 +44,12 @@ class VocabTable(nn.Module):
         part = source.read(slice(self.first, min(self.first + self.rows, self._vocab)), None)
         self.weight[: part.shape[0]].copy_(part)
 
+    def finish(self) -> None:
+        if self._use == "logits" or (self._use == "both" and self.weight.nbytes <= _MOST_TWICE):
+            self._packed = pack(self.weight)
+        if self._use == "logits" and self._packed is not None:
+            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+
     def embed(self, ids_T: Tensor) -> Tensor:
         """[T] -> [T, hidden]"""
         if self._mesh.tp == 1:
@@ -39,4 +61,5 @@ class VocabTable(nn.Module):
 
     def logits(self, x_SE: Tensor) -> Tensor:
         """[S, hidden] -> [S, vocab], whole on every rank."""
-        return self._comm.all_gather(F.linear(x_SE, self.weight))[:, : self._vocab]
+        own = F.linear(x_SE, self.weight) if self._packed is None else self._packed(x_SE)
+        return self._comm.all_gather(own)[:, : self._vocab]

@@ -1,4 +1,4 @@
-"""Weights as they are: float32, bfloat16, float16."""
+"""Weights as they are: float32, bfloat16, float16. On a CPU they are packed when all are there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from appliance.kernels.cpu_linear import PackedLinear, pack
 from appliance.runtime.model.quant.scheme import Scheme, Shard, Source
 
 
@@ -15,6 +16,7 @@ class PlainScheme(Scheme):
         self.weight = nn.Parameter(
             torch.empty((outs, ins), dtype=dtype, device=device), requires_grad=False
         )
+        self._packed: PackedLinear | None = None
 
     def load(self, suffix: str, source: Source, shard: Shard) -> None:
         part = source.read(shard.rows, shard.columns)
@@ -23,5 +25,12 @@ class PlainScheme(Scheme):
     def fill(self, std: float) -> None:
         self.weight.normal_(0.0, std)
 
+    def finish(self) -> None:
+        self._packed = pack(self.weight)
+        if self._packed is not None:
+            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+
     def forward(self, x_TI: Tensor, bias: Tensor | None) -> Tensor:
+        if self._packed is not None:
+            return self._packed(x_TI, bias)
         return F.linear(x_TI, self.weight, bias)

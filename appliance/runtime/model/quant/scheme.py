@@ -30,7 +30,14 @@ class Shard:
     at: int
 
 
-class Scheme(nn.Module):
+class Finishing(nn.Module):
+    """A part of the model that has work to do between its weights' arrival and the first pass."""
+
+    def finish(self) -> None:
+        """Called once when everything is loaded."""
+
+
+class Scheme(Finishing):
     """suffixes: names of the checkpoint tensors of a linear of this scheme, `weight` among them."""
 
     suffixes: tuple[str, ...] = ("weight",)
@@ -42,9 +49,6 @@ class Scheme(nn.Module):
     def fill(self, std: float) -> None:
         """Random weights, for measurements without a checkpoint."""
         raise NotImplementedError
-
-    def finish(self) -> None:
-        """Called once when everything is loaded."""
 
     def forward(self, x_TI: Tensor, bias: Tensor | None) -> Tensor:
         """x W^T + bias: [T, in] -> [T, out of this rank]."""

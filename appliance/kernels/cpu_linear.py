@@ -1,0 +1,36 @@
+"""float32 linears on a CPU, over weights that oneDNN has packed once.
+
+A few rows take about half the time that the plain layout takes, many rows a third; and a row's
+result does not depend on the rows beside it, so a request's tokens do not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class PackedLinear:
+    """weight [out, in] in a layout of its own; the tensor it was made from may go."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + bias: [T, in] -> [T, out]."""
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, bias, "none", [], "")
+
+
+_ROWS = 32
+"""The row count the layout is made for; it serves all others as well."""
+
+
+def pack(weight: Tensor) -> PackedLinear | None:
+    """None where there is nothing to gain: another device or dtype, a torch without oneDNN."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not weight.numel():
+        return None
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_reorder_linear_weight"
+    ):
+        return None
+    return PackedLinear(weight.detach().contiguous())

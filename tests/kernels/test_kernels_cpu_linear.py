@@ -1,0 +1,42 @@
+"""Packed linears give what plain ones give, and every row alike in any company."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from appliance.kernels import cpu_linear
+from appliance.kernels.cpu_linear import PackedLinear
+
+
+@pytest.fixture
+def packed() -> tuple[torch.Tensor, PackedLinear]:
+    weight = torch.randn(200, 96, generator=torch.Generator().manual_seed(3))
+    found = cpu_linear.pack(weight)
+    if found is None:
+        pytest.skip("this torch has no oneDNN")
+    return weight, found
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 33, 300])
+@pytest.mark.parametrize("biased", [False, True])
+def test_as_the_plain_one(
+    packed: tuple[torch.Tensor, PackedLinear], rows: int, biased: bool
+) -> None:
+    weight, linear = packed
+    x = torch.randn(rows, 96, generator=torch.Generator().manual_seed(rows))
+    bias = torch.arange(200.0) if biased else None
+    right = F.linear(x.double(), weight.double(), bias.double() if bias is not None else None)
+    torch.testing.assert_close(linear(x, bias).double(), right, rtol=1e-5, atol=1e-4)
+
+
+def test_it_takes_views(packed: tuple[torch.Tensor, PackedLinear]) -> None:
+    weight, linear = packed
+    x = torch.randn(96, 7).T
+    torch.testing.assert_close(linear(x), F.linear(x, weight), rtol=1e-5, atol=1e-4)
+
+
+def test_what_gains_nothing_is_not_packed() -> None:
+    assert cpu_linear.pack(torch.ones(4, 4, dtype=torch.bfloat16)) is None
+    assert cpu_linear.pack(torch.ones(0)) is None

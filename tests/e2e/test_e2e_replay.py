@@ -35,6 +35,6 @@ def test_every_stream_ends_as_if_nothing_had_been(
 ) -> None:
     asked, right = known
     share = random.Random(SEED + blow).uniform(0.1, 0.7)
-    done = run_round(served, asked, right, blow, share)
+    done, _ = run_round(served, asked, right, blow, share)
     assert done["wrong"] == []
     assert done["replayed"] >= 1

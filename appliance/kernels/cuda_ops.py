@@ -181,6 +181,9 @@ class CudaOps:
             page_table, page_table.shape[1], slots, indptr, indices, BLOCK=128, num_warps=4
         )
 
+    def descending(self, x_BV: Tensor) -> Tensor:
+        return x_BV.sort(-1, descending=True).values
+
     def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
         rows, vocab = logits_BV.shape
         parts = triton.cdiv(vocab, 4096)

@@ -50,6 +50,9 @@ class Ops(Protocol):
     ) -> None:
         """page_table[slots[i], columns[i]] = pages[i]; all int32."""
 
+    def descending(self, x_BV: Tensor) -> Tensor:
+        """Each row's values, largest first; not a number before all."""
+
     def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
         """argmax of logits + Gumbel noise: a draw from softmax(logits). int64 [B].
 

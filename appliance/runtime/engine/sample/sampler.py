@@ -155,7 +155,7 @@ class Sampler:
             ]
         )
         part = x_SV[where]
-        ordered = part.sort(-1, descending=True).values
+        ordered = self._ops.descending(part)
         rank = torch.arange(vocab, device=part.device)
         kept = ordered.masked_fill(rank[None, :] >= top_k[:, None], -torch.inf)
         probabilities = kept.softmax(-1)

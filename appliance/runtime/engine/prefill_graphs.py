@@ -79,7 +79,7 @@ class PrefillGraphs:
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             self._body(size)
         self._memory = self._memory or graph.pool()
         self._graphs[size] = graph

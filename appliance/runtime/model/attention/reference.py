@@ -26,9 +26,10 @@ class _Prefill:
 
 @dataclass(frozen=True, slots=True)
 class _Decode:
-    """All decode rows: pool rows [B, L] (L the longest), and which of them count [B, 1, 1, L]."""
+    """All decode rows: pool rows [B * L] (L the longest), and which of them count [B, 1, 1, L]."""
 
     rows: Tensor
+    longest: int
     positions: Tensor
     full: bool
     mask: Tensor
@@ -74,7 +75,8 @@ class ReferenceBackend:
             kv_len = torch.from_numpy(lengths.astype(np.int64)).to(self._device)
             keys = torch.arange(longest, device=self._device)
             self._decode = _Decode(
-                rows=pool_rows(batch.slots[batch.prefill_rows :], longest),
+                rows=pool_rows(batch.slots[batch.prefill_rows :], longest).flatten(),
+                longest=longest,
                 positions=kv_len - 1,
                 full=bool((lengths == longest).all()),
                 mask=(keys[None, :] < kv_len[:, None])[:, None, None, :],
@@ -110,12 +112,12 @@ class ReferenceBackend:
     ) -> Tensor:
         rows, heads, size = q_BHD.shape
         # index_select copies whole rows; indexing by a table of rows takes four times as long
-        at = d.rows.flatten()
-        k = k_pool.index_select(0, at).unflatten(0, d.rows.shape).transpose(1, 2)
-        v = v_pool.index_select(0, at).unflatten(0, d.rows.shape).transpose(1, 2)
+        shape = (rows, d.longest, *k_pool.shape[1:])
+        k = k_pool.index_select(0, d.rows).view(shape).transpose(1, 2)
+        v = v_pool.index_select(0, d.rows).view(shape).transpose(1, 2)
         mask: Tensor | None = None if d.full else d.mask
         if window:
-            keys = torch.arange(d.rows.shape[1], device=self._device)
+            keys = torch.arange(d.longest, device=self._device)
             seen = (keys[None, :] > d.positions[:, None] - window)[:, None, None, :]
             mask = d.mask & seen
         # the query heads of one kv head are the queries of one problem: no key is read twice

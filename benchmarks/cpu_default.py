@@ -1,6 +1,7 @@
 """The embedded model on this machine's CPU: streams over HTTP against transformers' generate.
 
     python -m benchmarks.cpu_default [--rounds 5] [--streams 8] [--input 32] [--output 128]
+                                       [--also KEY=VALUE ...]
 
 Each round measures every way once, in turn, so that a busy machine is busy for all of them; the
 medians and their ratios are told. Prompts are the same random ids and every answer has the same
@@ -136,7 +137,7 @@ class Ours:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     n, new = given.streams, given.output
     cores = len(os.sched_getaffinity(0))
-    ours = [Ours([f"engine.threads={t}"] if t else []) for t in given.our_threads]
+    ours = [Ours([]), *(Ours([setting]) for setting in given.also)]
     theirs = [Transformers(t, d) for t in range(1, cores + 1) for d in ("float32", "bfloat16")]
     rates: dict[str, list[float]] = {}
 
@@ -179,14 +180,14 @@ def main() -> None:
     parser.add_argument("--input", type=int, default=32)
     parser.add_argument("--output", type=int, default=128)
     parser.add_argument(
-        "--our-threads", type=int, nargs="+", default=[0], help="to try; 0: as `up` chooses"
+        "--also", nargs="*", default=[], metavar="KEY=VALUE", help="ours with a setting, besides"
     )
     given = parser.parse_args()
     found = measure(given)
     rates = found["tok_s"]
     for name, rate in sorted(rates.items(), key=lambda item: -item[1]):
         print(f"{rate:8d} tok/s  {name}")
-    mine = best(rates, "ours", f"{given.streams} streams")
+    mine = rates[f"ours over HTTP: {given.streams} streams"]
     alone = best(rates, "transformers", "one by one")
     batch = best(rates, "transformers", f"batch of {given.streams}")
     found["against_one_by_one"] = round(mine / alone, 2)

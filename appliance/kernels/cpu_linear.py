@@ -1,4 +1,4 @@
-"""float32 linears on a CPU, over weights that oneDNN has packed once.
+"""Linears on a CPU, over weights that oneDNN has packed once.
 
 A few rows take about half the time that the plain layout takes, many rows a third; and a row's
 result does not depend on the rows beside it, so a request's tokens do not depend on its batch.
@@ -27,11 +27,18 @@ _ROWS = 32
 
 def pack(weight: Tensor) -> PackedLinear | None:
     """None where there is nothing to gain: another device or dtype, a torch without oneDNN."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not weight.numel():
-        return None
-    if not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not weight.numel() or not _multiplies(weight.dtype):
         return None
     try:
         return PackedLinear(weight.detach().contiguous())
     except (AttributeError, NotImplementedError):  # a build of oneDNN without these two
         return None
+
+
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has fast instructions for it here."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32

@@ -99,6 +99,9 @@ class DeviceExecutor:
 
     def close(self) -> None:
         """Leaves the other ranks; no step may follow."""
+        self._forward.drop_graphs()
+        if self._cuda:
+            torch.cuda.synchronize()
         self._comm.close()
 
     def follow(self, step: Step) -> None:

@@ -47,6 +47,10 @@ class Forward:
         where = torch.from_numpy(at).to(hidden.device, non_blocking=True)
         return hidden[where], hidden
 
+    def drop_graphs(self) -> None:
+        """Captured collectives hold on to the other ranks; without them one can leave."""
+        self._graphs = self._prefill_graphs = None
+
     def _whole(self, step: Step) -> Tensor:
         """Hidden states of all tokens of a step that has prefill rows, or no graph of its size."""
         if self._prefill_graphs is not None:

@@ -82,7 +82,11 @@ class Group:
         return int(x.item())
 
     def close(self) -> None:
-        dist.destroy_process_group()
+        if self._device.type == "cuda":
+            # NCCL's orderly end waits for the other ranks to do the same, and they may be gone
+            dist.distributed_c10d._abort_process_group()
+        else:
+            dist.destroy_process_group()
 
 
 def connect(mesh: Mesh, device: torch.device, meeting: Path | None) -> Comm:

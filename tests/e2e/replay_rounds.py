@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from stand import Stand
@@ -76,8 +78,6 @@ def run_round(
 
 def replayed(stand: Stand) -> int:
     """Requests that were sent again so far."""
-    import httpx
-
     for line in httpx.get(f"{stand.url}/metrics").text.splitlines():
         if line.startswith("appliance_replayed_requests_total"):
             return int(float(line.rpartition(" ")[2]))

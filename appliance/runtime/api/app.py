@@ -131,7 +131,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
     elif not isinstance(error, ApplianceError):
         log.error("request %s", request.scope["state"]["request_id"], exc_info=error)
     refused = as_request_error(error)
-    response = Response(error_body(refused), refused.status, media_type="application/json")
+    response = Response(
+        error_body(refused, request.url.path), refused.status, media_type="application/json"
+    )
     response.raw_headers += error_headers(refused)
     if refused.status == 413:
         response.raw_headers.append((b"connection", b"close"))

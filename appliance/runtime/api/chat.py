@@ -102,8 +102,7 @@ class ChatCompletions:
     async def post(self, request: Request) -> Response:
         body = decode_body(ChatRequest, await read_body(request))
         model = self._models.check(body.model)
-        body.refuse_unsupported()
-        exchange = await send_to_engines(self._frontend, request, [self._asked(body)])
+        exchange = await send_to_engines(self._frontend, request, [self.asked(body)])
         form = ChatForm(
             body, f"chatcmpl-{request.scope['state']['request_id']}", model, exchange.tokens
         )
@@ -111,7 +110,9 @@ class ChatCompletions:
             return await exchange.whole(form)
         return await exchange.stream(form, *body.usage_options(), keep_alive_s=self._keep_alive_s)
 
-    def _asked(self, body: ChatRequest) -> TextRequest:
+    def asked(self, body: ChatRequest) -> TextRequest:
+        """What a chat of any dialect asks for. RequestError for what cannot be honoured."""
+        body.refuse_unsupported()
         n = body.n or 1
         self._frontend.check_open(n)
         if body.top_logprobs and not body.logprobs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -57,7 +58,43 @@ def error_object(error: RequestError) -> dict[str, Any]:
     }
 
 
-def error_body(error: RequestError) -> bytes:
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def anthropic_error(error: RequestError) -> dict[str, Any]:
+    usual = "invalid_request_error" if error.status < 500 else "api_error"
+    kind = _ANTHROPIC_TYPES.get(error.status, usual)
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+def tgi_error(error: RequestError) -> dict[str, Any]:
+    kind = "validation" if error.status < 500 else "generation"
+    return {
+        "error": error.message,
+        "error_type": "overloaded" if error.status in (429, 503) else kind,
+    }
+
+
+_DIALECTS: tuple[tuple[str, Callable[[RequestError], dict[str, Any]]], ...] = (
+    ("/v1/messages", anthropic_error),
+    ("/generate_stream", tgi_error),
+)
+"""Routes whose clients read another shape of error than OpenAI's."""
+
+
+def error_body(error: RequestError, path: str = "") -> bytes:
+    """path: of the request, which says in whose dialect its errors are told."""
+    for start, shape in _DIALECTS:
+        if path.startswith(start):
+            return msgspec.json.encode(shape(error))
     return msgspec.json.encode(error_object(error))
 
 

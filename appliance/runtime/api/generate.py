@@ -18,7 +18,7 @@ from appliance.errors import RequestError
 from appliance.runtime.api.answer import Answer, CallerGone, join
 from appliance.runtime.api.errors import as_request_error
 from appliance.runtime.api.frontend import Frontend
-from appliance.runtime.api.sse import COMMENT, DONE, HEADERS, error_event
+from appliance.runtime.api.sse import COMMENT, DATA_EVENTS, HEADERS, Framing
 from appliance.runtime.wire.request import TokenRequest
 from appliance.runtime.wire.text import TextDelta, TextRequest
 
@@ -100,7 +100,12 @@ class Exchange:
         return Response(body, media_type="application/json")
 
     async def stream(
-        self, form: Form, usage_at_end: bool, usage_always: bool, keep_alive_s: float
+        self,
+        form: Form,
+        usage_at_end: bool,
+        usage_always: bool,
+        keep_alive_s: float,
+        framing: Framing = DATA_EVENTS,
     ) -> Response:
         """Raises what ends the request before its first token."""
         try:
@@ -108,7 +113,7 @@ class Exchange:
         except BaseException:
             self.close()
             raise
-        return EventStream(self, form, first, usage_at_end, usage_always, keep_alive_s)
+        return EventStream(self, form, first, usage_at_end, usage_always, keep_alive_s, framing)
 
 
 class EventStream(Response):
@@ -122,10 +127,12 @@ class EventStream(Response):
         usage_at_end: bool,
         usage_always: bool,
         keep_alive_s: float,
+        framing: Framing,
     ) -> None:
         self._exchange, self._form, self._first = exchange, form, first
         self._usage_at_end, self._usage_always = usage_at_end, usage_always
         self._keep_alive_s = keep_alive_s
+        self._framing = framing
         self.status_code = 200
         self.background = None
 
@@ -140,11 +147,12 @@ class EventStream(Response):
                 data = await self._next()
             if self._usage_at_end:
                 data += self._form.usage_chunk(exchange.usage.shown())
-            await send({"type": "http.response.body", "body": data + DONE, "more_body": False})
+            data += self._framing.end
+            await send({"type": "http.response.body", "body": data, "more_body": False})
         except CallerGone:
             scope["state"]["cancelled"] = True
         except RequestError as e:
-            body = error_event(e) + DONE
+            body = self._framing.failed(e)
             await send({"type": "http.response.body", "body": body, "more_body": False})
         finally:
             exchange.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Annotated, Any, TypeVar
 
@@ -202,12 +203,13 @@ class DetokenizeRequest(Struct, kw_only=True):
     skip_special_tokens: bool | None = None
 
 
-Body = TypeVar("Body", CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+Body = TypeVar("Body", bound=Struct)
 
-_decoders: dict[type, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind)
-    for kind in (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
-}
+
+@functools.cache
+def _decoder(kind: type[Body]) -> msgspec.json.Decoder[Body]:
+    return msgspec.json.Decoder(kind)
+
 
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 
@@ -215,7 +217,7 @@ _AT = re.compile(r" - at `\$\.?(.*)`$")
 def decode_body(kind: type[Body], data: bytes) -> Body:
     """RequestError that names the field and its limit, or the byte where JSON ends."""
     try:
-        body: Body = _decoders[kind].decode(data)
+        body: Body = _decoder(kind).decode(data)
     except msgspec.ValidationError as e:
         text = str(e)
         at = _AT.search(text)

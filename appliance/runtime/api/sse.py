@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,6 +28,22 @@ def event(value: Any) -> bytes:
 
 def error_event(error: RequestError) -> bytes:
     return b"data: " + error_body(error) + b"\n\n"
+
+
+def named_event(value: dict[str, Any]) -> bytes:
+    """An event whose `event:` line repeats its type, as Anthropic's and Responses' readers need."""
+    kind: str = value["type"]
+    return b"event: " + kind.encode() + b"\ndata: " + encode(value) + b"\n\n"
+
+
+class Framing(NamedTuple):
+    """What a dialect's stream ends with, and how it tells an error that comes after its start."""
+
+    end: bytes
+    failed: Callable[[RequestError], bytes]
+
+
+DATA_EVENTS = Framing(DONE, lambda error: error_event(error) + DONE)
 
 
 class PlainChunks:

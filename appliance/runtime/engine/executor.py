@@ -20,13 +20,36 @@ from appliance.runtime.engine.sample.sampler import INVALID, Sampled, Sampler
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.parallel.comm import Comm
-from appliance.runtime.wire.step import Masks, PromptLogprobs, Step, StepResult
+from appliance.runtime.wire.step import Masks, Step, StepResult
 
 Head = Callable[[Tensor], Tensor]
 
 
+class _Home:
+    """Tensors on their way to the host: copies queued on the stream, and when they are done."""
+
+    def __init__(self, tensors: list[Tensor], cuda: bool) -> None:
+        self._done: torch.cuda.Event | None = None
+        self._host = tensors
+        if cuda:
+            self._host = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+            for host, tensor in zip(self._host, tensors, strict=True):
+                host.copy_(tensor, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+
+    def wait(self) -> list[Tensor]:
+        if self._done is not None:
+            self._done.synchronize()
+        return self._host
+
+
 class StepFlight:
-    """One step on its way. hidden [S, hidden] of the rows that sample, all [T, hidden]."""
+    """One step on its way. hidden [S, hidden] of the rows that sample, all [T, hidden].
+
+    Everything that `wait` gives out is copied as part of the step: nothing is asked of the device
+    later, when the next step is already in its queue.
+    """
 
     def __init__(self, step: Step, executor: DeviceExecutor, hidden: Tensor, whole: Tensor) -> None:
         self.step = step
@@ -34,35 +57,45 @@ class StepFlight:
         self._sampled_rows = np.flatnonzero(step.samples)
         self._logits = executor.head(hidden) if len(self._sampled_rows) else None
         self._prompts = executor.prompt_logprobs(step, whole)
-        self._sampled: Sampled | None = None
-        self._tokens: Tensor | None = None
-        self._done: torch.cuda.Event | None = None
-        self._is_queued = False
+        self._cuda = whole.is_cuda
+        self._has_logprobs = False
+        self._home: _Home | None = None
 
     def sample(self, masks: Masks | None) -> None:
-        if self._is_queued:
-            return
-        self._is_queued = True
+        if self._home is None:
+            self._home = _Home(self.choose(masks), self._cuda)
+
+    def choose(self, masks: Masks | None) -> list[Tensor]:
+        """Queues the choice of tokens; gives what the host wants to know of it."""
+        leaving: list[Tensor] = []
         if self._logits is not None:
-            self._sampled = self._executor.choose(
-                self.step, self._sampled_rows, self._logits, masks
-            )
+            sampled = self._executor.choose(self.step, self._sampled_rows, self._logits, masks)
             self._logits = None
-            self._tokens, self._done = self._executor.to_host(self._sampled.tokens)
+            leaving.append(sampled.tokens)
+            self._has_logprobs = sampled.logprobs is not None
+            leaving += sampled.logprobs.fields() if sampled.logprobs is not None else []
+        for _, chosen in self._prompts:
+            leaving += chosen.fields()
+        return leaving
 
     def wait(self) -> StepResult:
-        assert self._is_queued, "a flight is sampled before it is waited for"
+        assert self._home is not None, "a flight is sampled before it is waited for"
+        arrived = self._home.wait()
         tokens = np.full(len(self.step.slots), -1, dtype=np.int32)
-        if self._tokens is None or self._sampled is None:
-            return StepResult(tokens, prompt_logprobs=self._prompts)
-        if self._done is not None:
-            self._done.synchronize()
-        tokens[self._sampled_rows] = self._tokens.numpy()
-        chosen = self._sampled.logprobs
+        logprobs = None
+        if len(self._sampled_rows):
+            tokens[self._sampled_rows] = arrived.pop(0).numpy()
+            if self._has_logprobs:
+                logprobs = lp.spread(arrived[:3], len(tokens), self._sampled_rows)
+                arrived = arrived[3:]
+        prompts = [
+            lp.prompt_row(row, arrived[3 * i : 3 * i + 3])
+            for i, (row, _) in enumerate(self._prompts)
+        ]
         return StepResult(
             tokens=tokens,
-            logprobs=lp.to_host(chosen, len(tokens), self._sampled_rows) if chosen else None,
-            prompt_logprobs=self._prompts,
+            logprobs=logprobs,
+            prompt_logprobs=prompts or None,
             invalid=tuple(int(r) for r in np.flatnonzero(tokens == INVALID)),
         )
 
@@ -106,7 +139,7 @@ class DeviceExecutor:
 
     def follow(self, step: Step) -> None:
         """A rank other than 0: the same pass, with the tokens that rank 0 chooses."""
-        self.launch(step).sample(None)
+        self.launch(step).choose(None)
 
     @torch.inference_mode()
     def choose(
@@ -132,19 +165,11 @@ class DeviceExecutor:
             return None
         return Masks(np.searchsorted(rows, masks.rows).astype(np.int32), masks.bits)
 
-    def to_host(self, tokens_S: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-        if not self._cuda or not self._leads:
-            return tokens_S, None
-        host = torch.empty(tokens_S.shape, dtype=tokens_S.dtype, pin_memory=True)
-        host.copy_(tokens_S, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record()
-        return host, done
-
-    def prompt_logprobs(self, step: Step, hidden_TE: Tensor) -> list[PromptLogprobs] | None:
+    def prompt_logprobs(self, step: Step, hidden_TE: Tensor) -> list[tuple[int, lp.Chosen]]:
+        """(row, log probabilities) of the prefill rows that ask for those of their prompt."""
         asked = self._state.prompt_logprobs[step.slots[: step.prefill_rows]]
         if not (asked >= 0).any():
-            return None
+            return []
         begins = np.cumsum(step.lengths) - step.lengths
         found = []
         for row in np.flatnonzero(asked >= 0):
@@ -154,5 +179,5 @@ class DeviceExecutor:
             if len(targets):
                 at = int(begins[row])
                 part = hidden_TE[at : at + len(targets)]
-                found.append(lp.of_prompt(int(row), part, targets, int(asked[row]), self.head))
+                found.append((int(row), lp.of_prompt(part, targets, int(asked[row]), self.head)))
         return found

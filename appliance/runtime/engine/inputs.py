@@ -13,6 +13,7 @@ from appliance.runtime.model.batch import Batch
 from appliance.runtime.wire.step import Step
 
 Int32s = npt.NDArray[np.int32]
+Words = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
 
 class Staging:
@@ -28,17 +29,17 @@ class Staging:
         self._device = device
         self._cuda = device.type == "cuda"
         self._turn = 0
+        self._capacity = capacity
         if self._cuda:
             self._pinned = [
                 torch.empty(capacity, dtype=torch.int32, pin_memory=True)
                 for _ in range(self._BUFFERS)
             ]
-            self._views = [p.numpy() for p in self._pinned]
             self._left = [torch.cuda.Event() for _ in range(self._BUFFERS)]
 
     def send(
         self,
-        arrays: Sequence[npt.NDArray[np.int32] | npt.NDArray[np.float32]],
+        arrays: Sequence[Words],
         into: Tensor | None = None,
     ) -> list[Tensor]:
         """Int32 (or float32) arrays -> views of one device tensor, `into` if given, in order."""
@@ -47,23 +48,38 @@ class Staging:
             if into is not None:
                 torch.cat(sent, out=into[: sum(len(s) for s in sent)])
             return sent
+        size = sum(len(a) for a in arrays)
+        if size > self._capacity:
+            return self._send_large(arrays, size, into)
         turn = self._turn
         self._turn = (turn + 1) % self._BUFFERS
         self._left[turn].synchronize()
-        view, at = self._views[turn], 0
-        ends = []
+        sent = self._copy(arrays, size, self._pinned[turn], into)
+        self._left[turn].record()
+        return sent
+
+    def _send_large(self, arrays: Sequence[Words], size: int, into: Tensor | None) -> list[Tensor]:
+        """Through pinned memory of its own, which torch keeps until the copy is done."""
+        return self._copy(arrays, size, torch.empty(size, dtype=torch.int32, pin_memory=True), into)
+
+    def _copy(
+        self,
+        arrays: Sequence[Words],
+        size: int,
+        pinned: Tensor,
+        into: Tensor | None,
+    ) -> list[Tensor]:
+        view, at = pinned.numpy(), 0
         for array in arrays:
             view[at : at + len(array)] = array.view(np.int32)
             at += len(array)
-            ends.append(at)
-        target = torch.empty(at, dtype=torch.int32, device=self._device) if into is None else into
-        target[:at].copy_(self._pinned[turn][:at], non_blocking=True)
-        self._left[turn].record()
+        target = torch.empty(size, dtype=torch.int32, device=self._device) if into is None else into
+        target[:size].copy_(pinned[:size], non_blocking=True)
         out, begin = [], 0
-        for array, end in zip(arrays, ends, strict=True):
-            part = target[begin:end]
+        for array in arrays:
+            part = target[begin : begin + len(array)]
             out.append(part.view(torch.float32) if array.dtype == np.float32 else part)
-            begin = end
+            begin += len(array)
         return out
 
 

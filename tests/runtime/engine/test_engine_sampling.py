@@ -88,7 +88,7 @@ def test_repetition_penalty_is_that_of_transformers():
     history, logits = [3, 5, 5, 9, 11], torch.randn(1, VOCAB)
     rows = Rows(one(temperature=0.0, repetition_penalty=1.7), history=history, prompt=3)
     x = logits.clone()
-    rows.sampler._penalize(x, rows.slots, np.array([0]))
+    rows.sampler._penalize(x, rows.slots, np.array([0], dtype=np.int32))
     want = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([history]), logits.clone())
     assert torch.allclose(x, want)
 
@@ -102,7 +102,7 @@ def test_frequency_and_presence_count_outputs_only_and_go_on_counting():
     )
     flat = torch.zeros(1, VOCAB)
     x = flat.clone()
-    rows.sampler._penalize(x, rows.slots, np.array([0]))
+    rows.sampler._penalize(x, rows.slots, np.array([0], dtype=np.int32))
     assert x[0, 3] == 0  # only in the prompt
     assert x[0, 5] == pytest.approx(-1.25)
     assert x[0, 9] == pytest.approx(-0.75)
@@ -110,7 +110,7 @@ def test_frequency_and_presence_count_outputs_only_and_go_on_counting():
     peak[0, 20] = 1.0
     assert rows.tokens(peak) == [20]
     x = flat.clone()
-    rows.sampler._penalize(x, rows.slots, np.array([0]))
+    rows.sampler._penalize(x, rows.slots, np.array([0], dtype=np.int32))
     assert x[0, 20] == pytest.approx(-0.75)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ class Chosen:
     top_ids: Tensor
     top: Tensor
 
+    def fields(self) -> list[Tensor]:
+        return [self.taken, self.top_ids, self.top]
+
 
 def log_softmax(logits_SV: Tensor) -> Tensor:
     return torch.log_softmax(logits_SV.float(), -1)
@@ -34,23 +37,24 @@ def choose(raw_SV: Tensor, tokens_S: Tensor, k: int) -> Chosen:
     return Chosen(taken, ids, top)
 
 
-def to_host(chosen: Chosen, rows: int, sampled: np.ndarray) -> StepLogprobs:
-    """Spread from the S sampling rows to all rows of the step. sampled: their indices."""
-    k = chosen.top.shape[1]
+def spread(chosen: Sequence[Tensor], rows: int, sampled: np.ndarray) -> StepLogprobs:
+    """From the S sampling rows to all rows of the step. chosen: a Chosen's fields on the host;
+    sampled: the indices of its rows."""
+    k = chosen[1].shape[1]
     taken = np.zeros(rows, dtype=np.float32)
     ids = np.zeros((rows, k), dtype=np.int32)
     top = np.zeros((rows, k), dtype=np.float32)
-    taken[sampled] = chosen.taken.cpu().numpy()
-    ids[sampled] = chosen.top_ids.cpu().numpy()
-    top[sampled] = chosen.top.cpu().numpy()
+    taken[sampled] = chosen[0].numpy()
+    ids[sampled] = chosen[1].numpy()
+    top[sampled] = chosen[2].numpy()
     return StepLogprobs(taken, ids, top)
 
 
 def of_prompt(
-    row: int, hidden_NE: Tensor, targets: np.ndarray, k: int, head: Callable[[Tensor], Tensor]
-) -> PromptLogprobs:
+    hidden_NE: Tensor, targets: np.ndarray, k: int, head: Callable[[Tensor], Tensor]
+) -> Chosen:
     """Of `targets` int32 [n], each after the hidden state of the token before it [n, hidden]."""
-    wanted = torch.from_numpy(targets.astype(np.int64)).to(hidden_NE.device)
+    wanted = torch.from_numpy(targets.astype(np.int64)).to(hidden_NE.device, non_blocking=True)
     taken, ids, top = [], [], []
     for begin in range(0, len(targets), _SLICE):
         part = slice(begin, begin + _SLICE)
@@ -58,9 +62,14 @@ def of_prompt(
         taken.append(chosen.taken)
         ids.append(chosen.top_ids)
         top.append(chosen.top)
+    return Chosen(torch.cat(taken), torch.cat(ids), torch.cat(top))
+
+
+def prompt_row(row: int, chosen: Sequence[Tensor]) -> PromptLogprobs:
+    """chosen: the fields of `of_prompt`'s result, on the host."""
     return PromptLogprobs(
         row=row,
-        taken=torch.cat(taken).cpu().numpy(),
-        top_ids=torch.cat(ids).cpu().numpy().astype(np.int32),
-        top_logprobs=torch.cat(top).cpu().numpy(),
+        taken=chosen[0].numpy(),
+        top_ids=chosen[1].numpy().astype(np.int32),
+        top_logprobs=chosen[2].numpy(),
     )

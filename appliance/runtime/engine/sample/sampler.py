@@ -49,22 +49,15 @@ class Sampler:
         s = self._state
         random = s.temperature[slots] > 0
         edits = s.edits(slots, outputs) if s.edited[slots].any() else None
-        penalized = np.flatnonzero(s.penalized[slots])
+        penalized = np.flatnonzero(s.penalized[slots]).astype(np.int32)
         wanted = s.logprobs[slots]
         raw = lp.log_softmax(logits_SV) if (wanted >= 0).any() else None
         x = logits_SV
         if random.any() or edits is not None or len(penalized) or masks is not None:
             x = x.float()
         if edits is not None:
-            device = x.device
-            x = x.index_put(
-                (
-                    torch.from_numpy(edits.rows).to(device),
-                    torch.from_numpy(edits.tokens).to(device),
-                ),
-                torch.from_numpy(edits.values).to(device),
-                accumulate=True,
-            )
+            at, ids, values = self._staging.send([edits.rows, edits.tokens, edits.values])
+            x = x.index_put((at.long(), ids.long()), values, accumulate=True)
         rows = self._penalize(x, slots, penalized) if len(penalized) else None
         if masks is not None:
             x = self._mask(x, masks)
@@ -73,38 +66,38 @@ class Sampler:
         if random.any():
             tokens = self._draw(x, tokens, slots, outputs, random)
         if rows is not None:
-            at = torch.from_numpy(penalized).to(x.device)
-            self._state.penalties.count(rows, tokens[at])
+            (at,) = self._staging.send([penalized])
+            self._state.penalties.count(rows, tokens[at.long()])
         chosen = lp.choose(raw, tokens, int(wanted.max())) if raw is not None else None
         return Sampled(torch.where(finite, tokens, INVALID), chosen)
 
     def _penalize(
-        self, x_SV: Tensor, slots: npt.NDArray[np.int32], at: npt.NDArray[np.intp]
+        self, x_SV: Tensor, slots: npt.NDArray[np.int32], at: npt.NDArray[np.int32]
     ) -> Tensor:
         """Repetition (CTRL: divide or multiply what was seen), then frequency and presence."""
         s = self._state
         own = slots[at]
-        rows = s.penalties.rows([int(slot) for slot in own])
-        where = torch.from_numpy(at).to(x_SV.device)
+        where, rows, repetition, frequency, presence = self._staging.send(
+            [at, s.penalties.rows(own), s.repetition[own], s.frequency[own], s.presence[own]]
+        )
+        where, rows = where.long(), rows.long()
         part = x_SV[where]
         counts, seen = s.penalties.counts[rows], s.penalties.seen[rows]
-
-        def column(values: npt.NDArray[np.float32]) -> Tensor:
-            return torch.from_numpy(values[own]).to(x_SV.device)[:, None]
-
-        repetition = column(s.repetition)
-        scaled = torch.where(part > 0, part / repetition, part * repetition)
+        turned = repetition[:, None]
+        scaled = torch.where(part > 0, part / turned, part * turned)
         part = torch.where(seen, scaled, part)
-        part = part - counts * column(s.frequency) - (counts > 0) * column(s.presence)
+        part = part - counts * frequency[:, None] - (counts > 0) * presence[:, None]
         x_SV[where] = part
         return rows
 
     def _mask(self, x_SV: Tensor, masks: Masks) -> Tensor:
-        bits = torch.from_numpy(masks.bits.view(np.int32)).to(x_SV.device)
+        words = masks.bits.shape[1]
+        where, flat = self._staging.send([masks.rows, masks.bits.view(np.int32).reshape(-1)])
         shifts = torch.arange(32, device=x_SV.device, dtype=torch.int32)
-        allowed = ((bits[:, :, None] >> shifts) & 1).flatten(1)[:, : x_SV.shape[1]].bool()
-        where = torch.from_numpy(masks.rows.astype(np.int64)).to(x_SV.device)
-        x_SV[where] = x_SV[where].masked_fill(~allowed, -torch.inf)
+        bits = (flat.view(-1, words)[:, :, None] >> shifts) & 1
+        allowed = bits.flatten(1)[:, : x_SV.shape[1]].bool()
+        rows = where.long()
+        x_SV[rows] = x_SV[rows].masked_fill(~allowed, -torch.inf)
         return x_SV
 
     def _draw(
@@ -145,15 +138,16 @@ class Sampler:
             return x_SV
         s = self._state
         own = slots[at]
-        where = torch.from_numpy(at).to(x_SV.device)
         vocab = x_SV.shape[1]
-        top_k, top_p, min_p = self._staging.send(
+        where, top_k, top_p, min_p = self._staging.send(
             [
+                at.astype(np.int32),
                 np.where(s.top_k[own] > 0, np.minimum(s.top_k[own], vocab), vocab).astype(np.int32),
                 s.top_p[own],
                 s.min_p[own],
             ]
         )
+        where = where.long()
         part = x_SV[where]
         ordered = self._ops.descending(part)
         rank = torch.arange(vocab, device=part.device)

@@ -16,10 +16,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """Additions to logits before anything else: row, token int64 [k], value float32 [k]."""
+    """Additions to logits before anything else: row, token int32 [k], value float32 [k]."""
 
-    rows: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int32]
+    tokens: npt.NDArray[np.int32]
     values: Floats
 
 
@@ -42,7 +42,7 @@ class PenaltyTable:
             self._grow()
         row = self._free.pop()
         self._row_of[new.slot] = row
-        history = torch.from_numpy(new.history.astype(np.int64)).to(self._device)
+        history = torch.from_numpy(new.history.astype(np.int64)).to(self._device, non_blocking=True)
         self.counts[row].zero_()
         self.seen[row].zero_()
         self.seen[row, history] = True
@@ -54,8 +54,8 @@ class PenaltyTable:
         if row is not None:
             self._free.append(row)
 
-    def rows(self, slots: list[int]) -> Tensor:
-        return torch.tensor([self._row_of[s] for s in slots], device=self._device)
+    def rows(self, slots: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        return np.array([self._row_of[int(s)] for s in slots], dtype=np.int32)
 
     def count(self, rows: Tensor, tokens: Tensor) -> None:
         """One more of each row's token."""
@@ -91,8 +91,8 @@ class SamplingState:
         self.min_tokens = np.zeros(slots + 1, dtype=np.int32)
         self.edited = np.zeros(slots + 1, dtype=bool)
         self.penalized = np.zeros(slots + 1, dtype=bool)
-        self._bias: dict[int, tuple[npt.NDArray[np.int64], Floats]] = {}
-        self._stops: dict[int, npt.NDArray[np.int64]] = {}
+        self._bias: dict[int, tuple[npt.NDArray[np.int32], Floats]] = {}
+        self._stops: dict[int, npt.NDArray[np.int32]] = {}
         self.history: dict[int, npt.NDArray[np.int32]] = {}
         self.penalties = PenaltyTable(vocab, device)
 
@@ -109,10 +109,10 @@ class SamplingState:
         self._bias.pop(slot, None)
         self._stops.pop(slot, None)
         if s.logit_bias:
-            ids = np.array([i for i, _ in s.logit_bias], dtype=np.int64)
+            ids = np.array([i for i, _ in s.logit_bias], dtype=np.int32)
             self._bias[slot] = ids, np.array([v for _, v in s.logit_bias], dtype=np.float32)
         if s.min_tokens and s.stop_ids:
-            self._stops[slot] = np.array(s.stop_ids, dtype=np.int64)
+            self._stops[slot] = np.array(s.stop_ids, dtype=np.int32)
         self.edited[slot] = slot in self._bias or slot in self._stops
         self.history.pop(slot, None)
         if s.prompt_logprobs >= 0:
@@ -137,12 +137,12 @@ class SamplingState:
             slot = int(slots[row])
             if slot in self._bias:
                 ids, bias = self._bias[slot]
-                rows.append(np.full(len(ids), row, dtype=np.int64))
+                rows.append(np.full(len(ids), row, dtype=np.int32))
                 tokens.append(ids)
                 values.append(bias)
             if slot in self._stops and outputs[row] < self.min_tokens[slot]:
                 stops = self._stops[slot]
-                rows.append(np.full(len(stops), row, dtype=np.int64))
+                rows.append(np.full(len(stops), row, dtype=np.int32))
                 tokens.append(stops)
                 values.append(np.full(len(stops), -np.inf, dtype=np.float32))
         if not rows:

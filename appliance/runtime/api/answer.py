@@ -99,4 +99,7 @@ def join(deltas: Sequence[TextDelta]) -> TextDelta:
         logprobs=tuple(p for d in deltas for p in d.logprobs),
         prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs), ()),
         error=last.error,
+        reasoning="".join([d.reasoning for d in deltas]),
+        calls=tuple(c for d in deltas for c in d.calls),
+        reasoning_tokens=sum(d.reasoning_tokens for d in deltas),
     )

@@ -49,12 +49,20 @@ class AskedSampling(Struct, frozen=True):
     prompt_logprobs: int = -1
 
 
+Reasoning = Literal["separate", "hidden", "inline"]
+
+
 class TextRequest(Struct, frozen=True):
     """One prompt to be continued len(rids) times.
 
     default_max_tokens: when the caller gave no max_tokens; 0 means all that the context leaves.
     continues: the answer goes on where the prompt's text ends, so a leading space is kept.
     param: the field of the body that holds the prompt, for error messages.
+    calls: tool calls are read out of the answer to a Chat, by the model's own form, or, when the
+    grammar forces them, from JSON: a list of objects with `name` and `arguments`.
+    parallel_calls: False keeps the first call only.
+    reasoning: of a Chat whose model thinks aloud: thoughts in their own field, dropped, or left in
+    the text.
     """
 
     rids: tuple[int, ...]
@@ -70,6 +78,9 @@ class TextRequest(Struct, frozen=True):
     priority: int = 0
     arrival: float = 0.0
     cache_key: str = ""
+    calls: Literal["none", "model", "forced"] = "none"
+    parallel_calls: bool = True
+    reasoning: Reasoning = "inline"
 
 
 class TextLogprob(Struct, frozen=True, gc=False):
@@ -87,10 +98,23 @@ class TextLogprob(Struct, frozen=True, gc=False):
     top: tuple[tuple[int, str, bytes, float], ...] = ()
 
 
+class CallDelta(Struct, frozen=True, gc=False):
+    """What is new of one tool call of an answer. The first delta of an index has id and name; the
+    arguments of all of them, joined, are its JSON text (cut short when the answer was)."""
+
+    index: int
+    arguments: str = ""
+    id: str = ""
+    name: str = ""
+
+
 class TextDelta(Struct, frozen=True, gc=False):
     """What one TokenDelta adds to the answer with this rid.
 
-    text: whole characters, nothing that may still become a stop string.
+    text: whole characters, nothing that may still become a stop string or a mark of the model's.
+    reasoning: thoughts, and calls: tool calls, when the request asked to have them apart; of one
+    delta the reasoning comes before its text, and the text before its calls.
+    reasoning_tokens: how many of `tokens` were thoughts.
     tokens: output tokens this delta accounts for; ids: those tokens.
     finish: set on the last delta; matched: the stop id or stop string that ended it.
     cached: as in TokenDelta.
@@ -99,7 +123,6 @@ class TextDelta(Struct, frozen=True, gc=False):
     rid: int
     text: str
     tokens: int = 0
-    kind: Literal["text"] = "text"
     ids: tuple[int, ...] = ()
     finish: Finish = ""
     matched: int | str | None = None
@@ -107,6 +130,9 @@ class TextDelta(Struct, frozen=True, gc=False):
     logprobs: tuple[TextLogprob, ...] = ()
     prompt_logprobs: tuple[TextLogprob, ...] = ()
     error: str = ""
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+    reasoning_tokens: int = 0
 
 
 class TextStream(Protocol):

@@ -1,7 +1,8 @@
 # An appliance for a machine with NVIDIA GPUs:
 #   docker build -t appliance .
-#   docker run --gpus all --stop-timeout 45 -p 8000:8000 -v appliance:/home/appliance/.cache appliance up MODEL
-# The volume keeps models and compiled kernels.
+#   docker run --gpus all --stop-timeout 45 -p 127.0.0.1:8000:8000 -v appliance:/home/appliance/.cache appliance up --no-auth MODEL
+# The volume keeps models and compiled kernels. Port 8000 is published to this machine only, so no key is asked for;
+# to serve others, mount a file made by `appliance key add NAME --file keys.json` and set APPLIANCE_SERVE_KEYS_FILE.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]

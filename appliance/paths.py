@@ -113,13 +113,28 @@ def run_state(run: Path) -> Path:
     return run / "state.json"
 
 
+def cancels(run: Path) -> Path:
+    """Ids of requests that an operator has cancelled (JSON), for the frontends."""
+    return run / "cancels.json"
+
+
 def frontend_snapshot(run: Path, index: int) -> Path:
     """A frontend's latest FrontendSnapshot (JSON), replaced atomically."""
     return run / f"frontend-{index}.json"
 
 
+def key_usage(run: Path) -> Path:
+    """What each API key uses, shared by the frontends of a run (memory-mapped)."""
+    return run / "keys.usage"
+
+
 def supervisor_log(name: str) -> Path:
     return state_dir() / "logs" / f"{name}.log"
+
+
+def keys_file() -> Path:
+    """The API keys of this user's runs, as digests (JSON, 0600)."""
+    return config_dir() / "keys.json"
 
 
 def user_profiles() -> Path:

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "list": ("models", "list_", "models on disk"),
     "show": ("models", "show", "one model in detail"),
     "rm": ("models", "rm", "remove a model from disk"),
+    "key": ("key", "key", "API keys: who may call"),
     "profile": ("profile", "profile", "settings for a kind of machine"),
     "config": ("config", "config", "every value, from where and why"),
     "bench": ("bench", "bench", "measure a server"),

@@ -12,12 +12,13 @@ import msgspec
 
 from appliance import paths
 from appliance.cli.output import gigabytes, table
-from appliance.errors import NotFoundError
+from appliance.errors import NotFoundError, UsageError
 from appliance.hardware import HardwareSnapshot, detect
+from appliance.keys import read_keys
 from appliance.profiles import compose, match, store
 from appliance.profiles.fit import Fit, limit_context
 from appliance.profiles.schema import convert
-from appliance.runtime.config import ModelConfig
+from appliance.runtime.config import ModelConfig, ServeConfig, is_loopback
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.plan import Plan, resolve
 from appliance.runtime.spec import ModelSpec
@@ -31,6 +32,7 @@ FLAGS = {
     "load_format": "model.load_format",
     "tp": "engine.tp",
     "context": "model.context",
+    "no_auth": "serve.no_auth",
 }
 """Options of `up` -> the setting each is short for."""
 
@@ -94,7 +96,7 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     flags = {
         FLAGS[k]: convert(FLAGS[k], v, f"--{k.replace('_', '-')}")
         for k, v in asked.options.items()
-        if v not in (None, ())
+        if v not in (None, (), False)
     }
     flags |= compose.set_values(asked.settings)
     environment = compose.environment_values(environ)
@@ -115,7 +117,7 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
         model,
         profile,
         environment=environment,
-        files=compose.file_values(compose.config_files()),
+        files=_own_keys() | compose.file_values(compose.config_files()),
         flags=flags,
     )
     plan = resolve(composed.config, spec, hardware, composed.sources)
@@ -128,6 +130,37 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
         now = next(a.value for a in plan.answers if a.field == name)
         warnings.append(f"{name} is {now} ({composed.sources[name]}), not the profile's {value}")
     return Prepared(plan, spec, fit, hardware, why, tuple(warnings))
+
+
+def _own_keys() -> dict[str, tuple[Any, str]]:
+    """The user's own keys are asked for as soon as there is one."""
+    path = paths.keys_file()
+    if not path.exists() or not read_keys(path):
+        return {}
+    return {"serve.keys_file": (str(path), "of the keys")}
+
+
+def check_door(serve: ServeConfig) -> None:
+    """UsageError when strangers would be answered, or the keys cannot be read."""
+    if serve.no_auth:
+        return
+    if serve.keys_file:
+        if not Path(serve.keys_file).is_absolute():
+            raise UsageError(
+                f"serve.keys_file is {serve.keys_file}, which depends on the folder one is in.",
+                f"--set serve.keys_file={Path(serve.keys_file).resolve()}",
+                code="APL-USE-027",
+            )
+        read_keys(Path(serve.keys_file))
+    elif not is_loopback(serve.host):
+        raise UsageError(
+            f"others than this machine reach {serve.host or '0.0.0.0'}, and no API key is asked "
+            "for.",
+            "appliance key add NAME     makes a key, which clients then send\n"
+            "--host 127.0.0.1           serves this machine only\n"
+            "--no-auth                  answers anybody who reaches it",
+            code="APL-USE-026",
+        )
 
 
 def plan_data(prepared: Prepared) -> dict[str, Any]:

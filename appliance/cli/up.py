@@ -15,9 +15,11 @@ from appliance import paths
 from appliance.cli import start
 from appliance.cli.output import Output
 from appliance.cli.prepare import (
+    FLAGS,
     Asked,
     Prepared,
     answers_text,
+    check_door,
     machine_text,
     plan_data,
     prepare,
@@ -57,6 +59,7 @@ class _WaitOption(click.Command):
 @click.option("--tp", type=click.IntRange(1), help="GPUs that share one model.")
 @click.option("--context", type=click.IntRange(1), help="Longest prompt and answer, in tokens.")
 @click.option("--load-format", type=click.Choice(["auto", "dummy"]), help="dummy: made-up weights.")
+@click.option("--no-auth", is_flag=True, help="Ask for no API key, whoever can reach it.")
 @click.option("--name", default="default", help="Name of the run.")
 @click.option(
     "--dry-run", is_flag=True, help="Print every value, from where and why; start nothing."
@@ -69,8 +72,9 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
         raise UsageError(f"'{name}' cannot be the name of a run.", "Use letters and digits.")
     if given["gpus"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = given["gpus"]
-    options = {k: given[k] for k in ("host", "port", "served_name", "load_format", "tp", "context")}
+    options = {k: given[k] for k in FLAGS}
     prepared = prepare(Asked(model, name, given["profile"], options, given["settings"]))
+    check_door(prepared.plan.config.serve)
     for warning in prepared.warnings:
         out.warn(warning)
     if given["dry_run"]:

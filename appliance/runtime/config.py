@@ -6,6 +6,7 @@ process of a run reads the resolved config from one file.
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,6 +49,10 @@ class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Live requests one frontend holds before it answers 429."""
     keep_alive_comment_s: float = 0.0
     """Seconds of silence before an SSE comment is sent on chat streams; 0: never."""
+    keys_file: str = ""
+    """File of the API keys that are asked for; empty: none are."""
+    no_auth: bool = False
+    """Anybody is answered without a key, whoever can reach the address."""
 
 
 class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,6 +104,16 @@ class RuntimeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     schedule: ScheduleConfig = ScheduleConfig()
     engine: EngineConfig = EngineConfig()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def read_config(path: Path) -> RuntimeConfig:

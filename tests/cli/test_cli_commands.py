@@ -146,7 +146,7 @@ def test_config_show_is_the_same_table(cli: Cli, tiny: Path, monkeypatch: Any) -
         (["--context", "1000"], 2, "longer than the model's 512"),
         (["--port", "70000"], 2, "not in the range"),
         (["--name", "../x"], 2, "cannot be the name of a run"),
-        (["--host", "203.0.113.7"], 2, "cannot listen on 203.0.113.7"),
+        (["--host", "203.0.113.7", "--no-auth"], 2, "cannot listen on 203.0.113.7"),
     ],
 )
 def test_up_refuses_before_it_starts_anything(

@@ -70,6 +70,8 @@ def ended_by_engine(delta: TextDelta) -> RequestError:
             code="aborted",
             retry_after_s=1.0,
         )
+    if delta.code:
+        return RequestError(delta.error, code=delta.code)
     return RequestError(
         delta.error or "the engine could not go on with this request.",
         status=500,
@@ -99,6 +101,7 @@ def join(deltas: Sequence[TextDelta]) -> TextDelta:
         logprobs=tuple(p for d in deltas for p in d.logprobs),
         prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs), ()),
         error=last.error,
+        code=last.code,
         reasoning="".join([d.reasoning for d in deltas]),
         calls=tuple(c for d in deltas for c in d.calls),
         reasoning_tokens=sum(d.reasoning_tokens for d in deltas),

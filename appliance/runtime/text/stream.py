@@ -50,6 +50,7 @@ class AnswerStream:
                 matched=delta.matched if delta.matched >= 0 else None,
                 cached=delta.cached,
                 error=delta.error,
+                code=delta.code,
             )
         return self._feed_each(delta)
 
@@ -92,6 +93,7 @@ class AnswerStream:
             logprobs=self._spell(delta.logprobs[:taken], offsets),
             prompt_logprobs=self._prompt_logprobs(delta.prompt_logprobs),
             error=delta.error,
+            code=delta.code,
         )
 
     def _scan(self, text: str) -> str:

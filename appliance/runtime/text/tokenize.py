@@ -66,6 +66,7 @@ class Tokenizing:
                 priority=asked.priority,
                 arrival=asked.arrival,
                 cache_key=asked.cache_key,
+                grammar=asked.grammar,
             )
             for i, rid in enumerate(asked.rids)
         ]

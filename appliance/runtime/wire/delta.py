@@ -27,6 +27,7 @@ class TokenDelta(Struct, frozen=True, array_like=True, gc=False):
     ids: new output ids, the stop id included when one ended the request.
     finish: why it ended. stop: `matched` is the stop id. length: max_tokens or context reached.
     abort: never for the caller's own abort. error: `error` says why, in words for the user.
+    code: names an error that the request itself caused; empty when it is a fault of ours.
     cached: prompt tokens that came from the prefix cache (on the first delta, else -1).
     index: number of output tokens before this delta, so that a receiver can drop duplicates.
     prompt_logprobs: on the first delta when asked for; entry 0 (no predecessor) has logprob 0.0.
@@ -41,6 +42,7 @@ class TokenDelta(Struct, frozen=True, array_like=True, gc=False):
     logprobs: tuple[Logprob, ...] = ()
     prompt_logprobs: tuple[Logprob, ...] = ()
     error: str = ""
+    code: str = ""
 
 
 class StepStats(Struct, frozen=True, array_like=True, gc=False):

@@ -6,6 +6,7 @@ Token ids cross as little-endian int32 bytes (`ids_to_bytes`, `ids_from_bytes`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,26 @@ class Sampling(Struct, frozen=True, array_like=True):
     """The same for prompt tokens. Such a request does not match the prefix cache."""
 
 
+GrammarKind = Literal["json_schema", "json_object", "regex", "ebnf", "structural_tag"]
+
+
+class Grammar(Struct, frozen=True, array_like=True):
+    """What an output must be.
+
+    source: a JSON schema, a regular expression, EBNF with the rule `root`, or a structural tag as
+    JSON; empty for json_object. strict: objects hold no properties that the schema does not name.
+    any_whitespace: JSON may be laid out freely; otherwise it stands in one line, with ", " and
+    ": ", and what the schema forces needs no decoding.
+    after: the grammar begins behind the first of these ids in the output; empty: at once.
+    """
+
+    kind: GrammarKind
+    source: str = ""
+    strict: bool = True
+    any_whitespace: bool = False
+    after: tuple[int, ...] = ()
+
+
 class TokenRequest(Struct, frozen=True, array_like=True, tag="request"):
     """One sequence to continue. An engine must be able to admit one that already has output.
 
@@ -69,6 +90,7 @@ class TokenRequest(Struct, frozen=True, array_like=True, tag="request"):
     arrival: float = 0.0
     cache_key: str = ""
     crashes: int = 0
+    grammar: Grammar | None = None
 
 
 class Abort(Struct, frozen=True, array_like=True, tag="abort"):

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from appliance.runtime.wire.delta import Finish, TokenDelta
-from appliance.runtime.wire.request import TokenRequest
+from appliance.runtime.wire.request import Grammar, TokenRequest
 
 
 class Chat(Struct, frozen=True):
@@ -81,6 +81,7 @@ class TextRequest(Struct, frozen=True):
     calls: Literal["none", "model", "forced"] = "none"
     parallel_calls: bool = True
     reasoning: Reasoning = "inline"
+    grammar: Grammar | None = None
 
 
 class TextLogprob(Struct, frozen=True, gc=False):
@@ -117,7 +118,7 @@ class TextDelta(Struct, frozen=True, gc=False):
     reasoning_tokens: how many of `tokens` were thoughts.
     tokens: output tokens this delta accounts for; ids: those tokens.
     finish: set on the last delta; matched: the stop id or stop string that ended it.
-    cached: as in TokenDelta.
+    cached, code: as in TokenDelta.
     """
 
     rid: int
@@ -133,6 +134,7 @@ class TextDelta(Struct, frozen=True, gc=False):
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
     reasoning_tokens: int = 0
+    code: str = ""
 
 
 class TextStream(Protocol):

@@ -28,6 +28,7 @@ from appliance.runtime.api.admin import Admin, Snapshots
 from appliance.runtime.api.answer import CallerGone
 from appliance.runtime.api.chat import ChatCompletions
 from appliance.runtime.api.completions import Completions
+from appliance.runtime.api.dialects import dialect_routes
 from appliance.runtime.api.engines import EnginePeer
 from appliance.runtime.api.errors import as_request_error, error_body, error_headers
 from appliance.runtime.api.frontend import Frontend
@@ -51,14 +52,15 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def routes(
-    frontend: Frontend, models: Models, admin: Admin, keep_alive_s: float
+    frontend: Frontend, models: Models, admin: Admin, config: RuntimeConfig
 ) -> list[tuple[str, str, Endpoint, type | None]]:
     """(method, path, endpoint, body)"""
-    chat = ChatCompletions(frontend, models, keep_alive_s)
+    chat = ChatCompletions(frontend, models, config.serve.keep_alive_comment_s)
     completions = Completions(frontend, models)
     return [
         ("POST", "/v1/chat/completions", chat.post, schema.ChatRequest),
         ("POST", "/v1/completions", completions.post, schema.CompletionRequest),
+        *dialect_routes(frontend, models, chat, config),
         ("GET", "/v1/models", models.list, None),
         ("GET", "/v1/models/{model:path}", models.show, None),
         ("POST", "/tokenize", admin.tokenize, schema.TokenizeRequest),
@@ -87,13 +89,14 @@ class RequestIds:
         name = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = name
+        shown = [(b"x-request-id", name.encode()), (b"request-id", name.encode())]
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", name.encode())]
+                message["headers"] = [*message.get("headers", ()), *shown]
             await send(message)
 
         try:
@@ -153,9 +156,9 @@ class _Guard:
             return await _refuse(request, e)
 
 
-def build_app(frontend: Frontend, models: Models, admin: Admin, keep_alive_s: float) -> ASGIApp:
+def build_app(frontend: Frontend, models: Models, admin: Admin, config: RuntimeConfig) -> ASGIApp:
     app = FastAPI(title="appliance", openapi_url=None, docs_url=None, redoc_url=None)
-    table = routes(frontend, models, admin, keep_alive_s)
+    table = routes(frontend, models, admin, config)
     document = msgspec.json.encode(_openapi(table))
 
     async def openapi(request: Request) -> Response:
@@ -211,7 +214,7 @@ class FrontendProcess:
         self.snapshots = Snapshots(self.frontend, run, config.serve.frontends)
         models = Models(config.model, context)
         admin = Admin(self.frontend, models, self.snapshots, context)
-        app = build_app(self.frontend, models, admin, config.serve.keep_alive_comment_s)
+        app = build_app(self.frontend, models, admin, config)
         self.server = HttpServer(app, listener)
 
     async def start(self) -> None:

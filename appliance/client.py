@@ -89,8 +89,14 @@ class Client:
     def status(self) -> RunStatus:
         return self._decode("/status", RunStatus)
 
-    def top(self) -> TopSnapshot:
-        return self._decode("/top", TopSnapshot)
+    def top(self, history: int = 900, lines: int = 50) -> TopSnapshot:
+        """history: seconds of it that are wanted; lines: of the log."""
+        return self._decode(f"/top?history={history}&lines={lines}", TopSnapshot)
+
+    def cancel(self, id: str) -> None:
+        """Ends one live request; NotFoundError when there is none of this id."""
+        with self._ask("POST", "/cancel", json.dumps({"id": id}).encode()) as answer:
+            answer.read()
 
     def plan(self) -> dict[str, Any]:
         """plan.json of the run: the resolved config and where each value came from."""

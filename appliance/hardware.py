@@ -44,6 +44,8 @@ class Gpu(Struct, frozen=True):
     sm_clock_mhz: int | None = None
     throttle: tuple[str, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
+    ecc_uncorrected: int | None = None
+    """Memory errors since the driver was loaded that could not be corrected."""
 
 
 class HardwareSnapshot(Struct, frozen=True):
@@ -184,6 +186,12 @@ class Gpus:
             sm_clock_mhz=self._ask(n.nvmlDeviceGetClockInfo, handle, n.NVML_CLOCK_SM),
             throttle=tuple(word for bit, word in _THROTTLE.items() if reasons & bit),
             processes=self._processes(handle),
+            ecc_uncorrected=self._ask(
+                n.nvmlDeviceGetTotalEccErrors,
+                handle,
+                n.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+                n.NVML_VOLATILE_ECC,
+            ),
         )
 
     def _processes(self, handle: Any) -> tuple[GpuProcess, ...]:

@@ -1,7 +1,7 @@
 """What processes tell each other about their state: plain data, one schema for all who look.
 
 Child -> supervisor: one JSON object a line on the status pipe (Phase, Ready, Beat, Failed).
-Supervisor -> frontends: RunState in the file paths.run_state(run), replaced atomically.
+Supervisor -> frontends: RunState in the file paths.run_state(run), replaced atomically; Cancels.
 Frontend -> supervisor: FrontendSnapshot in paths.frontend_snapshot(run, index), up to 4 a second.
 Supervisor -> clients: RunStatus (schema appliance.status/1) and TopSnapshot (appliance.top/1).
 """
@@ -100,14 +100,20 @@ class RunState(Struct, frozen=True):
     """Unix time."""
 
 
+class Cancels(Struct, frozen=True):
+    """Requests that an operator has cancelled lately, by id; in paths.cancels(run)."""
+
+    ids: tuple[str, ...] = ()
+
+
 # --- frontend -> supervisor ----------------------------------------------------------------------
 
 
 class RequestRow(Struct, frozen=True):
-    """A live request. Never holds text of the prompt or the answer."""
+    """A live request, or one that has ended. Never holds text of the prompt or the answer."""
 
     id: str
-    phase: Literal["queued", "prefill", "decode", "stopping"]
+    phase: Literal["queued", "prefill", "decode", "stopping", "done"]
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
@@ -118,6 +124,8 @@ class RequestRow(Struct, frozen=True):
     tok_s: float | None = None
     client: str = ""
     """Name of the API key, else the user agent's first word."""
+    finish: str = ""
+    """Why it ended, when phase is done: stop, length, abort, error, … ; age_s is then its life."""
 
 
 class EngineState(Struct, frozen=True):
@@ -140,6 +148,8 @@ class FrontendSnapshot(Struct, frozen=True):
     engines: list[EngineState]
     metrics: dict[str, Any]
     """metrics.Registry.dump() of this frontend."""
+    finished: list[RequestRow] = []
+    """The last that ended, newest first."""
 
 
 def publish(path: Path, value: Struct) -> None:
@@ -215,13 +225,30 @@ class TopSnapshot(Struct, frozen=True):
     """4xx, 5xx, cancelled"""
     gpus: list[dict[str, Any]] = []
     """index, uuid, name, util, mem_used_bytes, mem_total_bytes, power_w, power_limit_w, temp_c,
-    sm_mhz, throttle"""
+    sm_mhz, throttle, ecc_uncorrected, processes: [{pid, name, memory_bytes}] that hold memory"""
     cpu: dict[str, float | None] = {}
     """util, mem_used_bytes, mem_total_bytes, load1: shown where there is no GPU"""
     requests: list[RequestRow] = []
     alerts: list[dict[str, Any]] = []
     """code, level, since, message, fix"""
     history: dict[str, list[float]] = {}
-    """Last 15 minutes, one value a second, newest last: gen_tok_s, prompt_tok_s, running, waiting,
-    kv_ratio"""
+    """One value a second, newest last, of 15 minutes or of what was asked for: gen_tok_s,
+    prompt_tok_s, running, waiting, kv_ratio, ttft_p50_s, power_w; gpu0_util and gpu0_power_w of
+    each GPU"""
+    history_seq: int = 0
+    """How many seconds the history has had in all: tells a client which of its values are new."""
     log_tail: list[str] = []
+    finished: list[RequestRow] = []
+    """The last that ended, newest first."""
+    power: dict[str, float | None] = {}
+    """watts now, tokens_per_joule over the last minute, energy_j since the start; empty where no
+    sensor tells"""
+    distributions_60s: dict[str, dict[str, list[float]]] = {}
+    """ttft_s, itl_s, e2e_s, queue_s, prompt_tokens, output_tokens: {bounds, counts} of the last
+    minute; counts has one more, for what is above the last bound"""
+    engines: list[dict[str, float]] = []
+    """replica, generation, connected, and the newest StepStats of each engine"""
+    cache_60s: dict[str, float] = {}
+    """hit_tokens, query_tokens, evicted_tokens, preemptions: growth in the last minute"""
+    finished_60s: dict[str, float] = {}
+    """Sequences that ended in the last minute, by reason: stop, length, abort, error"""

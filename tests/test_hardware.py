@@ -20,6 +20,8 @@ class FakeNvml(ModuleType):
 
     NVML_TEMPERATURE_GPU = 0
     NVML_CLOCK_SM = 1
+    NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
+    NVML_VOLATILE_ECC = 0
 
     def __init__(self, missing: set[str]) -> None:
         super().__init__("pynvml")
@@ -42,6 +44,7 @@ class FakeNvml(ModuleType):
             "nvmlDeviceGetCurrentClocksThrottleReasons": lambda h: 0x04 | 0x40,
             "nvmlDeviceGetTemperature": lambda h, kind: 63,
             "nvmlDeviceGetClockInfo": lambda h, kind: 1980,
+            "nvmlDeviceGetTotalEccErrors": lambda h, kind, counter: 0,
             "nvmlDeviceGetComputeRunningProcesses": lambda h: [
                 SimpleNamespace(pid=1, usedGpuMemory=None)
             ],

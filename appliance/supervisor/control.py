@@ -1,4 +1,4 @@
-"""The control HTTP on a Unix socket of mode 0600: status, top, plan, logs, down, restart."""
+"""The control HTTP on a Unix socket of mode 0600: a run's state, and what may be done to it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from appliance import paths
+from appliance.supervisor.cancels import CancelDesk
 from appliance.supervisor.lifecycle import Lifecycle
 from appliance.supervisor.logs import Filter, LogBook
+from appliance.supervisor.snapshot import HISTORY_S
 from appliance.supervisor.view import View
 
 _MAX_LINES = 100_000
+_TOP_LINES = 500
 
 
 class Steps:
@@ -52,6 +55,7 @@ class Steps:
 
 
 def make_app(run: Path, lifecycle: Lifecycle, view: View, book: LogBook, steps: Steps) -> FastAPI:
+    cancels = CancelDesk(run)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     base = "/appliance/v1"
 
@@ -60,8 +64,24 @@ def make_app(run: Path, lifecycle: Lifecycle, view: View, book: LogBook, steps: 
         return _json(view.status())
 
     @app.get(f"{base}/top")
-    async def top() -> Response:
-        return _json(view.top())
+    async def top(request: Request) -> Response:
+        query = request.query_params
+        try:
+            history = int(query.get("history", str(HISTORY_S)))
+            lines = max(0, min(_TOP_LINES, int(query.get("lines", "50"))))
+        except ValueError:
+            return _refuse(400, 2, "APL-USE-001", "history and lines are numbers.")
+        return _json(view.top(history, lines))
+
+    @app.post(f"{base}/cancel")
+    async def cancel(request: Request) -> Response:
+        try:
+            asked = msgspec.json.decode(await request.body(), type=dict[str, str])["id"]
+        except (msgspec.DecodeError, KeyError):
+            return _refuse(400, 2, "APL-USE-001", "the body is not {'id': request}.")
+        if not cancels.add(asked):
+            return _refuse(404, 4, "APL-NOT-007", f"no live request has the id '{asked[:128]}'.")
+        return _json({})
 
     @app.get(f"{base}/plan")
     async def plan() -> Response:

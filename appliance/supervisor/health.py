@@ -47,6 +47,10 @@ class Watch:
         """Time in which we ourselves did not run (a suspended machine) is nobody's silence."""
         self._heard += seconds
 
+    def share(self, now: float) -> float:
+        """How much of the silence allowed is used up; above 1 it is too long."""
+        return (now - self._heard) / self._limit_s if self._on and self._limit_s > 0 else 0.0
+
     def overdue(self, now: float) -> float:
         """Seconds of silence when it is too long, else 0."""
         silent = now - self._heard

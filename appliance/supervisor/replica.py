@@ -164,6 +164,10 @@ class Replica:
         for child in self.ranks:
             child.signal(signal.SIGTERM)
 
+    def silence(self, now: float) -> float:
+        """The largest share of its allowed silence that a rank has used up."""
+        return max((watch.share(now) for watch in self._watches.values()), default=0.0)
+
     def forgive(self, seconds: float) -> None:
         for watch in self._watches.values():
             watch.forgive(seconds)

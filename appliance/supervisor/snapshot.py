@@ -21,6 +21,7 @@ from appliance.status import EngineState, FrontendSnapshot
 
 HISTORY_S = 900
 WINDOW_S = 60
+LATE_S = 5.0
 RATE_S = 2.0
 """Rates are over this time, so that a frontend's 1 Hz report does not show as a saw."""
 
@@ -30,6 +31,13 @@ _LATENCIES = {
     "e2e_s": "appliance_e2e_request_latency_seconds",
     "queue_s": "appliance_request_queue_time_seconds",
 }
+_LENGTHS = {
+    "prompt_tokens": "appliance_request_prompt_tokens",
+    "output_tokens": "appliance_request_generation_tokens",
+}
+_HISTORY = (
+    "gen_tok_s", "prompt_tok_s", "running", "waiting", "kv_ratio", "ttft_p50_s", "power_w",
+)  # fmt: skip
 _STATE_OF_ENGINE = ("running", "waiting", "used_tokens", "cached_tokens", "total_tokens")
 
 
@@ -53,10 +61,12 @@ class Sampler:
         self.gpus: tuple[Gpu, ...] = ()
         self.cpu: dict[str, float | None] = {}
         self.frontends: list[FrontendSnapshot] = []
-        self.history: dict[str, deque[float]] = {
-            name: deque(maxlen=HISTORY_S)
-            for name in ("gen_tok_s", "prompt_tok_s", "running", "waiting", "kv_ratio")
-        }
+        self.history: dict[str, deque[float]] = {name: deque(maxlen=HISTORY_S) for name in _HISTORY}
+        self.history_seq = 0
+        self.latency: dict[str, dict[str, float | None]] = {}
+        """Quantiles over the last minute; None where nothing ended."""
+        self.distributions: dict[str, dict[str, list[float]]] = {}
+        self.energy_j = 0.0
 
     async def run(self) -> None:
         """Samples for ever, on the second."""
@@ -81,15 +91,8 @@ class Sampler:
         """now: Unix time."""
         self.frontends = read_frontends(self._run)
         self._moments.append(_moment(now, self.frontends))
-        rates, kv, queue = self.throughput(), self.kv(), self.queue()
-        for name, value in (
-            ("gen_tok_s", rates["gen_tok_s"]),
-            ("prompt_tok_s", rates["prompt_tok_s"]),
-            ("running", queue["running"]),
-            ("waiting", queue["waiting"]),
-            ("kv_ratio", kv["ratio"]),
-        ):
-            self.history[name].append(round(value, 3))
+        self._look_back()
+        self._remember()
         total, available = host_memory()
         self.cpu = {
             "util": psutil.cpu_percent(None) / 100,
@@ -97,6 +100,94 @@ class Sampler:
             "mem_total_bytes": total,
             "load1": psutil.getloadavg()[0],
         }
+
+    def _look_back(self) -> None:
+        grown = {short: self._growth(name) for short, name in (_LATENCIES | _LENGTHS).items()}
+        self.latency = {short: _quantiles(*grown[short]) for short in _LATENCIES}
+        self.distributions = {
+            short: {"bounds": bounds, "counts": counts[:-1]}
+            for short, (counts, bounds) in grown.items()
+        }
+
+    def _remember(self) -> None:
+        rates, queue, watts = self.throughput(), self.queue(), self.watts()
+        self.energy_j += (watts or 0.0) * self._step_s()
+        now = {
+            "gen_tok_s": rates["gen_tok_s"],
+            "prompt_tok_s": rates["prompt_tok_s"],
+            "running": queue["running"],
+            "waiting": queue["waiting"],
+            "kv_ratio": self.kv()["ratio"],
+            "ttft_p50_s": self.latency["ttft_s"]["p50"] or 0.0,
+            "power_w": watts or 0.0,
+        }
+        for gpu in self.gpus:
+            now[f"gpu{gpu.index}_util"] = gpu.utilization or 0.0
+            now[f"gpu{gpu.index}_power_w"] = gpu.power_w or 0.0
+        for name, value in now.items():
+            # a GPU that is seen later has been at nothing before
+            missing = deque([0.0] * min(self.history_seq, HISTORY_S), maxlen=HISTORY_S)
+            self.history.setdefault(name, missing).append(round(value, 3))
+        self.history_seq += 1
+
+    def _step_s(self) -> float:
+        """Seconds since the sample before; a suspended machine drew no power that we know of."""
+        if len(self._moments) < 2:
+            return 0.0
+        return min(self._moments[-1].at - self._moments[-2].at, 2.0)
+
+    def recent(self, seconds: int) -> dict[str, list[float]]:
+        """The last seconds of the history."""
+        count = max(0, min(seconds, HISTORY_S))
+        return {name: list(values)[len(values) - count :] if count < len(values) else list(values)
+                for name, values in self.history.items()}  # fmt: skip
+
+    def watts(self) -> float | None:
+        known = [gpu.power_w for gpu in self.gpus if gpu.power_w is not None]
+        return sum(known) if known else None
+
+    def power(self) -> dict[str, float | None]:
+        watts = self.watts()
+        if watts is None:
+            return {}
+        drawn = list(self.history["power_w"])[-WINDOW_S:]
+        made = list(self.history["gen_tok_s"])[-WINDOW_S:]
+        joules = sum(drawn)
+        per_joule = sum(made) / joules if joules else None
+        return {"watts": watts, "tokens_per_joule": per_joule, "energy_j": self.energy_j}
+
+    def engines(self) -> list[dict[str, float]]:
+        return [
+            {
+                "replica": float(replica),
+                "generation": float(state.generation),
+                "connected": float(state.connected),
+                **state.stats,
+            }
+            for replica, state in sorted(self._engines().items())
+        ]
+
+    def cache_growth(self) -> dict[str, float]:
+        """Growth of the prefix cache's counters in the last minute."""
+        names = {
+            "hit_tokens": "cache_hit_tokens",
+            "query_tokens": "cache_query_tokens",
+            "evicted_tokens": "evicted_tokens",
+            "preemptions": "retractions",
+        }
+        return {short: self._engine_delta(name, WINDOW_S)[0] for short, name in names.items()}
+
+    def finished(self) -> dict[str, float]:
+        """Sequences that ended in the last minute, by reason."""
+        counts: dict[str, float] = {}
+        for labels, n in self._deltas_by_label("appliance_request_success_total", WINDOW_S).items():
+            reason = labels.rpartition("|")[2]
+            counts[reason] = counts.get(reason, 0.0) + n
+        return counts
+
+    def late_frontends(self, now: float) -> list[str]:
+        """Frontends that write their snapshot every second, and have not for five."""
+        return [f"frontend {f.index}" for f in self.frontends if now - f.at > LATE_S]
 
     async def _read_gpus(self) -> None:
         if self._sensors is not None:
@@ -142,10 +233,6 @@ class Sampler:
             "hit_ratio_60s": recent_hits / recent_asked if recent_asked else None,
             "hit_ratio_total": hits / asked if asked else None,
         }
-
-    def latency(self) -> dict[str, dict[str, float | None]]:
-        """Quantiles over the last minute; None where nothing ended."""
-        return {short: self._quantiles(name) for short, name in _LATENCIES.items()}
 
     def errors(self) -> dict[str, float]:
         """Ended requests of the last minute by the class of their status."""
@@ -210,7 +297,8 @@ class Sampler:
                 growth[label] = growth.get(label, 0.0) + max(0.0, value - then.get(label, 0.0))
         return growth
 
-    def _quantiles(self, name: str) -> dict[str, float | None]:
+    def _growth(self, name: str) -> tuple[list[float], list[float]]:
+        """A histogram's value of the last minute and its bounds; empty where nothing was seen."""
         before = self._before(WINDOW_S)
         total: list[float] = []
         buckets: list[float] = []
@@ -221,8 +309,7 @@ class Sampler:
                 change = subtract(value, then.get(label))
                 total = [a + b for a, b in zip(total, change, strict=True)] if total else change
                 buckets = dump[name]["buckets"]
-        wanted = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
-        return {word: quantile(total, buckets, q) if total else None for word, q in wanted}
+        return total, buckets
 
 
 def read_frontends(run: Path) -> list[FrontendSnapshot]:
@@ -233,6 +320,11 @@ def read_frontends(run: Path) -> list[FrontendSnapshot]:
         except (OSError, msgspec.DecodeError):
             continue
     return found
+
+
+def _quantiles(total: list[float], bounds: list[float]) -> dict[str, float | None]:
+    wanted = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+    return {word: quantile(total, bounds, q) if total else None for word, q in wanted}
 
 
 def gpu_row(gpu: Gpu) -> dict[str, Any]:
@@ -248,6 +340,8 @@ def gpu_row(gpu: Gpu) -> dict[str, Any]:
         "temp_c": gpu.temperature_c,
         "sm_mhz": gpu.sm_clock_mhz,
         "throttle": list(gpu.throttle),
+        "ecc_uncorrected": gpu.ecc_uncorrected,
+        "processes": [msgspec.to_builtins(process) for process in gpu.processes],
     }
 
 

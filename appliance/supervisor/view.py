@@ -13,13 +13,20 @@ import psutil
 from appliance import paths
 from appliance.runtime.config import RuntimeConfig
 from appliance.status import ProcessRow, RequestRow, RunStatus, TopSnapshot
+from appliance.supervisor.alerts import (
+    KV_HIGH,
+    Alerts,
+    Seen,
+    alert_row,
+    disk_free,
+    seconds_above,
+)
 from appliance.supervisor.child import Child
 from appliance.supervisor.lifecycle import Lifecycle
 from appliance.supervisor.logs import LogBook
 from appliance.supervisor.replica import Death
-from appliance.supervisor.snapshot import Sampler, gpu_row, iso
+from appliance.supervisor.snapshot import HISTORY_S, Sampler, gpu_row, iso
 
-_RECENT_S = 300
 MAX_ROWS = 200
 
 
@@ -36,6 +43,7 @@ class View:
         self._book = book
         self._started = time.time()
         self._overrides = _overrides(Path(config.dir))
+        self._standing = Alerts()
         self._restarts_seen = 0
         self._restarted_at = 0.0
 
@@ -65,7 +73,8 @@ class View:
             log=str(self._book.path),
         )
 
-    def top(self) -> TopSnapshot:
+    def top(self, history: int = HISTORY_S, log_lines: int = 50) -> TopSnapshot:
+        """history: seconds of it that are wanted."""
         life, sampler, config = self._lifecycle, self._sampler, self._config
         state = life.state
         busy = state.state in ("starting", "degraded")
@@ -97,14 +106,21 @@ class View:
             queue={**sampler.queue(), "max_running": float(config.schedule.max_running)},
             kv=self._kv(),
             prefix_cache=sampler.prefix_cache(),
-            latency_60s=sampler.latency(),
+            latency_60s=sampler.latency,
             errors_60s=sampler.errors(),
-            gpus=[gpu_row(gpu) for gpu in sampler.gpus],
+            gpus=self._gpus(),
             cpu=sampler.cpu,
             requests=_newest(rows),
             alerts=self._alerts(),
-            history={name: list(values) for name, values in sampler.history.items()},
-            log_tail=[line.text for line in self._book.tail(50)],
+            history=sampler.recent(history),
+            history_seq=sampler.history_seq,
+            log_tail=[line.text for line in self._book.tail(log_lines)],
+            finished=_newest([row for f in sampler.frontends for row in f.finished]),
+            power=sampler.power(),
+            distributions_60s=sampler.distributions,
+            engines=sampler.engines(),
+            cache_60s=sampler.cache_growth(),
+            finished_60s=sampler.finished(),
         )
 
     def _kv(self) -> dict[str, float]:
@@ -136,32 +152,47 @@ class View:
         return rows
 
     def _alerts(self) -> list[dict[str, Any]]:
-        life, now = self._lifecycle, time.time()
-        found: list[dict[str, Any]] = []
-
-        def alert(code: str, level: str, since: float, message: str, fix: str) -> None:
-            found.append(
-                {"code": code, "level": level, "since": iso(since), "message": message, "fix": fix}
-            )
-
-        if life.failure:
-            message = life.failure.message.partition("\n")[0]
-            alert(life.failure.code, "error", life.state.at, message, life.failure.hint)
+        life, sampler, now = self._lifecycle, self._sampler, time.time()
         if life.restarts > self._restarts_seen:
             self._restarts_seen, self._restarted_at = life.restarts, now
-        if now - self._restarted_at < _RECENT_S:
-            text = f"an engine was started again ({life.restarts} since the start)"
-            alert("APL-ALR-001", "warn", self._restarted_at, text, "appliance logs --level error")
-        full = _seconds_above(list(self._sampler.history["kv_ratio"]), 0.95)
-        if full >= 60:
-            text = f"the KV cache has been above 95 % for {full} s: long requests wait"
-            alert("APL-ALR-002", "warn", now - full, text, "a smaller --context, or more GPUs")
-        for gpu in self._sampler.gpus:
-            hot = [word for word in gpu.throttle if word in ("heat", "hw-slowdown", "power-brake")]
-            if hot:
-                text = f"GPU {gpu.index} is slowed down: {', '.join(hot)}"
-                alert("APL-ALR-003", "warn", now, text, "look at its cooling and power supply")
-        return found
+        wait = sampler.latency.get("queue_s", {}).get("p99")
+        growth = sampler.cache_growth()
+        seen = Seen(
+            now=now,
+            failure=_told(life.failure) if life.failure else None,
+            failed_at=life.state.at,
+            kv_high_s=seconds_above(list(sampler.history["kv_ratio"]), KV_HIGH),
+            preemptions=growth["preemptions"],
+            queue_wait_p99_s=wait,
+            max_running=self._config.schedule.max_running,
+            waiting=sampler.queue()["waiting"],
+            errors=sampler.errors(),
+            restarts=life.restarts,
+            restarted_at=self._restarted_at,
+            gpus=sampler.gpus,
+            disk=disk_free(self._book.path.parent),
+            silent={
+                f"engine {r.index}": r.silence(time.monotonic())
+                for r in life.replicas
+                if r.ready and r.alive
+            },
+            context=self._config.model.context,
+            frontends=sampler.late_frontends(now),
+        )
+        return [alert_row(iso(since), found) for since, found in self._standing.judge(seen)]
+
+    def _gpus(self) -> list[dict[str, Any]]:
+        """Each process on a GPU says whether it is one of this run's."""
+        own = {child.pid for child in self._lifecycle.children()}
+        rows = [gpu_row(gpu) for gpu in self._sampler.gpus]
+        for row in rows:
+            for process in row["processes"]:
+                process["ours"] = process["pid"] in own
+        return rows
+
+
+def _told(death: Death) -> tuple[str, str, str]:
+    return death.code or "APL-ENG-001", death.message.partition("\n")[0], death.hint
 
 
 def failure_fields(death: Death, book: LogBook) -> dict[str, Any]:
@@ -210,13 +241,3 @@ def _memory(pid: int) -> int | None:
 
 def _newest(rows: list[RequestRow]) -> list[RequestRow]:
     return sorted(rows, key=lambda row: row.age_s)[:MAX_ROWS]
-
-
-def _seconds_above(values: list[float], limit: float) -> int:
-    """How many of the newest values in a row are above `limit`."""
-    count = 0
-    for value in reversed(values):
-        if value <= limit:
-            break
-        count += 1
-    return count

@@ -65,10 +65,10 @@ def test_latency_is_of_the_last_minute(tmp_path: Path) -> None:
             door.ttft.observe(0.05, "m", count=10)
         door.publish(1000.0 + second)
         sampler.sample(1000.0 + second)
-    latency = sampler.latency()["ttft_s"]
+    latency = sampler.latency["ttft_s"]
     assert latency["p50"] is not None and latency["p50"] <= 0.1
     assert latency["p99"] is not None and latency["p99"] <= 0.1
-    assert sampler.latency()["itl_s"] == {"p50": None, "p90": None, "p99": None}
+    assert sampler.latency["itl_s"] == {"p50": None, "p90": None, "p99": None}
 
 
 def test_errors_of_the_last_minute_by_class(tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_engine_state_is_the_newest_and_hits_survive_a_new_generation(tmp_path: 
 
 def test_nothing_there_is_zero_and_none(tmp_path: Path) -> None:
     sampler = Sampler(tmp_path, gpus=False)
-    assert sampler.latency()["ttft_s"]["p50"] is None
     assert sampler.throughput()["gen_tok_s"] == 0.0
     (tmp_path / "frontend-0.json").write_text("half a fi")
     sampler.sample(0.0)
     assert sampler.kv()["ratio"] == 0.0
+    assert sampler.latency["ttft_s"]["p50"] is None
     assert sampler.cpu["mem_total_bytes"]

@@ -57,6 +57,7 @@ class Snapshots:
             at=time.time(),
             live=frontend.live,
             requests=frontend.rows(),
+            finished=frontend.finished_rows(),
             engines=frontend.states(),
             metrics=frontend.series.registry.dump(),
         )

@@ -35,7 +35,7 @@ from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.models import Models
 from appliance.runtime.api.series import Series
 from appliance.runtime.api.server import HttpServer, raise_file_limit
-from appliance.runtime.api.state import RunStateFile
+from appliance.runtime.api.state import CancelFile, RunStateFile
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.wire.text import TextRoom
 from appliance.status import Beat, Phase, Ready, StatusPipe
@@ -211,6 +211,7 @@ class FrontendProcess:
             text, engines, state, series,
             index=index, context=context, max_queue=config.serve.max_queue,
         )  # fmt: skip
+        self._cancels = CancelFile(paths.cancels(run))
         self.snapshots = Snapshots(self.frontend, run, config.serve.frontends)
         models = Models(config.model, context)
         admin = Admin(self.frontend, models, self.snapshots, context)
@@ -233,9 +234,11 @@ class FrontendProcess:
         self.snapshots.publish(at_least_every_s=0.0)
 
     async def housekeeping(self, status: StatusPipe) -> None:
-        """Until cancelled: snapshots, the date, and signs of life."""
+        """Until cancelled: snapshots, the operator's cancels, the date, and signs of life."""
         beaten = 0.0
         while True:
+            for name in self._cancels.fresh():
+                self.frontend.cancel_named(name)
             self.snapshots.publish()
             if time.monotonic() - beaten >= BEAT_S:
                 beaten = time.monotonic()

@@ -11,6 +11,7 @@ import itertools
 import logging
 import time
 from array import array
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -29,6 +30,7 @@ from appliance.runtime.wire.text import TextDelta, TextRequest, TextRoom, TextSt
 
 MAX_CRASHES = 2
 ROWS_SHOWN = 200
+FINISHED_SHOWN = 50
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class Frontend:
         self._live: dict[int, Live] = {}
         self._claimed = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._finished: deque[status.RequestRow] = deque(maxlen=FINISHED_SHOWN)
         start = (index + 1) << 52 | (int(time.time() * 10) & 0xFFFFFF) << 28
         self._rids = itertools.count(start)
 
@@ -166,11 +169,18 @@ class Frontend:
         """The caller has gone: the engine is told, nothing more is handed on."""
         gone = [live for live in map(self._live.get, rids) if live is not None]
         for live in gone:
-            self._forget(live)
+            self._forget(live, "abort")
             live.engine.send(Abort(rid=live.request.rid))
             self.series.finished.add(1.0, self.series.model, "abort")
         if gone:
             log.info("%s: the client left, %d sequences aborted", gone[0].name, len(gone))
+
+    def cancel_named(self, name: str) -> None:
+        """The operator ends a request; its client is told so."""
+        for live in [live for live in self._live.values() if live.name == name]:
+            live.engine.send(Abort(rid=live.request.rid))
+            self._fail(live, _cancelled())
+            log.info("%s: cancelled by the operator", name)
 
     def _check_capacity(self, tokens: TokenRequest, param: str) -> None:
         pools = [e.welcome.total_tokens for e in self.engines if e.welcome is not None]
@@ -252,7 +262,7 @@ class Frontend:
             series.cached_tokens.add(cached, model)
 
     def _finish(self, live: Live, text: TextDelta, now: float) -> None:
-        self._forget(live)
+        self._forget(live, text.finish)
         series, model, tokens = self.series, self.series.model, len(live.output)
         series.finished.add(1.0, model, text.finish)
         series.e2e.observe(now - live.request.arrival, model)
@@ -264,12 +274,14 @@ class Frontend:
                 series.tpot.observe((now - live.first_at) / (tokens - 1), model)
 
     def _fail(self, live: Live, error: RequestError) -> None:
-        self._forget(live)
+        self._forget(live, error.code)
         self.series.finished.add(1.0, self.series.model, "error")
         live.answer.fail(error)
 
-    def _forget(self, live: Live) -> None:
+    def _forget(self, live: Live, finish: str) -> None:
         del self._live[live.request.rid]
+        row = _row(live, time.monotonic())
+        self._finished.appendleft(msgspec.structs.replace(row, phase="done", finish=finish))
         live.engine.live_tokens -= live.prompt_tokens + len(live.output)
 
     def _take_stats(self, engine: EnginePeer, stats: StepStats) -> None:
@@ -316,6 +328,9 @@ class Frontend:
         now = time.monotonic()
         newest = itertools.islice(reversed(self._live.values()), ROWS_SHOWN)
         return [_row(live, now) for live in newest]
+
+    def finished_rows(self) -> list[status.RequestRow]:
+        return list(self._finished)
 
     def states(self) -> list[status.EngineState]:
         return [e.state() for e in self.engines]
@@ -373,6 +388,15 @@ def _quarantined() -> RequestError:
     return _server_error(
         "this request was being computed when the engine died, twice; it is not tried again.",
         "request_quarantined",
+    )
+
+
+def _cancelled() -> RequestError:
+    return RequestError(
+        "this request was cancelled by the operator of the server.",
+        status=409,
+        type="server_error",
+        code="cancelled_by_operator",
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.errors import RequestError
-from appliance.status import RunState
+from appliance.status import Cancels, RunState
 
 
 class RunStateFile:
@@ -27,6 +27,30 @@ class RunStateFile:
         except (OSError, msgspec.DecodeError):
             pass
         return self._state
+
+
+class CancelFile:
+    """What the operator has cancelled, each id told once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._told: set[str] = set()
+
+    def fresh(self) -> list[str]:
+        """Ids that were not there before. One stat while nothing changes."""
+        try:
+            st = self._path.stat()
+            seen = (st.st_mtime_ns, st.st_ino)
+            if seen == self._seen:
+                return []
+            ids = msgspec.json.decode(self._path.read_bytes(), type=Cancels).ids
+        except (OSError, msgspec.DecodeError):
+            return []
+        self._seen = seen
+        new = [name for name in ids if name not in self._told]
+        self._told = set(ids)
+        return new
 
 
 def refusal(state: RunState, draining: bool, reachable: bool) -> RequestError | None:

@@ -1,0 +1,69 @@
+"""Every alert comes with its cause, has a fix, keeps its age and goes with its cause."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from appliance.hardware import Gpu
+from appliance.supervisor.alerts import Alerts, Seen, findings, seconds_above
+
+CALM = Seen(now=1000.0, max_running=64, context=8192, disk={"/data": 10**12})
+HOT = Gpu(0, "GPU-0", "H100", 1, 1, 90, temperature_c=91, throttle=("heat", "power"))
+
+CAUSES = {
+    "APL-ENG-001": {"failure": ("APL-ENG-001", "it died", "read the log"), "failed_at": 990.0},
+    "APL-ALR-001": {"restarts": 1, "restarted_at": 990.0},
+    "APL-ALR-002": {"kv_high_s": 60},
+    "APL-ALR-003": {"gpus": [HOT]},
+    "APL-ALR-004": {"preemptions": 2.0},
+    "APL-ALR-005": {"queue_wait_p99_s": 7.0, "waiting": 3.0},
+    "APL-ALR-006": {"errors": {"5xx": 4.0}},
+    "APL-ALR-007": {"disk": {"/data": 10**9}},
+    "APL-ALR-008": {"gpus": [msgspec.structs.replace(HOT, throttle=(), ecc_uncorrected=2)]},
+    "APL-ALR-009": {"silent": {"engine 0": 0.7}},
+    "APL-ALR-010": {"frontends": ["frontend 1"]},
+}
+
+
+def test_calm_is_silent() -> None:
+    powered = msgspec.structs.replace(HOT, throttle=("power",), ecc_uncorrected=0)
+    silent = {"engine 0": 0.3}
+    assert not findings(msgspec.structs.replace(CALM, gpus=[powered], silent=silent))
+
+
+@pytest.mark.parametrize("code", CAUSES)
+def test_each_cause_has_its_alert_with_a_fix(code: str) -> None:
+    (found,) = findings(msgspec.structs.replace(CALM, **CAUSES[code]))
+    assert found.code == code and found.message and found.fix
+    assert found.level in ("warn", "error")
+
+
+def test_fixes_are_computed() -> None:
+    (full,) = findings(msgspec.structs.replace(CALM, kv_high_s=60))
+    assert "model.context=4096" in full.fix
+    (put_back,) = findings(msgspec.structs.replace(CALM, preemptions=1.0))
+    assert "schedule.max_running=48" in put_back.fix
+
+
+def test_age_stays_while_the_cause_does_and_starts_anew() -> None:
+    alerts = Alerts()
+    hot = msgspec.structs.replace(CALM, gpus=[HOT])
+    assert [at for at, _ in alerts.judge(hot)] == [1000.0]
+    later = msgspec.structs.replace(hot, now=1030.0, errors={"5xx": 1.0})
+    assert [(at, f.code) for at, f in alerts.judge(later)] == [
+        (1030.0, "APL-ALR-006"),
+        (1000.0, "APL-ALR-003"),
+    ]
+    assert not alerts.judge(msgspec.structs.replace(CALM, now=1040.0))
+    assert [at for at, _ in alerts.judge(msgspec.structs.replace(hot, now=1050.0))] == [1050.0]
+
+
+def test_two_gpus_are_two_alerts() -> None:
+    both = [HOT, msgspec.structs.replace(HOT, index=1)]
+    assert len(Alerts().judge(msgspec.structs.replace(CALM, gpus=both))) == 2
+
+
+def test_seconds_above() -> None:
+    assert seconds_above([0.99, 0.1, 0.95, 0.96], 0.9) == 2
+    assert seconds_above([], 0.9) == 0

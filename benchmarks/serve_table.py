@@ -3,7 +3,9 @@
     python -m benchmarks.serve_table --model FOLDER [--rows ID,ID] [--append FILE] [--set K=V]
 
 FOLDER holds config.json and a tokenizer; weights are made up (`--load-format dummy`). Each row is
-one `appliance bench serve`, and appends one JSON line. Prints a line a row.
+one `appliance bench serve`, and appends one JSON line. Prints a line a row. Rows of one server go
+into one call: those of fp8 with `--set model.quantization=fp8`, and fp8-prefix with
+`--set schedule.prefix_cache=true` besides.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ ROWS = (
     Row("bf16-mid-600", "--dataset range:512-1024,128-512 --num-prompts 600", "6,796 tok/s"),
     Row("bf16-long-300", "--dataset range:2048-4096,256-512 --num-prompts 300", "2,397 tok/s"),
     Row("bf16-sharegpt-2000", "--dataset sharegpt-like --num-prompts 2000", "9,737 tok/s"),
+    Row("fp8-one", "--dataset fixed:128,256 --num-prompts 6 --max-concurrency 1", "TPOT 4.22 ms"),
+    Row("fp8-long-300", "--dataset range:2048-4096,256-512 --num-prompts 300", "3,031 tok/s"),
+    Row("fp8-sharegpt-2000", "--dataset sharegpt-like --num-prompts 2000", "11,697 tok/s"),
+    Row("fp8-prefix", "--dataset prefix:64,2048,128,64", "77.6 req/s"),
 )  # fmt: skip
 
 APPLIANCE = [sys.executable, "-m", "appliance"]
@@ -57,7 +63,7 @@ def main() -> int:
     parser.add_argument("--profile", default="")
     parser.add_argument("--port", default="8000")
     args = parser.parse_args()
-    wanted = args.rows.split(",") if args.rows else [r.id for r in ROWS]
+    wanted = args.rows.split(",") if args.rows else [r.id for r in ROWS if r.id[:4] == "bf16"]
     append = args.append or Path(tempfile.mkdtemp()) / "rows.jsonl"
     up = ["up", args.model, "-d", "--wait=180", "--load-format", "dummy", "--port", args.port]
     for setting in ["schedule.prefix_cache=false", *args.set]:

@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from appliance.kernels import gemm_fp8
+
 
 @triton.jit
 def _rope_store(
@@ -183,6 +185,12 @@ class CudaOps:
 
     def descending(self, x_BV: Tensor) -> Tensor:
         return x_BV.sort(-1, descending=True).values
+
+    def fp8_linear(self, x_TI, weight_OI, scale_O, input_scale, cap, bias_O) -> Tensor:
+        return gemm_fp8.linear(x_TI, weight_OI, scale_O, input_scale, cap, bias_O)
+
+    def fp8_block_linear(self, x_TI, weight_OI, scale_BC, bias_O) -> Tensor:
+        return gemm_fp8.block_linear(x_TI, weight_OI, scale_BC, bias_O)
 
     def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
         rows, vocab = logits_BV.shape

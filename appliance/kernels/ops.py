@@ -53,6 +53,23 @@ class Ops(Protocol):
     def descending(self, x_BV: Tensor) -> Tensor:
         """Each row's values, largest first; not a number before all."""
 
+    def fp8_linear(
+        self,
+        x_TI: Tensor,
+        weight_OI: Tensor,
+        scale_O: Tensor,
+        input_scale: Tensor | None,
+        cap: float,
+        bias_O: Tensor | None,
+    ) -> Tensor:
+        """x W^T + bias with both rounded to e4m3: W as stored times scale_O (float32), x by token
+        (its largest magnitude, at most `cap` when cap > 0, becomes 448) or by `input_scale` [1]."""
+
+    def fp8_block_linear(
+        self, x_TI: Tensor, weight_OI: Tensor, scale_BC: Tensor, bias_O: Tensor | None
+    ) -> Tensor:
+        """As fp8_linear with scale_BC for blocks of 128 × 128, and x rounded in runs of 128."""
+
     def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
         """argmax of logits + Gumbel noise: a draw from softmax(logits). int64 [B].
 

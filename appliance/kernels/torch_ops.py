@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _M32 = 0xFFFFFFFF
+_LARGEST = 448.0
+"""Of e4m3."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -23,6 +25,19 @@ def rotate(x_TND: Tensor, cos_sin_TD: Tensor) -> Tensor:
     wide = x_TND.float()
     left, right = wide[..., :half], wide[..., half:]
     return torch.cat((left * cos - right * sin, right * cos + left * sin), -1).to(x_TND.dtype)
+
+
+def round_rows(x_TI: Tensor, fixed: Tensor | None, cap: float) -> tuple[Tensor, Tensor]:
+    """x in e4m3, and the float32 scale [T, 1] that undoes it."""
+    wide = x_TI.float()
+    if fixed is not None:
+        scale = fixed.expand(x_TI.shape[0])[:, None]
+    else:
+        largest = wide.abs().amax(1, keepdim=True)
+        if cap > 0:
+            largest = largest.clamp(max=cap)
+        scale = (largest / _LARGEST).clamp(min=1e-12)
+    return (wide / scale).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn), scale
 
 
 def mix32(x: Tensor) -> Tensor:
@@ -94,6 +109,35 @@ class TorchOps:
             return x_BV.sort(-1, descending=True).values
         # numpy sorts with vector instructions: some thirty times as fast
         return torch.from_numpy(np.sort(x_BV.numpy(), axis=-1)).flip(-1)
+
+    def fp8_linear(
+        self,
+        x_TI: Tensor,
+        weight_OI: Tensor,
+        scale_O: Tensor,
+        input_scale: Tensor | None,
+        cap: float,
+        bias_O: Tensor | None,
+    ) -> Tensor:
+        rounded, scale_T1 = round_rows(x_TI, input_scale, cap)
+        out = (rounded.float() @ weight_OI.float().T) * scale_T1 * scale_O
+        if bias_O is not None:
+            out = out + bias_O.float()
+        return out.to(x_TI.dtype)
+
+    def fp8_block_linear(
+        self, x_TI: Tensor, weight_OI: Tensor, scale_BC: Tensor, bias_O: Tensor | None
+    ) -> Tensor:
+        tokens, ins = x_TI.shape
+        runs = F.pad(x_TI, (0, -ins % 128)).view(-1, 128)
+        rounded, scale = round_rows(runs, None, 0.0)
+        x = (rounded.float() * scale).view(tokens, -1)[:, :ins]
+        spread = scale_BC.repeat_interleave(128, 0).repeat_interleave(128, 1)
+        weight = weight_OI.float() * spread[: weight_OI.shape[0], :ins]
+        out = x @ weight.T
+        if bias_O is not None:
+            out = out + bias_O.float()
+        return out.to(x_TI.dtype)
 
     def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
         noise = gumbel_noise(seeds_B, counters_B, logits_BV.shape[1])

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -144,16 +145,24 @@ class Engine:
         folder = Path(model) if model is not None else paths.default_model()
         self.spec: ModelSpec = read_spec(folder)
         self._folder = tempfile.TemporaryDirectory(prefix="appliance-")
-        run = Path(self._folder.name)
+        with ExitStack() as undo:  # what was begun is ended when the rest fails
+            undo.callback(self._folder.cleanup)
+            self._begin(folder, Path(self._folder.name), settings or {}, undo)
+            undo.pop_all()
+
+    def _begin(self, folder: Path, run: Path, settings: Mapping[str, Any], undo: ExitStack) -> None:
         asked = RuntimeConfig(
             run=run.name, dir=str(run), model=ModelConfig(path=str(folder), id=folder.name)
         )
-        asked, sources = _with_settings(asked, settings or {})
+        asked, sources = _with_settings(asked, settings)
         self.config = resolve(asked, self.spec, hardware.detect(), sources).config
         self._ranks = self._start_ranks(run)
+        undo.callback(self._end_ranks)
         self._text = (
             TextWorker(folder, self.spec) if (folder / "tokenizer.json").is_file() else None
         )
+        if self._text is not None:
+            undo.callback(self._text.close)
         self._door = _LocalDoor()
         executor, pages = self._build(run)
         self.pages = pages
@@ -228,9 +237,7 @@ class Engine:
         if self._text is not None:
             self._text.close()
         self._device.close()
-        for rank in self._ranks:
-            rank.stdin.close() if rank.stdin is not None else None
-            rank.wait(timeout=30)
+        self._end_ranks()
         self._folder.cleanup()
 
     def __enter__(self) -> Engine:
@@ -294,6 +301,12 @@ class Engine:
         tokens = self._text.tokenize_now(request, self.config.model.context)[0]
         answer = Generation(prompt_tokens=len(tokens.prompt) // 4)
         return tokens, self._text.stream(request, tokens).feed, answer
+
+    def _end_ranks(self) -> None:
+        for rank in self._ranks:
+            if rank.stdin is not None:
+                rank.stdin.close()
+            rank.wait(timeout=30)
 
     def _start_ranks(self, run: Path) -> list[subprocess.Popen[bytes]]:
         if self.config.engine.tp == 1:

@@ -102,7 +102,7 @@ class _Rules:
             )
         return {
             "model.dtype": self._dtype(),
-            "model.quantization": ("none", "checkpoint is served as it is stored"),
+            "model.quantization": self._quantization(),
             "model.context": self._context(),
             "serve.frontends": self._frontends(),
             "schedule.chunk": self._chunk(),
@@ -114,6 +114,24 @@ class _Rules:
             "engine.graph_batch_sizes": self._graph_sizes(),
             "engine.threads": self._threads(),
         }
+
+    def _quantization(self) -> tuple[str, str]:
+        """The answer to auto; asked for, fp8 is made of a plain checkpoint as it is read."""
+        asked, quant = self.config.model.quantization, self.spec.quant
+        if asked == "none" and quant is not None:
+            raise UsageError(
+                f"the checkpoint is stored in {quant.kind}, so it cannot be served unquantized.",
+                "Leave the quantization to be chosen, or pull the plain checkpoint.",
+            )
+        oldest = min((g.sm for g in self.hardware.gpus), default=90)
+        if (asked == "fp8" or quant is not None) and self.cuda and oldest < 89:
+            raise HardwareError(
+                f"8-bit float needs compute capability 8.9; this GPU has {oldest / 10}.",
+                "Serve the plain checkpoint, or use an L4, L40S, RTX 4090, H100 or newer.",
+            )
+        if quant is not None:
+            return "fp8", f"the checkpoint is stored in {quant.kind}"
+        return "none", "checkpoint is served as it is stored"
 
     def _dtype(self) -> tuple[str, str]:
         if not self.cuda:

@@ -58,8 +58,22 @@ class AttentionSpec(Struct, frozen=True):
 
 
 class QuantSpec(Struct, frozen=True):
-    kind: Literal["fp8"]
-    """How the checkpoint's linears are stored."""
+    """How the checkpoint's linears are stored.
+
+    kind: fp8-rows: e4m3 with one scale for each output row, or one for all of them; fp8-blocks: one
+    for each `block` of rows and columns.
+    activation: token: scales are found as tokens come; tensor: the checkpoint holds one for all.
+    ignored: names of linears left in the model's dtype; `re:` begins a pattern.
+    activation_cap: largest magnitude a token's scale is made for; 0: none.
+    scale_suffix: what the scale's name ends in.
+    """
+
+    kind: Literal["fp8-rows", "fp8-blocks"]
+    activation: Literal["token", "tensor"] = "token"
+    ignored: tuple[str, ...] = ()
+    block: tuple[int, int] = (128, 128)
+    activation_cap: float = 0.0
+    scale_suffix: str = "weight_scale"
 
 
 class ModelSpec(Struct, frozen=True):

@@ -69,6 +69,7 @@ def load_model(
         attention=backend,
         context=config.model.context,
         quantization=config.model.quantization,
+        quant=spec.quant,
     )
     model: Decoder = model_class(spec)(spec, build).eval()
     if config.model.load_format == "dummy":

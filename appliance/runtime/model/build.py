@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from appliance.errors import UsageError
 from appliance.kernels.ops import Ops
 from appliance.runtime.model.attention.backend import Backend
 from appliance.runtime.model.parallel.comm import Comm
 from appliance.runtime.model.parallel.mesh import Mesh
 from appliance.runtime.model.quant.scheme import Scheme, Source
-from appliance.runtime.model.quant.select import SCHEMES
+from appliance.runtime.model.quant.select import Wanted, select
+from appliance.runtime.spec import QuantSpec
 
 Place = Callable[[Source], None]
 
@@ -33,13 +33,15 @@ class Build:
     attention: Backend
     context: int
     quantization: str = "none"
+    quant: QuantSpec | None = None
+    """How the checkpoint is stored; None for plain."""
     places: dict[str, Place] = field(default_factory=dict)
     optional: set[str] = field(default_factory=set)
 
-    def scheme(self, outs: int, ins: int) -> Scheme:
-        if self.quantization not in SCHEMES:
-            raise UsageError(f"quantization {self.quantization!r} is not known")
-        return SCHEMES[self.quantization](outs, ins, self.dtype, self.device)
+    def scheme(self, names: list[str], outs: int, ins: int) -> Scheme:
+        """How the linears `names` of the checkpoint, merged into one, are stored on this rank."""
+        wanted = Wanted(outs, ins, self.dtype, self.device, self.ops, self.quant)
+        return select(self.quantization, names, wanted)
 
     def place(self, name: str, place: Place) -> None:
         assert name not in self.places, name

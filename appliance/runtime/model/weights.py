@@ -22,6 +22,7 @@ class _Slice:
     """A checkpoint tensor that is read part by part, straight from the mapped file."""
 
     def __init__(self, handle: Any, name: str) -> None:
+        self._handle, self._name = handle, name
         self._slice = handle.get_slice(name)
 
     @property
@@ -31,6 +32,10 @@ class _Slice:
     def read(self, rows: slice, columns: slice | None) -> Tensor:
         part: Tensor = self._slice[rows] if columns is None else self._slice[rows, columns]
         return part
+
+    def whole(self) -> Tensor:
+        tensor: Tensor = self._handle.get_tensor(self._name)
+        return tensor
 
 
 def files_of(folder: Path) -> list[Path]:

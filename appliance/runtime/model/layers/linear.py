@@ -27,7 +27,7 @@ class ColumnLinear(nn.Module):
     def __init__(self, build: Build, ins: int, parts: list[Part], bias: bool) -> None:
         super().__init__()
         outs = sum(p.count for p in parts)
-        self.weight = build.scheme(outs, ins)
+        self.weight = build.scheme([p.name for p in parts], outs, ins)
         self.bias: nn.Parameter | None = None
         if bias:
             empty = torch.zeros(outs, dtype=build.dtype, device=build.device)
@@ -61,7 +61,7 @@ class RowLinear(nn.Module):
         super().__init__()
         self._comm = build.comm
         count = build.mesh.share(ins, name)
-        self.weight = build.scheme(outs, count)
+        self.weight = build.scheme([name], outs, count)
         self.bias: nn.Parameter | None = None
         first = build.mesh.rank * count
         shard = Shard(slice(0, outs), slice(first, first + count), 0)

@@ -17,6 +17,9 @@ class Source(Protocol):
     def read(self, rows: slice, columns: slice | None) -> Tensor:
         """A view or copy on the host of [rows] or [rows, columns]."""
 
+    def whole(self) -> Tensor:
+        """All of it: scales."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.errors import UsageError
-from appliance.runtime.model.families import facts
+from appliance.runtime.model.families import facts, quantized
 from appliance.runtime.spec import AttentionSpec, ModelSpec
 
 
@@ -61,6 +61,7 @@ def read(config: dict[str, Any]) -> ModelSpec:
         dtype=facts.dtype(config),
         bos_ids=facts.ids(config, "bos_token_id"),
         eos_ids=facts.ids(config, "eos_token_id"),
+        quant=quantized.read(config),
     )
 
 

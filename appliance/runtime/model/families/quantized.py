@@ -1,0 +1,87 @@
+"""quantization_config of a checkpoint -> QuantSpec, for the formats that are served.
+
+Formats: `fp8` (AutoFP8 per tensor; DeepSeek's blocks), `fbgemm_fp8`, `compressed-tensors` in its
+float form, `modelopt` FP8.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from appliance.errors import UsageError
+from appliance.runtime.spec import QuantSpec
+
+KNOWN = "fp8, fbgemm_fp8, compressed-tensors (8-bit float), modelopt (FP8)"
+
+
+def read(config: dict[str, Any]) -> QuantSpec | None:
+    """None when the checkpoint is plain. UsageError names a format that is not served."""
+    quant = config.get("quantization_config")
+    if quant is None:
+        return None
+    if not isinstance(quant, dict):
+        raise UsageError("config.json: 'quantization_config' is not an object")
+    method = quant.get("quant_method")
+    if method == "fp8":
+        return _fp8(quant)
+    if method == "fbgemm_fp8":
+        cap = quant.get("activation_scale_ub")
+        return QuantSpec(
+            "fp8-rows",
+            ignored=_names(quant, "modules_to_not_convert"),
+            activation_cap=float(cap) if isinstance(cap, int | float) else 0.0,
+        )
+    if method == "compressed-tensors":
+        return _compressed(quant)
+    if method == "modelopt" and str(quant.get("quant_algo")) == "FP8":
+        return QuantSpec("fp8-rows", activation="tensor", ignored=_names(quant, "ignore"))
+    raise _unknown(f"quantization {method!r}")
+
+
+def _unknown(what: str) -> UsageError:
+    return UsageError(
+        f"config.json: {what} is not served.",
+        f"Served: {KNOWN}. Pull the unquantized checkpoint of the model instead.",
+        code="APL-USE-005",
+    )
+
+
+def _names(quant: dict[str, Any], field: str) -> tuple[str, ...]:
+    value = quant.get(field) or []
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise UsageError(f"config.json: quantization_config.{field} is not a list of names")
+    return tuple(value)
+
+
+def _fp8(quant: dict[str, Any]) -> QuantSpec:
+    ignored = _names(quant, "modules_to_not_convert") or _names(quant, "ignored_layers")
+    scheme = quant.get("activation_scheme", "dynamic")
+    if scheme not in ("dynamic", "static"):
+        raise _unknown(f"activation_scheme {scheme!r}")
+    block = quant.get("weight_block_size")
+    if block is None:
+        return QuantSpec(
+            "fp8-rows", activation="tensor" if scheme == "static" else "token", ignored=ignored
+        )
+    if block != [128, 128] or scheme == "static":
+        raise _unknown(f"weight_block_size {block!r} with {scheme} activations")
+    return QuantSpec("fp8-blocks", ignored=ignored, scale_suffix="weight_scale_inv")
+
+
+def _compressed(quant: dict[str, Any]) -> QuantSpec:
+    groups = quant.get("config_groups")
+    if not isinstance(groups, dict) or len(groups) != 1:
+        raise _unknown("compressed-tensors with several groups")
+    group = next(iter(groups.values()))
+    weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
+    form = (weights.get("type"), weights.get("num_bits"), weights.get("strategy"))
+    if form not in (("float", 8, "tensor"), ("float", 8, "channel")):
+        raise _unknown(f"compressed-tensors {form}")
+    if inputs.get("type") != "float" or inputs.get("num_bits") != 8:
+        raise _unknown("compressed-tensors without 8-bit float activations")
+    dynamic = inputs.get("dynamic", False)
+    return QuantSpec(
+        "fp8-rows",
+        activation="token" if dynamic else "tensor",
+        ignored=_names(quant, "ignore"),
+    )

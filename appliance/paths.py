@@ -58,6 +58,11 @@ def private_dir(path: Path) -> Path:
     return path
 
 
+def responses_dir() -> Path:
+    """Answers that /v1/responses keeps for the turns that follow them."""
+    return state_dir() / "responses"
+
+
 def run_dir(name: str) -> Path:
     """The folder of one run: its sockets, config, lock and status files. Created 0700.
 
@@ -135,6 +140,11 @@ def supervisor_log(name: str) -> Path:
 def keys_file() -> Path:
     """The API keys of this user's runs, as digests (JSON, 0600)."""
     return config_dir() / "keys.json"
+
+
+def batches_dir(name: str) -> Path:
+    """Uploaded files, batches and their answers of a run; they outlive it."""
+    return state_dir() / "batches" / name
 
 
 def user_profiles() -> Path:

@@ -45,8 +45,11 @@ def engine(run_dir: Path) -> Iterator[FakeEngine]:
 
 
 @pytest.fixture
-def serve(run_dir: Path, text_room: TextWorker) -> Iterator[Callable[..., Served]]:
+def serve(
+    run_dir: Path, text_room: TextWorker, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Served]]:
     """serve(**ServeConfig fields) -> Served; `index` is the frontend's number."""
+    monkeypatch.setenv("APPLIANCE_STATE_DIR", str(run_dir / "state"))
     opened: list[Served] = []
 
     def start(index: int = 0, **fields: Any) -> Served:

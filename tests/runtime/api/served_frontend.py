@@ -55,6 +55,9 @@ class Served:
         return self
 
     def close(self) -> None:
+        if self.loop.is_closed():
+            return
+
         async def stop() -> None:
             self._keeper.cancel()
             await self.process.stop()

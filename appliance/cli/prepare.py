@@ -17,7 +17,9 @@ from appliance.hardware import HardwareSnapshot, detect
 from appliance.keys import read_keys
 from appliance.profiles import compose, match, store
 from appliance.profiles.fit import Fit, limit_context
-from appliance.profiles.schema import convert
+from appliance.profiles.known import assumed
+from appliance.profiles.pick import pick
+from appliance.profiles.schema import Profile, convert
 from appliance.runtime.config import ModelConfig, ServeConfig, is_loopback
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.plan import Plan, resolve
@@ -46,6 +48,10 @@ class Asked:
     profile: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
+    assume: str | None = None
+    """GPUs to reckon with instead of those that are here: `h100x8`."""
+    weights: bool = True
+    """Whether the model's weights must be on this disk; its config.json always must."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,10 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def locate(name: str | None, load_format: str | None) -> ModelConfig:
+def locate(name: str | None, load_format: str | None, weights: bool = True) -> ModelConfig:
     """Where the model lies on this disk. Nothing is fetched: NotFoundError names the pull."""
+    if not weights:
+        load_format = "dummy"
     if not name or name == DEFAULT_ID:
         return ModelConfig(path=str(_default_model(load_format)), id=DEFAULT_ID)
     folder = Path(name).expanduser()
@@ -100,27 +108,39 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     }
     flags |= compose.set_values(asked.settings)
     environment = compose.environment_values(environ)
-    model = locate(asked.model or environ.get("APPLIANCE_MODEL"), flags.get("model.load_format"))
+    named = asked.model or environ.get("APPLIANCE_MODEL")
+    model = locate(named, flags.get("model.load_format"), asked.weights)
     spec = read_spec(Path(model.path))
-    hardware = detect()
+    hardware = assumed(asked.assume) if asked.assume else detect()
+    files = _own_keys() | compose.file_values(compose.config_files())
+
+    def composed_with(profile: Profile) -> compose.Composed:
+        return compose.compose(
+            asked.name,
+            str(paths.runtime_dir() / asked.name),
+            model,
+            profile,
+            environment=environment,
+            files=files,
+            flags=flags,
+        )
+
+    def plan_with(profile: Profile) -> Plan:
+        made = composed_with(profile)
+        return resolve(made.config, spec, hardware, made.sources)
+
     wanted = asked.profile or environ.get("APPLIANCE_PROFILE")
     if wanted:
         profile = store.find(wanted).profile
         match.require(profile, hardware)
-        why = "named"
+        why, plan = "named", plan_with(profile)
     else:
-        chosen = match.choose(store.load().values(), hardware)
-        profile, why = chosen.profile, chosen.why
-    composed = compose.compose(
-        asked.name,
-        str(paths.runtime_dir() / asked.name),
-        model,
-        profile,
-        environment=environment,
-        files=_own_keys() | compose.file_values(compose.config_files()),
-        flags=flags,
-    )
-    plan = resolve(composed.config, spec, hardware, composed.sources)
+        offered = match.candidates(store.load().values(), hardware)
+        tp = flags.get("engine.tp")
+        offered = [c for c in offered if c.profile.match.count == tp] or offered
+        picked = pick(offered, spec, hardware, plan_with)
+        profile, why, plan = picked.profile, picked.why, picked.plan
+    composed = composed_with(profile)
     plan, fit = limit_context(plan, spec, hardware, composed.config.model.context > 0)
     warnings = []
     odd = match.mismatch(profile, hardware)
@@ -129,6 +149,9 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     for name, value in composed.overridden:
         now = next(a.value for a in plan.answers if a.field == name)
         warnings.append(f"{name} is {now} ({composed.sources[name]}), not the profile's {value}")
+    idle = len(hardware.gpus) - len(fit.gpus)
+    if fit.gpus and idle:
+        warnings.append(_idle_text(plan, len(hardware.gpus), len(fit.gpus)))
     return Prepared(plan, spec, fit, hardware, why, tuple(warnings))
 
 
@@ -163,6 +186,12 @@ def check_door(serve: ServeConfig) -> None:
         )
 
 
+def _idle_text(plan: Plan, seen: int, used: int) -> str:
+    more = seen // plan.config.engine.tp
+    cure = f"; `--set engine.replicas={more}` serves from all" if more * used == seen else ""
+    return f"{used} of {seen} GPUs are used{cure}"
+
+
 def plan_data(prepared: Prepared) -> dict[str, Any]:
     """Schema appliance.plan/1: what is written to the run's plan file, too."""
     plan = prepared.plan
@@ -191,6 +220,24 @@ def machine_text(hardware: HardwareSnapshot) -> str:
     names = {g.name for g in hardware.gpus}
     counted = " + ".join(f"{sum(g.name == n for g in hardware.gpus)}× {n}" for n in sorted(names))
     return f"{counted}, driver {hardware.driver}, CUDA {hardware.cuda}"
+
+
+def memory_lines(fit: Fit) -> list[str]:
+    """What each part takes of one rank, and what others hold of each GPU."""
+    parts = [
+        ("weights", fit.weights_bytes),
+        ("KV pages", fit.pool_bytes),
+        ("activations", fit.activations_bytes),
+        ("graphs", fit.graphs_bytes),
+    ]
+    lines = ["memory   " + " + ".join(f"{gigabytes(n)} {word}" for word, n in parts if n)]
+    for g in fit.gpus:
+        held = f": {', '.join(g.holders)}" if g.holders else ""
+        lines.append(
+            f"         GPU {g.index} {g.name}: {gigabytes(g.room_bytes)} of "
+            f"{gigabytes(g.memory_total)} for us, {gigabytes(g.others_bytes)} in use before{held}"
+        )
+    return lines
 
 
 def resolved_text(prepared: Prepared) -> str:

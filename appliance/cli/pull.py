@@ -14,7 +14,7 @@ from appliance.hub import local
 from appliance.hub.plan import Plan, SourceChoice, Want, already_here, check_disk, make_plan
 from appliance.hub.pull import Progress, Pulled, carry_out
 from appliance.hub.source import Patience
-from appliance.profiles.fit import verdict
+from appliance.profiles.pick import verdict
 
 
 @click.command("pull")

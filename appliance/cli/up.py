@@ -21,6 +21,7 @@ from appliance.cli.prepare import (
     answers_text,
     check_door,
     machine_text,
+    memory_lines,
     plan_data,
     prepare,
     resolved_text,
@@ -64,6 +65,9 @@ class _WaitOption(click.Command):
 @click.option(
     "--dry-run", is_flag=True, help="Print every value, from where and why; start nothing."
 )
+@click.option(
+    "--assume-gpus", metavar="GPUS", help="With --dry-run: as on such a machine, h100x8 or t4."
+)
 @click.pass_obj
 def up(out: Output, /, model: str | None, **given: Any) -> None:
     """Serve MODEL: a pulled model's name or a folder; without one, the embedded small model."""
@@ -73,11 +77,15 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
     if given["gpus"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = given["gpus"]
     options = {k: given[k] for k in FLAGS}
-    prepared = prepare(Asked(model, name, given["profile"], options, given["settings"]))
+    dry, assume = given["dry_run"], given["assume_gpus"]
+    if assume and not dry:
+        raise UsageError("--assume-gpus is for a dry run.", "Add --dry-run.")
+    settings = given["settings"]
+    prepared = prepare(Asked(model, name, given["profile"], options, settings, assume, not dry))
     check_door(prepared.plan.config.serve)
     for warning in prepared.warnings:
         out.warn(warning)
-    if given["dry_run"]:
+    if dry:
         _tell_plan(out, prepared)
         return
     claim = start.Claim(prepared, out)
@@ -100,6 +108,7 @@ def _tell_plan(out: Output, prepared: Prepared) -> None:
             f"model    {prepared.plan.config.model.id}",
             f"profile  {prepared.plan.config.profile}: {prepared.why_profile}",
             f"fit      {fit.numbers()}; {fit.requests_at_context:.1f} requests of full length",
+            *memory_lines(fit),
             "",
             answers_text(data["answers"]),
         ]

@@ -11,25 +11,32 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from appliance.errors import ApplianceError, DoesNotFitError
-from appliance.hardware import Gpu, HardwareSnapshot, detect
-from appliance.profiles.match import choose
-from appliance.profiles.store import load
-from appliance.runtime.config import RuntimeConfig
-from appliance.runtime.model.registry import spec_of
+from appliance.errors import DoesNotFitError, HardwareError
+from appliance.hardware import Gpu, HardwareSnapshot
+from appliance.profiles.footprint import CUDA_CONTEXT, DTYPE_BYTES, footprint
+from appliance.profiles.known import IDLE_MIB, KNOWN, machine_of
+from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig
 from appliance.runtime.plan import Answer, Plan, resolve
 from appliance.runtime.spec import ModelSpec
 
-MIB = 1 << 20
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-CUDA_CONTEXT = 600 * MIB
-"""A process's context, libraries and allocator slack on a GPU."""
-ATTENTION_WORKSPACE = 512 * MIB
-GRAPH_BYTES_PER_ROW = MIB
-"""What a captured decode step keeps for each row of its batch, for all sizes together."""
 CPU_MOST_POOL = 8 << 30
 SMALLEST_CONTEXT = 512
 """A pool of fewer tokens than this serves nobody."""
+_LEAST_CHUNK, _LEAST_RUNNING = 1024, 64
+"""What is advised where a smaller workspace makes the model fit."""
+
+
+class GpuShare(Struct, frozen=True):
+    """One GPU of the run. others_bytes: in use before we come, by whoever."""
+
+    index: int
+    name: str
+    memory_total: int
+    others_bytes: int
+    room_bytes: int
+    """What weights, workspace and pages may take together."""
+    holders: tuple[str, ...] = ()
+    """`pid 4121 'python' holds 5.1 GB`, the largest first."""
 
 
 class Fit(Struct, frozen=True):
@@ -42,7 +49,11 @@ class Fit(Struct, frozen=True):
     fits: bool
     device: str
     weights_bytes: int
+    """Parameters and the tables that stay beside them."""
+    activations_bytes: int
+    graphs_bytes: int
     workspace_bytes: int
+    """Activations and graphs."""
     kv_bytes_per_token: int
     memory_total: int
     memory_free: int
@@ -56,7 +67,8 @@ class Fit(Struct, frozen=True):
     tight: int = -1
     """Index of the GPU with the least room; -1 on a CPU."""
     holders: tuple[str, ...] = ()
-    """`pid 4121 'python' holds 5.1 GB`, for the tight GPU."""
+    """Of the tight GPU."""
+    gpus: tuple[GpuShare, ...] = ()
 
     def numbers(self) -> str:
         """`16.1 GB weights + 51.0 GB for 389,000 tokens of context on 80.0 GB`."""
@@ -70,39 +82,24 @@ def gb(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if abs(count) >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def weights_bytes(spec: ModelSpec, dtype: str, tp: int) -> int:
-    """Bytes of one rank's weights. Norms and such, which every rank holds whole, are counted as
-    shared out; they are below a thousandth."""
-    size = DTYPE_BYTES[dtype]
-    total = spec.parameters()
-    if spec.quant is None:
-        return total * size // tp
-    embeddings = (1 if spec.tied_embeddings else 2) * spec.vocab * spec.hidden
-    return ((total - embeddings) + embeddings * size) // tp
-
-
 def fit(spec: ModelSpec, config: RuntimeConfig, hardware: HardwareSnapshot) -> Fit:
-    """config: resolved (no `auto` left)."""
-    tp, dtype = config.engine.tp, config.model.dtype
-    size = DTYPE_BYTES[dtype]
-    weights = weights_bytes(spec, dtype, tp)
+    """config: resolved (no `auto` left). HardwareError when it asks for GPUs that are not there."""
+    tp, part = config.engine.tp, footprint(spec, config)
+    shares: tuple[GpuShare, ...] = ()
     if config.engine.device == "cuda":
-        gpus = hardware.gpus[: tp * config.engine.replicas]
-        fraction = config.engine.memory_fraction
-        gpu = min(gpus, key=lambda g: _room(g, fraction))
-        total, free = gpu.memory_total, gpu.memory_total - gpu.memory_used
-        budget, tight, holders = _room(gpu, fraction), gpu.index, _holders(gpu)
-        workspace = _gpu_workspace(spec, config, size)
+        shares = _shares(config, hardware)
+        tightest = min(shares, key=lambda g: g.room_bytes)
+        total, free = tightest.memory_total, tightest.memory_total - tightest.others_bytes
+        budget, tight, holders = tightest.room_bytes, tightest.index, tightest.holders
     else:
         ranks = tp * config.engine.replicas
         total, free = hardware.memory_total, hardware.memory_available
         tight, holders = -1, ()
-        workspace = _activations(spec, config, size)
         # the fraction is for the pool; weights and workspace may have the rest of what is free
         kept = min(int(free / ranks * config.engine.memory_fraction), CPU_MOST_POOL)
-        budget = min(int(free / ranks), weights + workspace + kept)
-    kv = spec.kv_bytes_per_token(size, tp)
-    pool = max(0, budget - weights - workspace)
+        budget = min(int(free / ranks), part.weights + part.workspace + kept)
+    kv = spec.kv_bytes_per_token(DTYPE_BYTES[config.model.dtype], tp)
+    pool = max(0, budget - part.weights - part.workspace)
     page = config.schedule.page_size
     tokens = pool // kv // page * page
     if config.engine.max_total_tokens:
@@ -114,8 +111,10 @@ def fit(spec: ModelSpec, config: RuntimeConfig, hardware: HardwareSnapshot) -> F
     return Fit(
         fits=tokens >= min(SMALLEST_CONTEXT, spec.max_context),
         device=config.engine.device,
-        weights_bytes=weights,
-        workspace_bytes=workspace,
+        weights_bytes=part.weights,
+        activations_bytes=part.activations,
+        graphs_bytes=part.graphs,
+        workspace_bytes=part.workspace,
         kv_bytes_per_token=kv,
         memory_total=total,
         memory_free=free,
@@ -127,6 +126,7 @@ def fit(spec: ModelSpec, config: RuntimeConfig, hardware: HardwareSnapshot) -> F
         requests_at_context=tokens / max(1, min(context, longest)),
         tight=tight,
         holders=holders,
+        gpus=shares,
     )
 
 
@@ -148,7 +148,12 @@ def limit_context(
         raise DoesNotFitError(
             f"a context of {result.context:,} tokens does not fit {plan.config.model.id} here.\n"
             f"{result.numbers()}; one token takes {result.kv_bytes_per_token:,} bytes.",
-            f"Use `--context {longest}`, the longest that fits.",
+            "\n".join(
+                [
+                    f"Use `--context {longest}`, the longest that fits.",
+                    *ways_to(spec, plan.config, hardware, result.context),
+                ]
+            ),
             code="APL-FIT-003",
         )
     config = msgspec.structs.replace(
@@ -164,50 +169,28 @@ def limit_context(
     )
 
 
-def verdict(
-    config_json: dict[str, Any], weight_bytes: int, hardware: HardwareSnapshot | None = None
-) -> str:
-    """One sentence on whether a model can be served here, before it is downloaded.
-
-    weight_bytes: of its safetensors together. hardware: None looks at this machine.
-    """
-    try:
-        spec = spec_of(config_json)
-    except ApplianceError as e:
-        return f"cannot be served: {e.message}"
-    machine = hardware or detect()
-    try:
-        profile = choose(load().values(), machine).profile
-        plan = _plan_of(spec, profile.values(), machine)
-        result = fit(spec, plan.config, machine)
-    except ApplianceError as e:
-        return f"cannot be served here: {e.message}"
-    if not result.fits:
-        lacking = result.weights_bytes + result.workspace_bytes - result.budget_bytes
-        return (
-            f"does not fit: {gb(weight_bytes)} of weights take "
-            f"{gb(result.weights_bytes)} as {plan.config.model.dtype} with profile {profile.name}, "
-            f"{gb(max(lacking, result.kv_bytes_per_token))} more than there is room for."
+def _shares(config: RuntimeConfig, hardware: HardwareSnapshot) -> tuple[GpuShare, ...]:
+    wanted = config.engine.tp * config.engine.replicas
+    if len(hardware.gpus) < wanted:
+        seen = len(hardware.gpus)
+        raise HardwareError(
+            f"{config.engine.tp} GPUs for each of {config.engine.replicas} engine(s) are asked for "
+            f"and {seen} can be seen.",
+            f"Use `--tp {seen}` or fewer." if seen else "Use `--profile cpu`.",
+            code="APL-HW-003",
         )
-    return (
-        f"fits with profile {profile.name}: {result.numbers()}, "
-        f"at most {result.longest_context:,} for one request."
+    fraction = config.engine.memory_fraction
+    return tuple(
+        GpuShare(
+            index=g.index,
+            name=g.name,
+            memory_total=g.memory_total,
+            others_bytes=g.memory_used,
+            room_bytes=max(0, int(g.memory_total * fraction) - g.memory_used - CUDA_CONTEXT),
+            holders=_holders(g),
+        )
+        for g in hardware.gpus[:wanted]
     )
-
-
-def _plan_of(spec: ModelSpec, values: dict[str, Any], hardware: HardwareSnapshot) -> Plan:
-    sections: dict[str, dict[str, Any]] = {"model": {}, "serve": {}, "schedule": {}, "engine": {}}
-    for field, value in values.items():
-        section, _, name = field.partition(".")
-        sections[section][name] = value
-    sections["model"] |= {"path": "", "id": ""}
-    bare: dict[str, Any] = {"run": "", "dir": "", **sections}
-    return resolve(msgspec.convert(bare, RuntimeConfig), spec, hardware)
-
-
-def _room(gpu: Gpu, fraction: float) -> int:
-    """The allowed share, less what others hold."""
-    return max(0, int(gpu.memory_total * fraction) - gpu.memory_used - CUDA_CONTEXT)
 
 
 def _holders(gpu: Gpu) -> tuple[str, ...]:
@@ -215,20 +198,6 @@ def _holders(gpu: Gpu) -> tuple[str, ...]:
     return tuple(
         f"pid {p.pid} '{p.name}' holds {gb(p.memory_bytes)}" for p in large if p.memory_bytes > 1e8
     )[:4]
-
-
-def _activations(spec: ModelSpec, config: RuntimeConfig, size: int) -> int:
-    """Of one prefill step: hidden states, query, the gated halves of the MLP, and logits."""
-    a, tp = spec.attention, config.engine.tp
-    rows = max(config.schedule.chunk, 1)
-    width = 4 * spec.hidden + 2 * a.heads * a.head_dim // tp + 3 * spec.intermediate // tp
-    logits = min(config.schedule.max_running, rows) * spec.vocab * 4 * 2
-    return rows * width * size + logits
-
-
-def _gpu_workspace(spec: ModelSpec, config: RuntimeConfig, size: int) -> int:
-    graphs = max(config.engine.graph_batch_sizes, default=0) if config.engine.graphs else 0
-    return _activations(spec, config, size) + ATTENTION_WORKSPACE + graphs * GRAPH_BYTES_PER_ROW
 
 
 def _does_not_fit(
@@ -241,32 +210,96 @@ def _does_not_fit(
     )
     if result.holders:
         why += f" ({', '.join(result.holders)})"
-    fixes = []
-    wider = _enough_ranks(spec, config, hardware)
-    if wider:
-        fixes.append(f"Use `--tp {wider}`: {wider} of the {len(hardware.gpus)} GPUs hold it.")
-    if result.holders:
-        fixes.append("Stop what holds the GPU's memory, then run the same command.")
+    fixes = ways_to(spec, config, hardware, 0)
     if not fixes:
         largest = max(0, result.budget_bytes - result.workspace_bytes) * 9 // 10
         count = largest // DTYPE_BYTES[config.model.dtype] / 1e9
         fixes.append(
             f"Serve a model of at most {count:.1f} billion weights in {config.model.dtype} here."
         )
+    elsewhere = machine_that_holds(spec, config)
+    if elsewhere:
+        fixes.append(elsewhere)
     return DoesNotFitError(
         f"{config.model.id} does not fit profile {config.profile}\n{why}.", "\n".join(fixes)
     )
 
 
-def _enough_ranks(spec: ModelSpec, config: RuntimeConfig, hardware: HardwareSnapshot) -> int:
-    """The smallest tensor-parallel size on this machine's GPUs at which it fits; 0: none."""
+def ways_to(
+    spec: ModelSpec, config: RuntimeConfig, hardware: HardwareSnapshot, context: int
+) -> list[str]:
+    """Changes that make the model fit on this machine with a context of so many tokens (0: any);
+    each one has been computed, so none leads to another refusal."""
+
+    def holds(now: HardwareSnapshot = hardware, schedule: Any = None, **engine: Any) -> bool:
+        changed = msgspec.structs.replace(
+            config,
+            engine=msgspec.structs.replace(config.engine, **engine),
+            schedule=schedule or config.schedule,
+        )
+        found = fit(spec, changed, now)
+        return found.fits and found.longest_context >= context
+
     if config.engine.device != "cuda":
-        return 0
+        return []
+    ways = []
+    wider = [tp for tp in divisors(spec, len(hardware.gpus)) if tp > config.engine.tp]
+    for tp in wider:
+        if holds(tp=tp, replicas=1):
+            ways.append(f"Use `--tp {tp}`: {tp} of the {len(hardware.gpus)} GPUs hold it.")
+            break
+    alone = msgspec.structs.replace(
+        hardware,
+        gpus=tuple(
+            msgspec.structs.replace(g, memory_used=min(g.memory_used, IDLE_MIB << 20), processes=())
+            for g in hardware.gpus
+        ),
+    )
+    if any(g.processes for g in hardware.gpus) and holds(alone):
+        ways.append("Stop what holds the GPU's memory, then run the same command.")
+    schedule = msgspec.structs.replace(
+        config.schedule,
+        chunk=min(config.schedule.chunk, _LEAST_CHUNK),
+        max_running=min(config.schedule.max_running, _LEAST_RUNNING),
+    )
+    sizes = tuple(s for s in config.engine.graph_batch_sizes if s <= _LEAST_RUNNING)
+    if schedule != config.schedule and holds(schedule=schedule, graph_batch_sizes=sizes):
+        listed = ",".join(map(str, sizes))
+        graphs = f" --set engine.graph_batch_sizes={listed}" if sizes else ""
+        ways.append(
+            f"Use `--set schedule.chunk={schedule.chunk} --set schedule.max_running="
+            f"{schedule.max_running}{graphs}`: less room for work, more for the model."
+        )
+    return ways
+
+
+def divisors(spec: ModelSpec, most: int) -> list[int]:
+    """Tensor-parallel sizes up to `most` that the model's heads can be shared out over."""
     a = spec.attention
-    for tp in (2, 4, 8):
-        if tp <= config.engine.tp or tp > len(hardware.gpus) or a.heads % tp or a.kv_heads % tp:
-            continue
-        engine = msgspec.structs.replace(config.engine, tp=tp, replicas=1)
-        if fit(spec, msgspec.structs.replace(config, engine=engine), hardware).fits:
-            return tp
-    return 0
+    return [
+        tp
+        for tp in (1, 2, 4, 8)
+        if tp <= most and a.heads % tp == 0 and (a.kv_heads % tp == 0 or tp % a.kv_heads == 0)
+    ]
+
+
+def machine_that_holds(spec: ModelSpec, config: RuntimeConfig) -> str:
+    """The smallest machines of known GPUs that hold the model with what the rules give it there,
+    by their words; or nothing."""
+    if config.engine.device != "cuda":
+        return ""
+    found = []
+    for gpu in KNOWN:
+        for tp in divisors(spec, 8):
+            machine = machine_of(gpu, tp)
+            bare = RuntimeConfig(
+                run="",
+                dir="",
+                model=ModelConfig(path="", id="", context=config.model.context),
+                engine=EngineConfig(tp=tp),
+            )
+            if fit(spec, resolve(bare, spec, machine).config, machine).fits:
+                found.append((tp * gpu.mib, f"{gpu.word}x{tp}"))
+                break
+    words = [word for _, word in sorted(found)[:3]]
+    return f"Machines that hold it: {', '.join(words)}." if words else ""

@@ -21,20 +21,22 @@ class Chosen(Struct, frozen=True):
     why: str
 
 
-def choose(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> Chosen:
-    """The profile for this machine: one that names the GPU, else one for its memory, else any
-    GPU, else the CPU. The user's own go before shipped ones of the same rank.
+def candidates(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> list[Chosen]:
+    """The profiles for this machine that are of the best kind there is: those that name the GPU,
+    else those for its memory, else those for any GPU, else the CPU's. The user's own come first,
+    then those that use fewer GPUs.
 
     NotFoundError when none matches.
     """
     ranked = sorted(
         (
-            (*_rank(s.profile.match, hardware), s.own, s.profile.match.count, s.profile.name, s)
+            (-rank, not s.own, m.count, -m.cores_min, s.profile.name, Chosen(s.profile, why))
             for s in profiles
+            for m in [s.profile.match]
             if not mismatch(s.profile, hardware)
+            for rank, why in [_rank(m, hardware)]
         ),
-        key=lambda entry: (entry[0], entry[2], -entry[3], entry[4]),
-        reverse=True,
+        key=lambda entry: entry[:5],
     )
     if not ranked:
         raise NotFoundError(
@@ -42,14 +44,20 @@ def choose(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> Chosen:
             "Name one with --profile; `appliance profile list` shows them.",
             code="APL-NOT-003",
         )
-    return Chosen(ranked[0][5].profile, ranked[0][1])
+    return [entry[5] for entry in ranked if entry[0] == ranked[0][0]]
+
+
+def choose(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> Chosen:
+    """The first of the candidates: the profile where no model is known yet."""
+    return candidates(profiles, hardware)[0]
 
 
 def mismatch(profile: Profile, hardware: HardwareSnapshot) -> str:
     """Why a profile is not for this machine; empty when it is."""
     m, gpus = profile.match, hardware.gpus
     if m.device == "cpu":
-        return ""
+        few = hardware.cores < m.cores_min
+        return f"it needs {m.cores_min} cores and there are {hardware.cores}" if few else ""
     if not gpus:
         return "it needs a GPU and none can be seen" + (
             f" ({hardware.problem})" if hardware.problem else ""

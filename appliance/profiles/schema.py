@@ -29,7 +29,7 @@ class Match(Struct, frozen=True, forbid_unknown_fields=True):
 
     gpus: parts of the GPU's name, any of them, compared without case; empty: any GPU.
     memory_min_gib, memory_max_gib: of one GPU, in GiB as NVML counts; 0: no bound.
-    count: GPUs used.
+    count: GPUs used. cores_min: CPU cores, for a profile without GPUs.
     """
 
     device: Literal["cpu", "cuda"] = "cuda"
@@ -37,16 +37,22 @@ class Match(Struct, frozen=True, forbid_unknown_fields=True):
     memory_min_gib: float = 0.0
     memory_max_gib: float = 0.0
     count: int = 1
+    cores_min: int = 0
 
 
 class Evidence(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the values stand on. measured: by our own bench on such a machine."""
+    """What the values stand on. measured: by our own bench on such a machine.
+
+    fields: the settings that were measured; with `measured` and none named, all of them. The
+    others are derived.
+    """
 
     measured: bool
     note: str
     machine: str = ""
     date: str = ""
     result: str = ""
+    fields: tuple[str, ...] = ()
 
 
 class Profile(Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 from profiles_machines import GIB, H100, H100X8, H200, HOST, RTX4090, T4, held, llama, llama_70b
 
-from appliance.errors import DoesNotFitError
+from appliance.errors import DoesNotFitError, HardwareError, UsageError
 from appliance.hardware import HardwareSnapshot
-from appliance.profiles import fit
-from appliance.runtime.config import ModelConfig, RuntimeConfig
+from appliance.profiles import fit, footprint, known, pick
+from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from appliance.runtime.model.registry import spec_of
-from appliance.runtime.plan import Plan, resolve
+from appliance.runtime.plan import Plan, graph_sizes, resolve
 from appliance.runtime.spec import QuantSpec
 
 SPEC_8B = spec_of(llama())
@@ -30,19 +30,19 @@ def plan_for(spec: Any, hardware: HardwareSnapshot, **changes: Any) -> Plan:
 def test_weights_of_the_8b_shape() -> None:
     # 32 blocks of 218,112,000, two tables of 525,336,576, one last norm of 4,096
     assert SPEC_8B.parameters() == 8_030_261_248
-    assert fit.weights_bytes(SPEC_8B, "bfloat16", 1) == 16_060_522_496
-    assert fit.weights_bytes(SPEC_8B, "bfloat16", 2) == 8_030_261_248
-    assert fit.weights_bytes(SPEC_8B, "float32", 1) == 32_121_044_992
+    assert footprint.parameter_bytes(SPEC_8B, "bfloat16", 1) == 16_060_522_496
+    assert footprint.parameter_bytes(SPEC_8B, "bfloat16", 2) == 8_030_261_248
+    assert footprint.parameter_bytes(SPEC_8B, "float32", 1) == 32_121_044_992
 
 
 def test_weights_of_the_70b_shape() -> None:
-    assert fit.weights_bytes(SPEC_70B, "bfloat16", 1) == pytest.approx(141.1e9, rel=1e-3)
+    assert footprint.parameter_bytes(SPEC_70B, "bfloat16", 1) == pytest.approx(141.1e9, rel=1e-3)
 
 
 def test_fp8_checkpoint_takes_half() -> None:
     spec = msgspec.structs.replace(SPEC_8B, quant=QuantSpec("fp8"))
     tables = 2 * 128256 * 4096
-    assert fit.weights_bytes(spec, "bfloat16", 1) == (8_030_261_248 - tables) + 2 * tables
+    assert footprint.parameter_bytes(spec, "bfloat16", 1) == (8_030_261_248 - tables) + 2 * tables
 
 
 def test_8b_on_an_h100() -> None:
@@ -50,7 +50,7 @@ def test_8b_on_an_h100() -> None:
     found = fit.fit(SPEC_8B, plan.config, H100)
     assert found.fits and found.device == "cuda" and found.tight == 0
     assert found.kv_bytes_per_token == 131_072  # 2 × 32 layers × 8 heads × 128 × 2 bytes
-    room = int(81559 * (1 << 20) * 0.94) - 500 * (1 << 20) - fit.CUDA_CONTEXT
+    room = int(81559 * (1 << 20) * 0.94) - 500 * (1 << 20) - footprint.CUDA_CONTEXT
     assert found.budget_bytes == room
     tokens = (room - found.weights_bytes - found.workspace_bytes) // 131_072 // 16 * 16
     assert found.pool_tokens == tokens
@@ -86,7 +86,7 @@ def test_70b_does_not_fit_one_h100_and_names_the_tp_that_does() -> None:
     with pytest.raises(DoesNotFitError) as caught:
         fit.limit_context(plan, SPEC_70B, H100X8, asked=False)
     assert caught.value.exit_code == 7
-    assert "weights need 141.1 GB" in caught.value.message
+    assert "weights need 141.6 GB" in caught.value.message
     assert "--tp 4" in caught.value.hint or "--tp 2" in caught.value.hint
     tp = int(caught.value.hint.partition("--tp ")[2][0])
     assert fit.fit(SPEC_70B, plan_for(SPEC_70B, H100X8, tp=tp).config, H100X8).fits
@@ -96,7 +96,7 @@ def test_70b_does_not_fit_one_h100_and_names_the_tp_that_does() -> None:
 
 def test_70b_on_one_gpu_says_what_size_would_fit() -> None:
     plan = plan_for(SPEC_70B, H200)
-    with pytest.raises(DoesNotFitError, match=r"141\.1 GB") as caught:
+    with pytest.raises(DoesNotFitError, match=r"141\.\d GB") as caught:
         fit.limit_context(plan, SPEC_70B, H200, asked=False)
     assert "billion weights" in caught.value.hint
 
@@ -107,6 +107,9 @@ def test_memory_that_others_hold_is_named() -> None:
     with pytest.raises(DoesNotFitError) as caught:
         fit.limit_context(plan, SPEC_8B, taken, asked=False)
     assert "pid 4121 'python' holds 75.2 GB" in caught.value.message
+    share = fit.fit(SPEC_8B, plan.config, taken).gpus[0]
+    assert share.holders == ("pid 4121 'python' holds 75.2 GB",)
+    assert share.others_bytes == 70 * GIB
     assert "Stop what holds" in caught.value.hint
 
 
@@ -127,10 +130,115 @@ def test_pool_that_was_named_is_not_exceeded(tokens: int) -> None:
 
 
 def test_verdict_is_one_sentence() -> None:
-    assert fit.verdict(llama(), 16_060_556_376, H100).startswith("fits with profile h100x1-bf16: ")
-    small = fit.verdict(llama(), 16_060_556_376, T4)
-    assert small.startswith("does not fit: 16.1 GB of weights") and "profile generic" in small
-    odd = fit.verdict({"architectures": ["Mystery"]}, 1, H100)
+    assert pick.verdict(llama(), 16_060_556_376, H100).startswith("fits with profile h100x1-bf16: ")
+    small = pick.verdict(llama(), 16_060_556_376, T4)
+    assert small.startswith("does not fit: 16.1 GB of weights") and "profile t4x1-fp16" in small
+    odd = pick.verdict({"architectures": ["Mystery"]}, 1, H100)
     assert odd.startswith("cannot be served: no family knows the architecture Mystery")
     for text in (small, odd):
         assert "\n" not in text
+
+
+GRAPHS_60 = (1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 513, 16), *range(576, 1025, 64))
+
+
+def engine_as_recorded(
+    dtype: str, context: int, chunk: int, running: int, graphs: tuple[int, ...]
+) -> RuntimeConfig:
+    return RuntimeConfig(
+        run="r",
+        dir="/r",
+        model=ModelConfig(path="/m", id="m", dtype=dtype, context=context),
+        schedule=ScheduleConfig(chunk=chunk, max_running=running),
+        engine=EngineConfig(
+            device="cuda",
+            memory_fraction=0.94,
+            attention="reference" if dtype == "float32" else "flashinfer",
+            graphs=bool(graphs),
+            graph_batch_sizes=graphs,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "workspace"),
+    [
+        # what engines of the 8B shape told on an H100 80GB HBM3, 2026-11-20
+        (engine_as_recorded("float32", 8192, 1024, 64, ()), 32_125_372_928, 1_032_992_768),
+        (engine_as_recorded("bfloat16", 8192, 8192, 512, ()), 16_485_368_832, 1_819_049_984),
+        (
+            engine_as_recorded("bfloat16", 8192, 8192, 512, graph_sizes(512)),
+            16_486_419_456,
+            4_568_416_256,
+        ),
+    ],
+)
+def test_plan_is_within_five_percent_of_what_engines_told(
+    config: RuntimeConfig, weights: int, workspace: int
+) -> None:
+    part = footprint.footprint(SPEC_8B, config)
+    assert part.weights == pytest.approx(weights, rel=0.01)
+    assert part.weights + part.workspace == pytest.approx(weights + workspace, rel=0.05)
+
+
+@pytest.mark.parametrize("pages", [27_000, 27_664])
+def test_pool_is_within_five_percent_of_the_pages_served(pages: int) -> None:
+    """The served table's engine, before and after short prefills were captured too."""
+    config = engine_as_recorded("bfloat16", 131_072, 8192, 1024, GRAPHS_60)
+    found = fit.fit(SPEC_8B, config, known.assumed("h100"))
+    assert found.pool_tokens / 16 == pytest.approx(pages, rel=0.05)
+    assert found.weights_bytes == pytest.approx(16_597_566_464, rel=0.01)
+    assert 4.5e9 < found.workspace_bytes < 5.9e9
+    assert 2.0e9 < found.graphs_bytes < 3.4e9
+
+
+def test_captured_prefills_are_those_of_the_engine() -> None:
+    from appliance.runtime.engine.rank import PREFILL_SIZES
+
+    assert len(PREFILL_SIZES) == footprint.PREFILL_PASSES
+
+
+@pytest.mark.parametrize("gpu", ["h100", "t4x8", "rtx4090x2", "l40sx4"])
+def test_every_way_out_fits(gpu: str) -> None:
+    """What a refusal advises is computed, so none of it leads to another refusal."""
+    machine = known.assumed(gpu)
+    plan = plan_for(SPEC_70B, machine)
+    with pytest.raises(DoesNotFitError) as caught:
+        fit.limit_context(plan, SPEC_70B, machine, asked=False)
+    hint = caught.value.hint
+    words = hint.partition("Machines that hold it: ")[2].split(".\n")[0].rstrip(".").split(", ")
+    assert words != [""]
+    for word in words:
+        other = known.assumed(word)
+        tp = len(other.gpus)
+        assert fit.fit(SPEC_70B, plan_for(SPEC_70B, other, tp=tp).config, other).fits, word
+    if "--tp " in hint:
+        tp = int(hint.partition("--tp ")[2][0])
+        wider = msgspec.structs.replace(plan.config.engine, tp=tp)
+        config = msgspec.structs.replace(plan.config, engine=wider)
+        assert fit.fit(SPEC_70B, config, machine).fits
+
+
+def test_less_room_for_work_is_advised_where_it_helps() -> None:
+    machine = known.assumed("h100x2")
+    plan = plan_for(SPEC_70B, machine, tp=2)
+    with pytest.raises(DoesNotFitError, match="does not fit") as caught:
+        fit.limit_context(plan, SPEC_70B, machine, asked=False)
+    hint = caught.value.hint
+    assert "--set schedule.chunk=1024 --set schedule.max_running=64" in hint
+    assert "billion weights" not in hint
+
+
+def test_gpus_that_are_not_there() -> None:
+    plan = plan_for(SPEC_8B, H100, tp=2)
+    with pytest.raises(HardwareError, match="1 can be seen") as caught:
+        fit.fit(SPEC_8B, plan.config, H100)
+    assert caught.value.exit_code == 8 and "--tp 1" in caught.value.hint
+
+
+def test_assumed_machines() -> None:
+    machine = known.assumed("H100x8")
+    assert len(machine.gpus) == 8 and machine.gpus[3].name == "NVIDIA H100 80GB HBM3"
+    assert len(known.assumed("a100-80").gpus) == 1
+    with pytest.raises(UsageError, match="Did you mean 'h100'"):
+        known.assumed("h10x8")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
-from profiles_machines import A100, A100_40, H100, H100X8, H200, HOST, RTX4090, T4
+from profiles_machines import A100, A100_40, H100, H100X8, H200, HOST, RTX4090, T4, machine
 
 from appliance import paths
 from appliance.errors import HardwareError, NotFoundError, UsageError
@@ -13,6 +14,7 @@ from appliance.hardware import HardwareSnapshot
 from appliance.profiles import match, schema, store
 
 SHIPPED = paths.shipped_profiles()
+FILES = runpy.run_path(str(SHIPPED / "make.py"))["files"]()
 
 
 @pytest.fixture
@@ -21,20 +23,28 @@ def shipped(tmp_path: Path) -> dict[str, store.Stored]:
 
 
 def test_shipped_set(shipped: dict[str, store.Stored]) -> None:
-    assert set(shipped) == {
-        "cpu",
-        "generic",
-        "a100-80x1-bf16",
-        "h100x1-bf16",
-        "h200x1-bf16",
-        "rtx4090x1-bf16",
-    }
+    written = {Path(name).stem for name in FILES}
+    assert set(shipped) == {"cpu", "cpu-large", "generic"} | written
+    assert len(written) == 13 * 4
     for name, stored in shipped.items():
         assert Path(stored.path).stem == name
         assert stored.profile.evidence.note
         assert not stored.own
         if not stored.profile.evidence.measured:
             assert stored.profile.evidence.note.startswith("derived")
+
+
+def test_files_are_as_the_table_says() -> None:
+    for name, text in FILES.items():
+        assert (SHIPPED / name).read_text() == text, "python profiles/make.py"
+
+
+def test_measured_fields_are_set_by_the_profile(shipped: dict[str, store.Stored]) -> None:
+    measured = [s.profile for s in shipped.values() if s.profile.evidence.measured]
+    assert [p.name for p in measured] == ["h100x1-bf16"]
+    for profile in measured:
+        assert set(profile.evidence.fields) <= set(profile.values())
+        assert profile.evidence.machine and profile.evidence.date
 
 
 @pytest.mark.parametrize(
@@ -44,10 +54,12 @@ def test_shipped_set(shipped: dict[str, store.Stored]) -> None:
         (H100X8, "h100x1-bf16", "made for"),
         (H200, "h200x1-bf16", "made for"),
         (A100, "a100-80x1-bf16", "made for"),
-        (A100_40, "generic", "no profile names NVIDIA A100-SXM4-40GB"),
+        (A100_40, "a100-40x1-bf16", "made for"),
         (RTX4090, "rtx4090x1-bf16", "made for"),
-        (T4, "generic", "no profile names Tesla T4"),
-        (HOST, "cpu", "no GPU can be seen"),
+        (T4, "t4x1-fp16", "made for"),
+        (machine("Tesla V100", 16384, sm=70), "generic", "no profile names Tesla V100"),
+        (HOST, "cpu-large", "no GPU can be seen"),
+        (HardwareSnapshot(2, 1 << 34, 1 << 33), "cpu", "no GPU can be seen"),
     ],
 )
 def test_choice(

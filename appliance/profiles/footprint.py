@@ -1,0 +1,99 @@
+"""What a model's parts take of a GPU or a host, from its shape and a resolved config alone.
+
+The constants follow what engines have reported after load (docs/measurements.md, tests hold the
+arithmetic to the records); the engine itself measures before it sizes its pool.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.spec import ModelSpec
+
+MIB = 1 << 20
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CUDA_CONTEXT = 720 * MIB
+"""A process's context and libraries on a GPU, which torch's allocator does not see."""
+ATTENTION_BUFFERS = 400 * MIB
+"""Partial results and plans of FlashInfer; counted by the engine among the weights."""
+SLACK = 512 * MIB
+"""Kept free by the engine for fragmentation and late allocations."""
+COLLECTIVES = 256 * MIB
+"""NCCL's channels on one rank of several."""
+DECODE_PASS_PER_LAYER = MIB * 105 // 100
+PREFILL_PASS_PER_LAYER = 2 * MIB
+"""What a captured pass keeps for each layer: its nodes and its place in the shared pool."""
+PREFILL_PASSES = 16
+FILTER_ROWS = 128
+FILTER_BYTES = 38
+"""Rows that top-k, top-p and min-p sort at a time, and what each of their logits takes then."""
+
+
+class Footprint(Struct, frozen=True):
+    """Bytes of one rank. weights: parameters and the tables that stay beside them."""
+
+    weights: int
+    activations: int
+    graphs: int
+
+    @property
+    def workspace(self) -> int:
+        return self.activations + self.graphs
+
+
+def parameter_bytes(spec: ModelSpec, dtype: str, tp: int) -> int:
+    """Bytes of one rank's parameters. Norms and such, which every rank holds whole, are counted
+    as shared out; they are below a thousandth."""
+    size = DTYPE_BYTES[dtype]
+    total = spec.parameters()
+    if spec.quant is None:
+        return total * size // tp
+    embeddings = (1 if spec.tied_embeddings else 2) * spec.vocab * spec.hidden
+    return ((total - embeddings) + embeddings * size) // tp
+
+
+def footprint(spec: ModelSpec, config: RuntimeConfig) -> Footprint:
+    """config: resolved (no `auto` left)."""
+    tp, dtype = config.engine.tp, config.model.dtype
+    weights = parameter_bytes(spec, dtype, tp)
+    steps = max(_prefill(spec, config), _sampling(spec, config))
+    if config.engine.device != "cuda":
+        return Footprint(weights, steps, 0)
+    weights += _tables(spec, config)
+    if config.engine.attention == "flashinfer":
+        weights += ATTENTION_BUFFERS
+    more = SLACK + (COLLECTIVES if tp > 1 else 0)
+    return Footprint(weights, steps + more, _graphs(spec, config))
+
+
+def _prefill(spec: ModelSpec, config: RuntimeConfig) -> int:
+    """Hidden states, queries and the gated halves of the MLP of the largest prefill step."""
+    a, tp = spec.attention, config.engine.tp
+    rows = max(config.schedule.chunk, 1)
+    width = 4 * spec.hidden + 2 * a.heads * a.head_dim // tp + 3 * spec.intermediate // tp
+    return rows * width * DTYPE_BYTES[config.model.dtype]
+
+
+def _sampling(spec: ModelSpec, config: RuntimeConfig) -> int:
+    """Logits as computed, in float32 and divided by the temperature; and the sorted part."""
+    rows, size = config.schedule.max_running, DTYPE_BYTES[config.model.dtype]
+    each = size + 4 + (4 if size < 4 else 0)
+    return rows * spec.vocab * each + min(rows, FILTER_ROWS) * spec.vocab * FILTER_BYTES
+
+
+def _tables(spec: ModelSpec, config: RuntimeConfig) -> int:
+    """The page table of all slots, and cosines and sines of every position."""
+    context = config.model.context or spec.max_context
+    columns = -(-context // config.schedule.page_size)
+    turned = spec.attention.rope.rotary_dim or spec.attention.head_dim
+    return (config.schedule.max_running + 1) * columns * 4 + context * turned * 4
+
+
+def _graphs(spec: ModelSpec, config: RuntimeConfig) -> int:
+    sizes = len(config.engine.graph_batch_sizes) if config.engine.graphs else 0
+    if not sizes:
+        return 0
+    decode = max(MIB, DECODE_PASS_PER_LAYER * spec.layers)
+    prefill = max(MIB, PREFILL_PASS_PER_LAYER * spec.layers)
+    return sizes * decode + PREFILL_PASSES * prefill

@@ -1,0 +1,68 @@
+"""GPUs that can be assumed where they are not: `--assume-gpus h100x8` on any machine."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import NamedTuple
+
+from appliance.errors import UsageError
+from appliance.hardware import Gpu, HardwareSnapshot
+
+MIB = 1 << 20
+IDLE_MIB = 550
+"""What the driver keeps of an idle GPU."""
+CORES_PER_GPU = 16
+HOST_BYTES_PER_GPU = 128 << 30
+
+
+class KnownGpu(NamedTuple):
+    """word: as in profile names. name, mib: as NVML tells them."""
+
+    word: str
+    name: str
+    mib: int
+    sm: int
+
+
+KNOWN = (
+    KnownGpu("t4", "Tesla T4", 15360, 75),
+    KnownGpu("l4", "NVIDIA L4", 23034, 89),
+    KnownGpu("a10", "NVIDIA A10", 23028, 86),
+    KnownGpu("rtx3090", "NVIDIA GeForce RTX 3090", 24576, 86),
+    KnownGpu("rtx4090", "NVIDIA GeForce RTX 4090", 24564, 89),
+    KnownGpu("rtx5090", "NVIDIA GeForce RTX 5090", 32607, 120),
+    KnownGpu("a100-40", "NVIDIA A100-SXM4-40GB", 40960, 80),
+    KnownGpu("l40s", "NVIDIA L40S", 46068, 89),
+    KnownGpu("a6000", "NVIDIA RTX A6000", 49140, 86),
+    KnownGpu("a100-80", "NVIDIA A100-SXM4-80GB", 81920, 80),
+    KnownGpu("h100", "NVIDIA H100 80GB HBM3", 81559, 90),
+    KnownGpu("h200", "NVIDIA H200", 143771, 90),
+    KnownGpu("b200", "NVIDIA B200", 183359, 100),
+)
+"""In the order of their memory."""
+
+
+def assumed(text: str) -> HardwareSnapshot:
+    """`h100x8` -> an idle machine of eight H100s with 16 cores and 128 GiB for each; `h100` is
+    one. UsageError lists the words there are."""
+    found = re.fullmatch(r"([a-z0-9-]+?)(?:x([1-9][0-9]?))?", text.strip().lower())
+    words = {g.word: g for g in KNOWN}
+    if found is None or found[1] not in words:
+        close = difflib.get_close_matches(text.lower(), list(words), 1, 0.4)
+        meant = f" Did you mean '{close[0]}'?" if close else ""
+        raise UsageError(
+            f"no GPU is known as '{text}'.{meant}",
+            f"Write NAME or NAMExCOUNT, as h100x8. Known: {', '.join(words)}.",
+            code="APL-USE-015",
+        )
+    return machine_of(words[found[1]], int(found[2] or 1))
+
+
+def machine_of(gpu: KnownGpu, count: int) -> HardwareSnapshot:
+    gpus = tuple(
+        Gpu(i, f"GPU-assumed-{i}", gpu.name, gpu.mib * MIB, IDLE_MIB * MIB, gpu.sm)
+        for i in range(count)
+    )
+    host = HOST_BYTES_PER_GPU * count
+    return HardwareSnapshot(CORES_PER_GPU * count, host, host, gpus, "assumed", "assumed")

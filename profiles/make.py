@@ -1,0 +1,134 @@
+"""Writes the profiles of GPUs from one table: python profiles/make.py
+
+Each file is one GPU class on one, two, four or eight GPUs. What was measured on a machine is in
+MEASURED; the rest follows from the class of the GPU's memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from appliance.profiles.known import KNOWN, KnownGpu
+from appliance.runtime.plan import gpu_class
+
+FOLDER = Path(__file__).parent
+MIB, GIB = 1 << 20, 1 << 30
+COUNTS = (1, 2, 4, 8)
+WORDS = {
+    "t4": "T4", "l4": "L4", "a10": "A10", "rtx3090": "RTX 3090", "rtx4090": "RTX 4090",
+    "rtx5090": "RTX 5090", "a100-40": "A100", "l40s": "L40S", "a6000": "RTX A6000",
+    "a100-80": "A100", "h100": "H100", "h200": "H200", "b200": "B200",
+}  # fmt: skip
+"""Word of a profile's name -> what NVML's name must hold."""
+
+DESKTOP = {"rtx3090", "rtx4090", "rtx5090"}
+"""GPUs that often draw a desktop too: they keep two hundredths of their memory more."""
+
+SUGGEST = (
+    (145.4, "Qwen/Qwen2.5-72B-Instruct"),
+    (65.5, "Qwen/Qwen3-32B"),
+    (29.5, "Qwen/Qwen3-14B"),
+    (16.4, "Qwen/Qwen3-8B"),
+    (8.0, "Qwen/Qwen3-4B"),
+)
+"""GB of bfloat16 weights, model: the largest that leaves a fifth of the memory is suggested."""
+
+GRAPHS_1024 = (
+    1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 513, 16), *range(576, 1025, 64),
+)  # fmt: skip
+
+MEASURED = {
+    "h100x1-bf16": {
+        "note": (
+            "measured as one set: the table of docs/measurements.md under 'One H100'; of its "
+            "values only mixed_chunk was measured against another, the others are derived from "
+            "the GPU's memory size and ran as they stand"
+        ),
+        "machine": "1x NVIDIA H100 80GB HBM3, 16 cores, torch 2.11+cu130, FlashInfer 0.6.14",
+        "date": "2026-11-20",
+        "result": "11,609 output tok/s for 2000 sharegpt-like requests of the Llama-3.1-8B shape",
+        "fields": ["schedule.chunk", "schedule.max_running", "schedule.mixed_chunk",
+                   "engine.graph_batch_sizes", "engine.memory_fraction", "engine.attention"],
+    },
+}  # fmt: skip
+
+
+def text_of(gpu: KnownGpu, count: int) -> str:
+    """The file of one class on `count` GPUs."""
+    dtype = "bfloat16" if gpu.sm >= 80 else "float16"
+    name = name_of(gpu, count)
+    sizes = gpu_class(gpu.mib * MIB)
+    gib = gpu.mib * MIB / GIB
+    few = {1: "One", 2: "Two", 4: "Four", 8: "Eight"}[count]
+    share = 0.92 if gpu.word in DESKTOP else 0.94
+    lines = [
+        "# written by profiles/make.py",
+        f'name = "{name}"',
+        f'summary = "{few} {WORDS[gpu.word]} of {gib:.0f} GiB, {dtype}"',
+        f'suggest = "{_suggested(gpu, count)}"',
+        "",
+        "[match]",
+        'device = "cuda"',
+        f'gpus = ["{WORDS[gpu.word]}"]',
+        f"memory_min_gib = {gib * 0.9:.1f}",
+        f"memory_max_gib = {gib * 1.1:.1f}",
+        f"count = {count}",
+        "",
+        "[evidence]",
+        *_evidence(name, gpu),
+        "",
+        "[model]",
+        f'dtype = "{dtype}"',
+        "",
+        "[engine]",
+        'device = "cuda"',
+        f"tp = {count}",
+        f"memory_fraction = {share}",
+        'attention = "flashinfer"',
+        "graphs = true",
+        *([f"graph_batch_sizes = {json.dumps(GRAPHS_1024)}"] if sizes.graph_rows == 1024 else []),
+        "",
+        "[schedule]",
+        'policy = "fcfs"',
+        "page_size = 16",
+        f"chunk = {sizes.chunk}",
+        "max_prefill = 16384",
+        f"max_running = {sizes.max_running}",
+        "mixed_chunk = false",
+        "depth = 1",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def name_of(gpu: KnownGpu, count: int) -> str:
+    return f"{gpu.word}x{count}-{'bf16' if gpu.sm >= 80 else 'fp16'}"
+
+
+def _suggested(gpu: KnownGpu, count: int) -> str:
+    room = gpu.mib * MIB * count / 1e9 * 0.8
+    return next(model for weights, model in SUGGEST if weights <= room)
+
+
+def _evidence(name: str, gpu: KnownGpu) -> list[str]:
+    found = MEASURED.get(name)
+    if found is not None:
+        return ["measured = true"] + [f"{k} = {json.dumps(v)}" for k, v in found.items()]
+    desktop = "; two hundredths of the memory more are left for a desktop"
+    note = (
+        "derived: chunk, graph rows and running requests are those of GPUs of this memory size; "
+        "not measured on this machine" + (desktop if gpu.word in DESKTOP else "")
+    )
+    return ["measured = false", f"note = {json.dumps(note)}"]
+
+
+def files() -> dict[str, str]:
+    """File name -> content, of every profile that this script writes."""
+    return {f"{name_of(g, n)}.toml": text_of(g, n) for g in KNOWN for n in COUNTS}
+
+
+if __name__ == "__main__":
+    for name, text in files().items():
+        (FOLDER / name).write_text(text)
+    sys.stdout.write(f"{len(files())} profiles in {FOLDER}\n")

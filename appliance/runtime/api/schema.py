@@ -219,15 +219,7 @@ def decode_body(kind: type[Body], data: bytes) -> Body:
     try:
         body: Body = _decoder(kind).decode(data)
     except msgspec.ValidationError as e:
-        text = str(e)
-        at = _AT.search(text)
-        field = at.group(1) if at else None
-        what = _AT.sub("", text)
-        raise RequestError(
-            f"{field}: {_lower_first(what)}." if field else f"{what}.",
-            code="invalid_value",
-            param=re.split(r"[.\[]", field)[0] if field else _missing(what),
-        ) from e
+        raise _wrong_field(e) from e
     except msgspec.DecodeError as e:
         raise RequestError(f"The body is not JSON: {e}.", code="invalid_json") from e
     except UnicodeDecodeError as e:
@@ -235,6 +227,26 @@ def decode_body(kind: type[Body], data: bytes) -> Body:
     except RecursionError as e:
         raise RequestError("The body is nested too deeply.", code="nesting_too_deep") from e
     return body
+
+
+def as_chat_request(fields: dict[str, Any]) -> ChatRequest:
+    """What another dialect asks for, as a chat. RequestError as in decode_body."""
+    try:
+        return msgspec.convert(fields, ChatRequest)
+    except msgspec.ValidationError as e:
+        raise _wrong_field(e) from e
+
+
+def _wrong_field(e: msgspec.ValidationError) -> RequestError:
+    text = str(e)
+    at = _AT.search(text)
+    field = at.group(1) if at else None
+    what = _AT.sub("", text)
+    return RequestError(
+        f"{field}: {_lower_first(what)}." if field else f"{what}.",
+        code="invalid_value",
+        param=re.split(r"[.\[]", field)[0] if field else _missing(what),
+    )
 
 
 def _missing(what: str) -> str | None:

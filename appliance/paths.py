@@ -147,6 +147,11 @@ def batches_dir(name: str) -> Path:
     return state_dir() / "batches" / name
 
 
+def trace_file(name: str, replica: int) -> Path:
+    """A torch trace of some steps of a run's engine (Chrome's format, gzip)."""
+    return state_dir() / "traces" / f"{name}-{replica}.json.gz"
+
+
 def user_profiles() -> Path:
     return config_dir() / "profiles"
 

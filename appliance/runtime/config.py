@@ -90,6 +90,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     threads: NotNegative = 0
     """CPU threads of one rank; 0: cores divided by ranks."""
     seed: int = 0
+    profile_steps: NotNegative = 0
+    """Steps to write a torch trace of, soon after the start; 0: none."""
 
 
 class RuntimeConfig(Struct, frozen=True, forbid_unknown_fields=True):

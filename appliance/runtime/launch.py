@@ -74,6 +74,7 @@ def run_engine(
     logs.setup(name, config.log_level)
     started = time.monotonic()
     status.send(Phase(name="import", limit_s=_LIMITS["import"]))
+    from appliance.runtime.engine.profile import TracingExecutor
     from appliance.runtime.engine.rank import RankBuilder, RingExecutor, follow
     from appliance.runtime.schedule.loop import Loop
     from appliance.runtime.schedule.scheduler import Scheduler
@@ -105,6 +106,10 @@ def run_engine(
         follow(built.executor, RingReader(ring_path, config.engine.tp - 1, rank), beat)
         return
     executor: Executor = built.executor if ring is None else RingExecutor(built.executor, ring)
+    if config.engine.profile_steps:
+        executor = TracingExecutor(
+            executor, config.engine.profile_steps, paths.trace_file(config.run, replica)
+        )
     welcome = Welcome(
         version=VERSION,
         generation=generation,

@@ -92,7 +92,7 @@ def client(port: int, streams: int, tokens: int, chat: bool) -> None:
     what = {"messages": [{"role": "user", "content": "Hi"}]} if chat else {"prompt": "Hi"}
     body = json.dumps({**what, "max_tokens": tokens, "stream": True}).encode()
     path = "/v1/chat/completions" if chat else "/v1/completions"
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     raise_file_limit()
     selector = selectors.DefaultSelector()
     for _ in range(streams):
@@ -192,7 +192,7 @@ async def until_ready(port: int) -> None:
     while True:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            writer.write(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             data = await reader.read()
             writer.close()
             if b'appliance_engines_connected{model_name="relay"} 1' in data:

@@ -109,7 +109,7 @@ async def ask(url: str, body: dict[str, Any], told: Told = lambda n: None) -> An
     more = {"stream": True, "return_token_ids": True, "stream_options": {"include_usage": True}}
     data = json.dumps(body | more).encode()
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
-    head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
     answer, ended = Answer(), False
     try:
         writer.write(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)

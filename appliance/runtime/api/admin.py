@@ -93,8 +93,11 @@ class Admin:
         """200 only while new requests can be computed at once."""
         word = self._word()
         state = self._frontend.state.read()
-        body: dict[str, Any] = {"status": word, "phase": state.phase, "progress": state.progress}
-        if state.failure:
+        body: dict[str, Any] = {"status": word}
+        known = request.scope["state"]["caller"].known
+        if known:
+            body |= {"phase": state.phase, "progress": state.progress}
+        if known and state.failure:
             body["failure"] = state.failure
         return Response(encode(body), 200 if word == "ok" else 503, media_type=JSON)
 

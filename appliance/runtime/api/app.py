@@ -26,12 +26,14 @@ from appliance.errors import ApplianceError, RequestError
 from appliance.runtime.api import schema
 from appliance.runtime.api.admin import Admin, Snapshots
 from appliance.runtime.api.answer import CallerGone
+from appliance.runtime.api.callers import Keyring, Usage
 from appliance.runtime.api.chat import ChatCompletions
 from appliance.runtime.api.completions import Completions
 from appliance.runtime.api.dialects import dialect_routes
 from appliance.runtime.api.engines import EnginePeer
 from appliance.runtime.api.errors import as_request_error, error_body, error_headers
 from appliance.runtime.api.frontend import Frontend
+from appliance.runtime.api.gate import Gate
 from appliance.runtime.api.models import Models
 from appliance.runtime.api.series import Series
 from appliance.runtime.api.server import HttpServer, raise_file_limit
@@ -129,13 +131,13 @@ async def _refuse(request: Request, error: Exception) -> Response:
         request.scope["state"]["cancelled"] = True
         return Response(status_code=499)
     if isinstance(error, HTTPException):
-        what = f"{request.method} {request.url.path[:200]}: {error.detail}"
+        what = f"{request.method} {request.scope['path'][:200]}: {error.detail}"
         error = RequestError(what, status=error.status_code, code="no_such_route")
     elif not isinstance(error, ApplianceError):
         log.error("request %s", request.scope["state"]["request_id"], exc_info=error)
     refused = as_request_error(error)
     response = Response(
-        error_body(refused, request.url.path), refused.status, media_type="application/json"
+        error_body(refused, request.scope["path"]), refused.status, media_type="application/json"
     )
     response.raw_headers += error_headers(refused)
     if refused.status == 413:
@@ -157,7 +159,9 @@ class _Guard:
 
 
 def build_app(frontend: Frontend, models: Models, admin: Admin, config: RuntimeConfig) -> ASGIApp:
-    app = FastAPI(title="appliance", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="appliance", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     table = routes(frontend, models, admin, config)
     document = msgspec.json.encode(_openapi(table))
 
@@ -167,7 +171,15 @@ def build_app(frontend: Frontend, models: Models, admin: Admin, config: RuntimeC
     for method, path, endpoint, _ in [*table, ("GET", "/openapi.json", openapi, None)]:
         app.add_route(path, _Guard(endpoint).answer, methods=[method])
     app.add_exception_handler(HTTPException, _refuse)
-    return RequestIds(app, frontend.series)
+    gate = Gate(app, config.serve.host, keyring(config, frontend.index))
+    return RequestIds(gate, frontend.series)
+
+
+def keyring(config: RuntimeConfig, index: int) -> Keyring | None:
+    if config.serve.no_auth or not config.serve.keys_file:
+        return None
+    usage = Usage(paths.key_usage(Path(config.dir)), config.serve.frontends, index)
+    return Keyring(Path(config.serve.keys_file), usage)
 
 
 def _openapi(table: list[tuple[str, str, Endpoint, type | None]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import msgspec
 from appliance import status
 from appliance.errors import RequestError
 from appliance.runtime.api.answer import Answer
+from appliance.runtime.api.callers import ANYBODY, Caller
 from appliance.runtime.api.engines import EnginePeer
 from appliance.runtime.api.router import choose
 from appliance.runtime.api.series import Series
@@ -39,8 +40,8 @@ class Live:
     """One sequence that has not ended. Times are of time.monotonic()."""
 
     __slots__ = (
-        "admitted_at", "answer", "cached", "choice", "client", "crashes", "engine", "first_at",
-        "in_flight", "last_at", "name", "output", "prompt_tokens", "request", "stream",
+        "admitted_at", "answer", "cached", "caller", "choice", "client", "crashes", "engine",
+        "first_at", "in_flight", "last_at", "name", "output", "prompt_tokens", "request", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -52,9 +53,11 @@ class Live:
         choice: int,
         name: str,
         client: str,
+        caller: Caller,
     ) -> None:
         self.request, self.stream, self.engine = request, stream, engine
-        self.answer, self.choice, self.name, self.client = answer, choice, name, client
+        self.answer, self.choice, self.name = answer, choice, name
+        self.client, self.caller = caller.name or client, caller
         self.prompt_tokens = len(request.prompt) // 4
         self.output = array("i")
         self.cached = 0
@@ -139,29 +142,41 @@ class Frontend:
         return tuple(itertools.islice(self._rids, n))
 
     async def submit(
-        self, asked: Sequence[TextRequest], answer: Answer, name: str, client: str
+        self,
+        asked: Sequence[TextRequest],
+        answer: Answer,
+        name: str,
+        client: str,
+        caller: Caller = ANYBODY,
     ) -> list[TokenRequest]:
         """Tokenizes and sends. Choices are numbered through: prompt by prompt, n by n.
 
+        client: the program that asks; caller: on whose account.
         Returns the token requests in the order of choices; RequestError before anything is sent.
         """
         count = sum(len(a.rids) for a in asked)
         self.check_open(count)
+        caller.check_tokens(0)
         self._claimed += count
         try:
             made: list[tuple[TextRequest, TokenRequest]] = []
             for request in asked:
+                if caller.namespace:
+                    key = caller.cache_key(request.cache_key)
+                    request = msgspec.structs.replace(request, cache_key=key)
                 tokens = await self.text.tokenize(request, self.context)
                 self._check_capacity(tokens[0], request.param)
                 made += [(request, t) for t in tokens]
+            caller.check_tokens(sum(len(t.prompt) // 4 for _, t in made), asked[0].param)
         finally:
             self._claimed -= count
         for choice, (request, tokens_) in enumerate(made):
             engine = self.engines[choose(self.engines)]
             stream = self.text.stream(request, tokens_)
-            live = Live(tokens_, stream, engine, answer, choice, name, client)
+            live = Live(tokens_, stream, engine, answer, choice, name, client, caller)
             self._live[tokens_.rid] = live
             engine.live_tokens += live.prompt_tokens
+            caller.hold(live.prompt_tokens)
             engine.send(tokens_)
         return [t for _, t in made]
 
@@ -227,6 +242,8 @@ class Frontend:
                 return
             delta = without_first(delta, known - delta.index)
         live.output.extend(delta.ids)
+        live.engine.live_tokens += len(delta.ids)
+        live.caller.hold(len(delta.ids))
         try:
             text = live.stream.feed(delta)
         except Exception:
@@ -244,7 +261,6 @@ class Frontend:
 
     def _measure(self, live: Live, tokens: int, cached: int, now: float) -> None:
         series, model = self.series, self.series.model
-        live.engine.live_tokens += tokens
         series.generated.add(tokens, model)
         if live.first_at is not None:
             series.itl.observe((now - live.last_at) / tokens, model, count=tokens)
@@ -283,6 +299,7 @@ class Frontend:
         row = _row(live, time.monotonic())
         self._finished.appendleft(msgspec.structs.replace(row, phase="done", finish=finish))
         live.engine.live_tokens -= live.prompt_tokens + len(live.output)
+        live.caller.hold(-live.prompt_tokens - len(live.output))
 
     def _take_stats(self, engine: EnginePeer, stats: StepStats) -> None:
         old, engine.stats = engine.stats, stats

@@ -182,8 +182,9 @@ async def send_to_engines(
 ) -> Exchange:
     n = len(asked[0].rids)
     answer = Answer(sum(len(a.rids) for a in asked))
+    state = request.scope["state"]
     agent = request.headers.get("user-agent", "").split(" ", 1)[0][:SHOWN_CLIENT]
-    tokens = await frontend.submit(asked, answer, request.scope["state"]["request_id"], agent)
+    tokens = await frontend.submit(asked, answer, state["request_id"], agent, state["caller"])
     return Exchange(frontend, request, answer, tokens, n)
 
 
@@ -194,6 +195,13 @@ async def read_body(request: Request) -> bytes:
         raise RequestError(
             f"the body's content-type is {kind[:60]!r}; send JSON with "
             "'content-type: application/json'.",
+            status=415,
+            code="unsupported_media_type",
+        )
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise RequestError(
+            f"the body's content-encoding is {coding[:60]!r}; send it as it is.",
             status=415,
             code="unsupported_media_type",
         )

@@ -8,6 +8,7 @@ import resource
 import socket
 import time
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any
 
 import httptools
@@ -16,9 +17,16 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from appliance.errors import RequestError
+from appliance.runtime.api.errors import error_body
+
 MAX_HEAD_BYTES = 32 << 10
 MAX_FIELDS = 100
 HEAD_TIMEOUT_S = 10.0
+BODY_PACE_S = 10.0
+MIN_BODY_PACE = 16 << 10
+"""Bytes a second that a body must come with, over BODY_PACE_S seconds each."""
+MAX_CONNECTIONS = 4096
 WRITE_STALL_S = 30.0
 KEEP_ALIVE_S = 65
 
@@ -36,15 +44,21 @@ class _HeadTooLarge(Exception):
 
 
 class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
-    """Refuses a head that is too large or comes too slowly, and drops a reader that has stopped."""
+    """Bounds what a connection may send and how long it may take: a head by bytes, fields and
+    seconds, a body by its pace, an answer by its reader's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._raw_bytes = 0
         self._head_bytes = 0
         self._fields = 0
+        self._body_bytes = 0
         self._in_head = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+
+    # A connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -52,26 +66,36 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             # What is left in the kernel when an answer is out is nobody's but its own to time out.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(WRITE_STALL_S * 1000))
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(503, "too_many_connections", "this server holds too many connections.")
+        else:
+            self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(b"431 Request Header Fields Too Large")
+            self._raw_bytes += len(data)
+            if self._raw_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+        elif self._body_timer is None and self._idle() and not self.transport.is_closing():
+            # bytes that begin no request, such as empty lines, must not hold the connection open
+            self._start_head_timer()
 
-    def send_400_response(self, msg: str) -> None:
-        """Called for every fault of the parser, our own refusals among them."""
-        if self._fields > MAX_FIELDS or self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(b"431 Request Header Fields Too Large")
-        elif not self.transport.is_closing():
-            self._refuse(b"400 Bad Request")
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop(head=True, body=True, stall=True)
+        super().connection_lost(exc)
+
+    def _idle(self) -> bool:
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    # A request
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = self._fields = 0
+        self._raw_bytes = self._head_bytes = self._fields = 0
         self._in_head = True
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._too_slow)
+        self._stop(head=True)
+        self._start_head_timer()
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
@@ -80,14 +104,37 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
         self._count(len(name) + len(value))
-        super().on_header(name, value)
+        if self._in_head:  # what trails a body is no header
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head_done()
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+        self._in_head = False
+        self._stop(head=True)
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             raise httptools.HttpParserError("a request names one host")
+        if not self.url.startswith(b"/"):
+            _check_target(self.url, hosts)
         super().on_headers_complete()
+        self._body_bytes = 0
+        self._body_timer = self.loop.call_later(BODY_PACE_S, self._check_pace, 0)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stop(body=True)
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called for every fault of the parser, our own refusals among them."""
+        if self._fields > MAX_FIELDS or self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+        else:
+            self._refuse(400, "bad_request", "this is no well-formed HTTP request.")
+
+    # An answer
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -96,44 +143,90 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_stall_timer()
+        self._stop(stall=True)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head_done()
-        self._stop_stall_timer()
-        super().connection_lost(exc)
+    # Limits
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES or self._fields > MAX_FIELDS:
             raise _HeadTooLarge
 
-    def _head_done(self) -> None:
-        self._in_head = False
-        if self._head_timer is not None:
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_too_slow)
+
+    def _stop(self, *, head: bool = False, body: bool = False, stall: bool = False) -> None:
+        if head and self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-    def _stop_stall_timer(self) -> None:
-        if self._stall_timer is not None:
+        if body and self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+        if stall and self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
 
-    def _too_slow(self) -> None:
-        self._refuse(b"408 Request Timeout")
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        if self._in_head:
+            self._refuse(
+                408, "request_timeout", f"the head did not come within {HEAD_TIMEOUT_S:g} seconds."
+            )
+        else:
+            self.transport.close()
+
+    def _check_pace(self, before: int) -> None:
+        """Every BODY_PACE_S seconds; a body that we do not read just now is not to blame."""
+        if self._idle():
+            self.transport.close()  # answered before its body came, which need not come any more
+            return
+        came = self._body_bytes - before
+        if came < MIN_BODY_PACE * BODY_PACE_S and not self.flow.read_paused:
+            self._body_timer = None
+            self._refuse(
+                408,
+                "request_timeout",
+                f"the body came at {came / BODY_PACE_S:,.0f} bytes a second; at least "
+                f"{MIN_BODY_PACE:,} are waited for.",
+            )
+            return
+        self._body_timer = self.loop.call_later(BODY_PACE_S, self._check_pace, self._body_bytes)
 
     def _stalled(self) -> None:
         log.warning("a client has read nothing for %d s; its connection is closed", WRITE_STALL_S)
         self.transport.abort()
 
-    def _refuse(self, status: bytes) -> None:
-        self._head_done()
+    def _refuse_head(self) -> None:
+        self._refuse(
+            431,
+            "headers_too_large",
+            f"the head has more than {MAX_HEAD_BYTES:,} bytes or {MAX_FIELDS} fields.",
+        )
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """Answers and closes; closes only where an answer has begun, which must not be mixed."""
+        self._stop(head=True, body=True)
         if self.transport.is_closing():
             return
-        self.transport.write(
-            b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-        )
+        if not self.pipeline and (self._idle() or not self.cycle.response_started):
+            kind = "server_error" if status >= 500 else "invalid_request_error"
+            body = error_body(RequestError(message, status=status, type=kind, code=code))
+            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            head += f"connection: close\r\ncontent-length: {len(body)}\r\n"
+            head += "content-type: application/json\r\n\r\n"
+            self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _check_target(url: bytes, hosts: list[bytes]) -> None:
+    """HttpParserError unless a target that names a host names the one that the header does."""
+    target = httptools.parse_url(url)
+    name = target.host or b""
+    if target.port is not None:
+        name += b":%d" % target.port
+    if [name.lower()] != [h.lower() for h in hosts]:
+        raise httptools.HttpParserError("the target's host is not the host")
 
 
 class HttpServer:

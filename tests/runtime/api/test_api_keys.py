@@ -59,14 +59,14 @@ def test_every_route_but_the_probes_asks_for_a_key(locked: Served, key: str) -> 
     assert ("POST", "/v1/chat/completions") in found and ("GET", "/openapi.json") in found
     odd = [
         ("GET", "/nowhere"), ("POST", "//v1/completions"), ("OPTIONS", "/v1/completions"),
-        ("GET", "/livez/"), ("GET", "/LIVEZ"), ("GET", "/v1/models/../../livez"),
-        ("GET", "/livez/../metrics"),
+        ("GET", "/livez/"), ("GET", "/LIVEZ"), ("GET", "/v1/models/%2e%2e/%2e%2e/livez"),
+        ("GET", "/livez/%2e%2e/metrics"),
     ]  # fmt: skip
     for method, path in [*found, *odd]:
         url = locked.url + filled(path)
         answer = httpx.request(method, url)
         if path in ("/livez", "/readyz", "/health"):
-            assert answer.status_code == 200, path
+            assert answer.status_code in (200, 503), path
             continue
         assert answer.status_code == 401, (method, path)
         assert answer.headers["www-authenticate"] == "Bearer"

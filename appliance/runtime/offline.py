@@ -20,10 +20,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import msgspec
 
@@ -31,52 +30,23 @@ from appliance import hardware, paths
 from appliance.errors import EngineError, RequestError, UsageError
 from appliance.runtime.config import ModelConfig, RuntimeConfig, write_config
 from appliance.runtime.engine.rank import RankBuilder, RingExecutor
+from appliance.runtime.generation import Generation, asked_of, per_prompt, with_logprobs
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.plan import resolve
 from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.scheduler import Scheduler
 from appliance.runtime.spec import ModelSpec
 from appliance.runtime.text.worker import TextWorker
-from appliance.runtime.wire.delta import Deltas, Finish, ToFrontend, TokenDelta
+from appliance.runtime.wire.delta import Deltas, ToFrontend, TokenDelta
 from appliance.runtime.wire.request import Abort, FlushCache, ToEngine, TokenRequest
 from appliance.runtime.wire.ring import RingWriter
 from appliance.runtime.wire.step import Executor
-from appliance.runtime.wire.text import (
-    AskedSampling,
-    Chat,
-    Prompt,
-    TextDelta,
-    TextLogprob,
-    TextRequest,
-)
+from appliance.runtime.wire.text import Chat, Prompt, TextDelta, TextRequest
 
 _PEER = 1
 AnyPrompt = str | Sequence[int] | Chat
+AnySampling = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 Sink = Callable[[TokenDelta], None]
-
-
-@dataclass
-class Generation:
-    """One finished answer. finish_reason: stop or length. matched: stop id or string, if any."""
-
-    text: str = ""
-    ids: list[int] = field(default_factory=list)
-    finish_reason: Finish = ""
-    matched: int | str | None = None
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    logprobs: list[TextLogprob] = field(default_factory=list)
-    prompt_logprobs: list[TextLogprob] = field(default_factory=list)
-
-    def add(self, delta: TextDelta) -> None:
-        self.text += delta.text
-        self.ids += delta.ids
-        self.logprobs += delta.logprobs
-        self.prompt_logprobs += delta.prompt_logprobs
-        if delta.cached >= 0:
-            self.cached_tokens = delta.cached
-        if delta.finish:
-            self.finish_reason, self.matched = delta.finish, delta.matched
 
 
 class _LocalDoor:
@@ -179,41 +149,119 @@ class Engine:
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; it is one prompt
-        self, prompts: str | Chat, sampling: Mapping[str, Any] | None = None
+        self, prompts: str | Chat, sampling: AnySampling = None
     ) -> Generation: ...
     @overload
     def generate(
-        self, prompts: Sequence[AnyPrompt], sampling: Mapping[str, Any] | None = None
+        self, prompts: Sequence[AnyPrompt], sampling: AnySampling = None
     ) -> list[Generation]: ...
+    @overload
     def generate(
-        self, prompts: AnyPrompt | Sequence[AnyPrompt], sampling: Mapping[str, Any] | None = None
-    ) -> Generation | list[Generation]:
-        """Answers one prompt (text, chat) or several (texts, chats, lists of ids), in order.
+        self,
+        prompts: AnyPrompt | Sequence[AnyPrompt] | None = None,
+        sampling: AnySampling = None,
+        *,
+        prompt: str | list[str] | None = None,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        sampling_params: AnySampling = None,
+        return_logprob: bool = False,
+        logprob_start_len: int = -1,
+        top_logprobs_num: int = 0,
+        stream: Literal[False] = False,
+    ) -> Generation | list[Generation]: ...
+    @overload
+    def generate(
+        self,
+        prompts: AnyPrompt | None = None,
+        sampling: AnySampling = None,
+        *,
+        prompt: str | None = None,
+        input_ids: Sequence[int] | None = None,
+        sampling_params: AnySampling = None,
+        return_logprob: bool = False,
+        logprob_start_len: int = -1,
+        top_logprobs_num: int = 0,
+        stream: Literal[True],
+    ) -> Iterator[Generation]: ...
+    def generate(
+        self,
+        prompts: Any = None,
+        sampling: AnySampling = None,
+        *,
+        prompt: Any = None,
+        input_ids: Any = None,
+        sampling_params: AnySampling = None,
+        return_logprob: bool = False,
+        logprob_start_len: int = -1,
+        top_logprobs_num: int = 0,
+        stream: bool = False,
+    ) -> Any:
+        """Answers one prompt (text, chat, `input_ids`) or several, in order.
 
-        sampling: fields of AskedSampling, and `stop`. RequestError for a prompt or a value that
-        cannot be served, EngineError when the engine has died.
+        sampling: fields of AskedSampling, `stop` and `grammar`, or SGLang's sampling_params; one
+        for all or one for each. stream: an iterator over one answer as it grows.
+        RequestError for a prompt or a value that cannot be served, EngineError when the engine
+        has died.
         """
-        one = isinstance(prompts, str | Chat)
-        asked: Sequence[AnyPrompt] = [prompts] if one else prompts  # type: ignore[assignment, list-item]
-        streams = [self.stream(p, sampling) for p in asked]
-        for stream in streams:
-            stream.begin()
-        answers = []
-        for stream in streams:
-            for delta in stream:
-                stream.answer.add(delta)
-            answers.append(stream.answer)
+        one, asked = _prompts(prompts, prompt, input_ids)
+        wanted = [
+            with_logprobs(each, return_logprob, logprob_start_len, top_logprobs_num)
+            for each in per_prompt(sampling or sampling_params, len(asked))
+        ]
+        if stream:
+            if not one:
+                raise RequestError("one prompt is streamed at a time.", param="stream")
+            return self.stream(asked[0], wanted[0]).growing()
+        streams = [self.stream(p, w) for p, w in zip(asked, wanted, strict=True)]
+        for each in streams:
+            each.begin()
+        answers = [each.whole() for each in streams]
         return answers[0] if one else answers
 
     async def async_generate(
-        self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None = None
-    ) -> Generation:
-        """Answers one prompt; many may be awaited at once and share batches."""
-        answer: Generation | None = None
+        self,
+        prompt: AnyPrompt | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        *,
+        input_ids: Sequence[int] | None = None,
+        sampling_params: Mapping[str, Any] | None = None,
+        return_logprob: bool = False,
+        logprob_start_len: int = -1,
+        top_logprobs_num: int = 0,
+        stream: bool = False,
+    ) -> Any:
+        """Answers one prompt; many may be awaited at once and share batches.
+
+        A Generation, or with `stream` an asynchronous iterator over it as it grows.
+        """
+        one, asked = _prompts(prompt, None, input_ids)
+        if not one:
+            raise RequestError("await one prompt at a time; they share batches.", param="prompt")
+        wanted = with_logprobs(
+            sampling or sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num
+        )
+        growing = self._async_growing(asked[0], wanted)
+        if stream:
+            return growing
+        return [answer async for answer in growing][-1]
+
+    async def _async_growing(
+        self, prompt: AnyPrompt, sampling: Mapping[str, Any]
+    ) -> AsyncIterator[Generation]:
         async for delta, answer in self._async_deltas(prompt, sampling):
             answer.add(delta)
-        assert answer is not None
-        return answer
+            yield answer.so_far()
+
+    def encode(self, prompt: object = None, **_: object) -> None:
+        """SGLang's name for embeddings. UsageError: this model generates."""
+        raise UsageError(
+            f"{self.config.model.id} is a generative model; it has no embeddings to give.",
+            "Ask generate() for text, or serve an embedding model.",
+        )
+
+    def shutdown(self) -> None:
+        """SGLang's name for `close`."""
+        self.close()
 
     async def async_stream(
         self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None = None
@@ -275,21 +323,16 @@ class Engine:
     def _prepare(
         self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None
     ) -> tuple[TokenRequest, Callable[[TokenDelta], TextDelta], Generation]:
-        values = dict(sampling or {})
-        stop = values.pop("stop", ())
-        try:
-            asked = msgspec.convert(values, AskedSampling, strict=True)
-        except msgspec.ValidationError as e:
-            raise RequestError(f"sampling: {e}") from e
-        unknown = sorted(set(values) - set(AskedSampling.__struct_fields__))
-        if unknown:
-            raise RequestError(f"sampling has no field {unknown[0]!r}.", param=unknown[0])
+        asked = asked_of(sampling or {})
         whole: Prompt = prompt if isinstance(prompt, str | Chat) else tuple(prompt)
         request = TextRequest(
             rids=(secrets.randbits(62),),
             prompt=whole,
-            sampling=asked,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            sampling=asked.sampling,
+            stop=asked.stop,
+            include_stop=asked.include_stop,
+            skip_special_tokens=asked.skip_special_tokens,
+            grammar=asked.grammar,
             arrival=time.monotonic(),
             default_max_tokens=128,
         )
@@ -368,6 +411,20 @@ class Stream(Iterator[TextDelta]):
             self.close()
         return delta
 
+    def whole(self) -> Generation:
+        for delta in self:
+            self.answer.add(delta)
+        return self.answer
+
+    def growing(self) -> Iterator[Generation]:
+        """The answer after each delta; leaving the loop early aborts the request."""
+        try:
+            for delta in self:
+                self.answer.add(delta)
+                yield self.answer.so_far()
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Aborts what has not ended."""
         if self._begun and not self._ended:
@@ -375,6 +432,19 @@ class Stream(Iterator[TextDelta]):
             if not self._door.broken:
                 self._door.put(Abort(self._request.rid))
         self._ended = True
+
+
+def _prompts(prompts: Any, prompt: Any, input_ids: Any) -> tuple[bool, list[AnyPrompt]]:
+    """(one was asked for, all of them). RequestError unless exactly one argument is given."""
+    given = [value for value in (prompts, prompt, input_ids) if value is not None]
+    if len(given) != 1:
+        raise RequestError("give one of prompt and input_ids.", param="prompt")
+    if isinstance(given[0], str | Chat):
+        return True, [given[0]]
+    several = list(given[0])
+    if several and isinstance(several[0], int):
+        return True, [tuple(several)]
+    return False, several
 
 
 def _checked(delta: TextDelta) -> TextDelta:

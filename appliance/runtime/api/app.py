@@ -26,6 +26,7 @@ from appliance.errors import ApplianceError, RequestError
 from appliance.runtime.api import schema
 from appliance.runtime.api.admin import Admin, Snapshots
 from appliance.runtime.api.answer import CallerGone
+from appliance.runtime.api.batches.room import BatchRoom
 from appliance.runtime.api.callers import Keyring, Usage
 from appliance.runtime.api.chat import ChatCompletions
 from appliance.runtime.api.completions import Completions
@@ -158,11 +159,14 @@ class _Guard:
             return await _refuse(request, e)
 
 
-def build_app(frontend: Frontend, models: Models, admin: Admin, config: RuntimeConfig) -> ASGIApp:
+def build_app(
+    frontend: Frontend, models: Models, admin: Admin, batches: BatchRoom, config: RuntimeConfig
+) -> ASGIApp:
     app = FastAPI(
         title="appliance", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    table = routes(frontend, models, admin, config)
+    table = [*routes(frontend, models, admin, config), *batches.routes()]
+    batches.answer_by({path: _Guard(endpoint).answer for _, path, endpoint, _ in table})
     document = msgspec.json.encode(_openapi(table))
 
     async def openapi(request: Request) -> Response:
@@ -227,21 +231,27 @@ class FrontendProcess:
         self.snapshots = Snapshots(self.frontend, run, config.serve.frontends)
         models = Models(config.model, context)
         admin = Admin(self.frontend, models, self.snapshots, context)
-        app = build_app(self.frontend, models, admin, config)
+        self.batches = BatchRoom(
+            self.frontend, paths.batches_dir(config.run), config.serve.frontends
+        )
+        app = build_app(self.frontend, models, admin, self.batches, config)
         self.server = HttpServer(app, listener)
 
     async def start(self) -> None:
         self.frontend.start()
         await self.server.start()
+        self.batches.start()
 
     async def drain(self) -> None:
         """Refuses what is new and waits until every answer is out. Has no deadline of its own."""
         self.frontend.draining = True
+        await self.batches.pause()
         while self.frontend.live or self.server.busy:
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
         await self.server.stop()
+        await self.batches.close()
         await self.frontend.close()
         self.snapshots.publish(at_least_every_s=0.0)
 

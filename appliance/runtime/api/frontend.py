@@ -111,6 +111,16 @@ class Frontend:
     def live(self) -> int:
         return len(self._live)
 
+    def starved(self, above: int, seconds: float) -> bool:
+        """A request of a priority above `above` has waited longer than this for its pages, of an
+        engine that is there."""
+        before = time.monotonic() - seconds
+        return any(
+            live.first_at is None and not live.in_flight and live.request.arrival < before
+            for live in self._live.values()
+            if live.request.priority > above and live.engine.connected
+        )
+
     @property
     def reachable(self) -> bool:
         """An engine is there, or the run was ready and one is being started again."""

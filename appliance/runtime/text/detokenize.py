@@ -7,7 +7,7 @@ become U+FFFD.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from appliance.runtime.text.vocabulary import TokenBytes, Vocabulary
@@ -83,10 +83,40 @@ class WindowDetokenizer:
         return new[len(old) :]
 
 
+class MarkedDetokenizer:
+    """Shows some special tokens where the others are hidden. marks: their ids and texts."""
+
+    def __init__(self, inner: Detokenizer, marks: Mapping[int, str]) -> None:
+        self._inner, self._marks = inner, marks
+
+    def feed(self, ids: Sequence[int]) -> str:
+        if self._marks.keys().isdisjoint(ids):
+            return self._inner.feed(ids)
+        parts: list[str] = []
+        for id in ids:
+            mark = self._marks.get(id)
+            parts.append(self._inner.feed((id,)) if mark is None else self._inner.flush() + mark)
+        return "".join(parts)
+
+    def flush(self) -> str:
+        return self._inner.flush()
+
+
 def make_detokenizer(
-    vocabulary: Vocabulary, skip_special_tokens: bool, at_start: bool
+    vocabulary: Vocabulary,
+    skip_special_tokens: bool,
+    at_start: bool,
+    marks: Sequence[str] = (),
 ) -> Detokenizer:
-    """at_start: nothing visible stands before the text, so its first leading space may go."""
+    """at_start: nothing visible stands before the text, so its first leading space may go.
+
+    marks: special tokens among these are shown also when the others are skipped.
+    """
+    if marks and skip_special_tokens:
+        ids = {vocabulary.id_of(m): m for m in marks}
+        shown = {i: m for i, m in ids.items() if i is not None and i in vocabulary.special_ids}
+        if shown:
+            return MarkedDetokenizer(make_detokenizer(vocabulary, True, at_start), shown)
     table = vocabulary.token_bytes(skip_special_tokens)
     if table is None:
         return WindowDetokenizer(vocabulary, skip_special_tokens)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from appliance.errors import RequestError
 from appliance.runtime.spec import ModelSpec
 from appliance.runtime.text.detokenize import make_detokenizer
+from appliance.runtime.text.reading import Forms
 from appliance.runtime.text.stop import StopAutomaton, StopScanner
 from appliance.runtime.text.stream import AnswerStream
 from appliance.runtime.text.template import ChatTemplate, find_template
@@ -26,6 +27,7 @@ from appliance.runtime.wire.text import Chat, Prompt, TextRequest
 INLINE_CHARACTERS = 1000
 INLINE_IDS = 2000
 _SEEN_AT_START = 8
+_SEEN_AT_END = 16
 
 T = TypeVar("T")
 
@@ -33,13 +35,25 @@ T = TypeVar("T")
 class TextWorker:
     """Implements wire.text.TextRoom for the model in `folder`."""
 
-    def __init__(self, folder: Path, spec: ModelSpec, model: str = "", threads: int = 2) -> None:
-        """NotFoundError or UsageError when the folder's tokenizer cannot be used."""
+    def __init__(
+        self,
+        folder: Path,
+        spec: ModelSpec,
+        model: str = "",
+        threads: int = 2,
+        tool_parser: str = "auto",
+        reasoning_parser: str = "auto",
+    ) -> None:
+        """NotFoundError or UsageError when the folder's tokenizer cannot be used.
+
+        tool_parser, reasoning_parser: as in ModelConfig.
+        """
         vocabulary = Vocabulary.load(folder)
         template = find_template(folder, vocabulary.config)
         generation = read_object(folder / "generation_config.json")
         self._vocabulary = vocabulary
         self._template = template
+        self._forms = Forms.choose(template, tool_parser, reasoning_parser)
         self._context = spec.max_context
         self._tokenizing = Tokenizing(
             vocabulary,
@@ -63,17 +77,25 @@ class TextWorker:
 
     def stream(self, request: TextRequest, tokens: TokenRequest) -> AnswerStream:
         vocabulary = self._vocabulary
-        before = ids_from_bytes(tokens.prompt)[:_SEEN_AT_START].tolist()
+        prompt = ids_from_bytes(tokens.prompt)
+        before = prompt[:_SEEN_AT_START].tolist()
+        reader = None
+        if isinstance(request.prompt, Chat):
+            end = vocabulary.decode(prompt[-_SEEN_AT_END:].tolist(), skip_special_tokens=False)
+            reader = self._forms.reader(request, end)
         at_start = not request.continues or all(i in vocabulary.special_ids for i in before)
         scanner = None
         if request.stop:
             scanner = StopScanner(StopAutomaton(request.stop), request.include_stop)
         return AnswerStream(
             vocabulary,
-            make_detokenizer(vocabulary, request.skip_special_tokens, at_start),
+            make_detokenizer(
+                vocabulary, request.skip_special_tokens, at_start, self._forms.marks(request)
+            ),
             scanner,
             request.include_stop,
             tokens.sampling.min_tokens,
+            reader,
         )
 
     async def encode(self, prompt: Prompt, add_special_tokens: bool) -> list[int]:
@@ -105,6 +127,8 @@ class TextWorker:
     def facts(self) -> dict[str, Any]:
         facts = dict(self._vocabulary.config)
         facts["vocab_size"] = self._vocabulary.size
+        facts["tool_parser"] = self._forms.tools
+        facts["reasoning_parser"] = self._forms.reasoning
         if self._template is not None:
             facts["chat_template"] = self._template
         return facts

@@ -18,10 +18,12 @@ class CallerGone(Exception):
 
 
 class Answer:
-    """choices: how many sequences belong to the answer."""
+    """choices: how many sequences belong to the answer. takes_aborts: one that somebody aborts is
+    an end like another, with what has come so far; elsewhere it is an error."""
 
-    def __init__(self, choices: int) -> None:
+    def __init__(self, choices: int, takes_aborts: bool = False) -> None:
         self.open = choices
+        self.takes_aborts = takes_aborts
         """Sequences that have not finished."""
         self._fresh: list[tuple[int, TextDelta]] = []
         self._failure: Exception | None = None
@@ -50,7 +52,7 @@ class Answer:
         if len(fresh) > 1:
             fresh = _merged(fresh)
         for _, delta in fresh:
-            if delta.finish in ("error", "abort"):
+            if delta.finish == "error" or (delta.finish == "abort" and not self.takes_aborts):
                 raise ended_by_engine(delta)
             if delta.finish:
                 self.open -= 1

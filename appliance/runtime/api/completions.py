@@ -112,14 +112,7 @@ class Completions:
     async def post(self, request: Request) -> Response:
         body = decode_body(CompletionRequest, await read_body(request))
         model = self._models.check(body.model)
-        body.refuse_unsupported()
-        if body.suffix:
-            raise RequestError(
-                "suffix is not supported; put the whole text into prompt.",
-                code="unsupported_value",
-                param="suffix",
-            )
-        asked = self._asked(body)
+        asked = self.asked(body)
         exchange = await send_to_engines(self._frontend, request, asked)
         try:
             echoes = await self._echoes(body, asked)
@@ -133,7 +126,15 @@ class Completions:
             return await exchange.whole(form)
         return await exchange.stream(form, *body.usage_options(), keep_alive_s=0.0)
 
-    def _asked(self, body: CompletionRequest) -> list[TextRequest]:
+    def asked(self, body: CompletionRequest) -> list[TextRequest]:
+        """What a completion of any dialect asks for. RequestError for what cannot be honoured."""
+        body.refuse_unsupported()
+        if body.suffix:
+            raise RequestError(
+                "suffix is not supported; put the whole text into prompt.",
+                code="unsupported_value",
+                param="suffix",
+            )
         prompts, n = body.prompts(), body.n or 1
         if len(prompts) * n > MAX_SEQUENCES:
             raise RequestError(

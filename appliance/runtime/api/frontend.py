@@ -155,13 +155,13 @@ class Frontend:
         self,
         asked: Sequence[TextRequest],
         answer: Answer,
-        name: str,
+        names: Sequence[str],
         client: str,
         caller: Caller = ANYBODY,
     ) -> list[TokenRequest]:
         """Tokenizes and sends. Choices are numbered through: prompt by prompt, n by n.
 
-        client: the program that asks; caller: on whose account.
+        names: of each request. client: the program that asks; caller: on whose account.
         Returns the token requests in the order of choices; RequestError before anything is sent.
         """
         count = sum(len(a.rids) for a in asked)
@@ -169,18 +169,18 @@ class Frontend:
         caller.check_tokens(0)
         self._claimed += count
         try:
-            made: list[tuple[TextRequest, TokenRequest]] = []
-            for request in asked:
+            made: list[tuple[TextRequest, TokenRequest, str]] = []
+            for request, name in zip(asked, names, strict=True):
                 if caller.namespace:
                     key = caller.cache_key(request.cache_key)
                     request = msgspec.structs.replace(request, cache_key=key)
                 tokens = await self.text.tokenize(request, self.context)
                 self._check_capacity(tokens[0], request.param)
-                made += [(request, t) for t in tokens]
-            caller.check_tokens(sum(len(t.prompt) // 4 for _, t in made), asked[0].param)
+                made += [(request, t, name) for t in tokens]
+            caller.check_tokens(sum(len(t.prompt) // 4 for _, t, _ in made), asked[0].param)
         finally:
             self._claimed -= count
-        for choice, (request, tokens_) in enumerate(made):
+        for choice, (request, tokens_, name) in enumerate(made):
             engine = self.engines[choose(self.engines)]
             stream = self.text.stream(request, tokens_)
             live = Live(tokens_, stream, engine, answer, choice, name, client, caller)
@@ -188,7 +188,7 @@ class Frontend:
             engine.live_tokens += live.prompt_tokens
             caller.hold(live.prompt_tokens)
             engine.send(tokens_)
-        return [t for _, t in made]
+        return [t for _, t, _ in made]
 
     def cancel(self, rids: Iterable[int]) -> None:
         """The caller has gone: the engine is told, nothing more is handed on."""
@@ -206,6 +206,19 @@ class Frontend:
             live.engine.send(Abort(rid=live.request.rid))
             self._fail(live, _cancelled())
             log.info("%s: cancelled by the operator", name)
+
+    def abort(self, namespace: str, name: str) -> None:
+        """A caller ends requests of theirs: those of this name, or all of them when it is empty."""
+        for live in list(self._live.values()):
+            if live.caller.namespace != namespace or name not in ("", live.name):
+                continue
+            live.engine.send(Abort(rid=live.request.rid))
+            if live.answer.takes_aborts:
+                self._forget(live, "abort")
+                self.series.finished.add(1.0, self.series.model, "abort")
+                live.answer.put(live.choice, TextDelta(live.request.rid, "", finish="abort"))
+            else:
+                self._fail(live, _cancelled())
 
     def _check_capacity(self, tokens: TokenRequest, param: str) -> None:
         pools = [e.welcome.total_tokens for e in self.engines if e.welcome is not None]

@@ -178,13 +178,19 @@ class EventStream(Response):
 
 
 async def send_to_engines(
-    frontend: Frontend, request: Request, asked: Sequence[TextRequest]
+    frontend: Frontend,
+    request: Request,
+    asked: Sequence[TextRequest],
+    names: Sequence[str] = (),
+    takes_aborts: bool = False,
 ) -> Exchange:
+    """names: of each that is asked, where its caller has named it. takes_aborts: as in Answer."""
     n = len(asked[0].rids)
-    answer = Answer(sum(len(a.rids) for a in asked))
+    answer = Answer(sum(len(a.rids) for a in asked), takes_aborts)
     state = request.scope["state"]
     agent = request.headers.get("user-agent", "").split(" ", 1)[0][:SHOWN_CLIENT]
-    tokens = await frontend.submit(asked, answer, state["request_id"], agent, state["caller"])
+    names = names or [state["request_id"]] * len(asked)
+    tokens = await frontend.submit(asked, answer, names, agent, state["caller"])
     return Exchange(frontend, request, answer, tokens, n)
 
 

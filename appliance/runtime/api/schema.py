@@ -229,10 +229,10 @@ def decode_body(kind: type[Body], data: bytes) -> Body:
     return body
 
 
-def as_chat_request(fields: dict[str, Any]) -> ChatRequest:
-    """What another dialect asks for, as a chat. RequestError as in decode_body."""
+def convert_body(kind: type[Body], fields: dict[str, Any]) -> Body:
+    """What another dialect asks for, as a body of ours. RequestError as in decode_body."""
     try:
-        return msgspec.convert(fields, ChatRequest)
+        return msgspec.convert(fields, kind)
     except msgspec.ValidationError as e:
         raise _wrong_field(e) from e
 

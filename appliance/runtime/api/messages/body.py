@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from appliance.errors import RequestError
-from appliance.runtime.api.schema import ChatRequest, Count, Share, as_chat_request
+from appliance.runtime.api.schema import ChatRequest, Count, Share, convert_body
 
 _BILLING = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?")
 """A block that some clients put first, with a number that is new in each request: kept, it would
@@ -95,7 +95,7 @@ class _Conversation(Struct, kw_only=True):
 
 class CountRequest(_Conversation, kw_only=True):
     def as_chat(self) -> ChatRequest:
-        return as_chat_request(self.conversation())
+        return convert_body(ChatRequest, self.conversation())
 
 
 class MessagesRequest(_Conversation, kw_only=True):
@@ -124,7 +124,7 @@ class MessagesRequest(_Conversation, kw_only=True):
                 "type": config.format.get("type", "json_schema"),
                 "json_schema": {"name": "output", "schema": config.format.get("schema", {})},
             }
-        return as_chat_request(out)
+        return convert_body(ChatRequest, out)
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from appliance.errors import RequestError
-from appliance.runtime.api.schema import ChatRequest, Count, as_chat_request
+from appliance.runtime.api.schema import ChatRequest, Count, convert_body
 
 _TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text", "refusal")
 _ROLES = ("user", "assistant", "system", "developer")
@@ -100,7 +100,7 @@ class ResponsesRequest(Struct, kw_only=True):
             out["reasoning_effort"] = self.reasoning.effort
         if self.text is not None and self.text.format is not None:
             out["response_format"] = _format(self.text.format)
-        return as_chat_request(out)
+        return convert_body(ChatRequest, out)
 
     def _choice(self) -> str | dict[str, Any] | None:
         choice = self.tool_choice

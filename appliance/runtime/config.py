@@ -23,6 +23,11 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
 AttentionBackend = Literal["auto", "flashinfer", "reference"]
 Quantization = Literal["auto", "none", "fp8"]
+ToolParser = Literal[
+    "auto", "none", "harmony", "deepseek-v3", "kimi-k2", "glm45", "glm4", "qwen3-coder", "hermes",
+    "mistral", "llama3", "pythonic", "json",
+]  # fmt: skip
+ReasoningParser = Literal["auto", "none", "harmony", "deepseek-r1", "qwen3", "think", "mistral"]
 
 
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,6 +43,10 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     load_format: LoadFormat = "auto"
     context: NotNegative = 0
     """Longest prompt + output in tokens; 0: the longest that the model knows and memory fits."""
+    tool_parser: ToolParser = "auto"
+    """How the model writes tool calls; auto: as its chat template says."""
+    reasoning_parser: ReasoningParser = "auto"
+    """How the model marks its thoughts; auto: as its chat template says."""
 
 
 class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):

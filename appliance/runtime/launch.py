@@ -59,7 +59,13 @@ def run_frontend(config: RuntimeConfig, index: int, listen_fd: int, status: Stat
     from appliance.runtime.text.worker import TextWorker
 
     folder = Path(config.model.path)
-    text = TextWorker(folder, read_spec(folder), model=config.model.id)
+    text = TextWorker(
+        folder,
+        read_spec(folder),
+        model=config.model.id,
+        tool_parser=config.model.tool_parser,
+        reasoning_parser=config.model.reasoning_parser,
+    )
     try:
         uvloop.run(serve(config, text, index, listen_fd, status))
     finally:

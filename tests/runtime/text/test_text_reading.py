@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from golden_answers import GOLDEN, TOOLS, Golden
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import UsageError
+from appliance.runtime.config import ReasoningParser, ToolParser
 from appliance.runtime.text.reading import Forms
 from appliance.runtime.text.reasoning import REASONING_FORMS, reasoning_form_of
 from appliance.runtime.text.tape import Tape
@@ -204,6 +205,11 @@ def test_the_form_is_told_by_the_template() -> None:
     assert reasoning_form_of("{{ content.split('</think>')[-1] }}") == "think"
     assert reasoning_form_of("<|channel|>") == "harmony"
     assert reasoning_form_of("{{ content }}") == "none"
+
+
+def test_the_config_knows_every_form() -> None:
+    assert set(get_args(ToolParser)) == {"auto", "none", *TOOL_FORMS}
+    assert set(get_args(ReasoningParser)) == {"auto", "none", *REASONING_FORMS}
 
 
 def test_a_form_can_be_set() -> None:

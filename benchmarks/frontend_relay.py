@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from appliance.runtime.wire.request import TokenRequest
 from appliance.status import StatusPipe
 
 TICK = os.sysconf("SC_CLK_TCK")
+DELAYS = "loop-delays"
 
 
 def engine(path: Path, streams: int, rate: float) -> None:
@@ -84,7 +86,58 @@ def frontend(folder: Path, run: Path, fd: int) -> None:
     )
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     text = TextWorker(folder, read_spec(folder), "relay")
-    uvloop.run(serve(config, text, 0, fd, StatusPipe()))
+
+    async def probed() -> None:
+        probe = asyncio.create_task(watch_loop(run / DELAYS))
+        await serve(config, text, 0, fd, StatusPipe())
+        probe.cancel()
+
+    uvloop.run(probed())
+
+
+async def watch_loop(path: Path) -> None:
+    """How late a task of the loop comes that wants to run every 5 ms; told anew each second."""
+    late: list[float] = []
+    told = time.monotonic()
+    while True:
+        due = time.monotonic() + 0.005
+        await asyncio.sleep(0.005)
+        now = time.monotonic()
+        late.append(max(0.0, now - due))
+        if now - told >= 1.0:
+            told, ordered = now, sorted(late)
+            path.write_text(f"{1e3 * ordered[int(0.99 * len(ordered))]:.1f}")
+            late.clear()
+
+
+class LoopDelays:
+    """The seconds' p99s of the frontend's loop, in ms, taken while `with` lasts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._seen = path, 0
+        self._p99s: list[float] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> LoopDelays:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def shown(self) -> list[float]:
+        """[of the median second, of the worst]"""
+        ordered = sorted(self._p99s) or [0.0]
+        return [ordered[len(ordered) // 2], ordered[-1]]
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.2):
+            stamp = self._path.stat().st_mtime_ns if self._path.exists() else 0
+            if self._seen and stamp != self._seen:
+                self._p99s.append(float(self._path.read_text() or 0))
+            self._seen = stamp
 
 
 def client(port: int, streams: int, tokens: int, chat: bool) -> None:
@@ -92,7 +145,9 @@ def client(port: int, streams: int, tokens: int, chat: bool) -> None:
     what = {"messages": [{"role": "user", "content": "Hi"}]} if chat else {"prompt": "Hi"}
     body = json.dumps({**what, "max_tokens": tokens, "stream": True}).encode()
     path = "/v1/chat/completions" if chat else "/v1/completions"
-    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    )
     raise_file_limit()
     selector = selectors.DefaultSelector()
     for _ in range(streams):
@@ -167,7 +222,8 @@ def measure(args: argparse.Namespace) -> None:
             before = cpu_seconds(served.pid)
             kind = "chat" if args.chat else "completions"
             reader = spawn("client", port, args.streams, args.tokens, kind)
-            got = json.loads(reader.communicate(timeout=600)[0])
+            with LoopDelays(run / DELAYS) as delays:
+                got = json.loads(reader.communicate(timeout=600)[0])
             spent = cpu_seconds(served.pid) - before
             tokens = args.streams * args.tokens
             result = {
@@ -178,6 +234,7 @@ def measure(args: argparse.Namespace) -> None:
                 "tok_s_per_cpu_second": round(tokens / spent),
                 "cpu_us_per_token": round(1e6 * spent / tokens, 1),
                 "tokens_per_event": round(tokens / got["events"], 2),
+                "loop_delay_p99_ms": delays.shown(),
                 "rss_mib": round(memory_mib(served.pid), 1),
             }
             print(json.dumps(result))

@@ -1,14 +1,28 @@
-"""appliance profile list and show."""
+"""appliance profile list, show, explain, create and tune."""
 
 from __future__ import annotations
+
+import datetime
+from typing import Any
 
 import click
 import msgspec
 
 from appliance.cli.output import Output, table
-from appliance.errors import NotFoundError
+from appliance.cli.prepare import (
+    Asked,
+    Prepared,
+    answers_text,
+    memory_lines,
+    plan_data,
+    prepare,
+)
+from appliance.cli.tune import tune
+from appliance.errors import NotFoundError, UsageError
 from appliance.hardware import detect
-from appliance.profiles import match, store
+from appliance.profiles import compose, match, store
+from appliance.profiles.schema import Evidence, Profile
+from appliance.profiles.write import match_of, save
 
 
 @click.group()
@@ -66,6 +80,105 @@ def show(out: Output, /, name: str) -> None:
     )
     data = {"schema": "appliance.profile/1", "path": stored.path} | msgspec.to_builtins(p)
     out.result(text, data)
+
+
+@profile.command()
+@click.option("--model", help="A pulled model or a folder; the embedded one when left out.")
+@click.option("--profile", "name", help="Chosen by the machine when left out.")
+@click.option("--context", type=click.IntRange(1), help="Longest prompt and answer, in tokens.")
+@click.option("--tp", type=click.IntRange(1), help="GPUs that share one model.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting.")
+@click.option("--assume-gpus", metavar="GPUS", help="As on such a machine: h100x8 or t4.")
+@click.pass_obj
+def explain(out: Output, /, model: str | None, name: str | None, **given: Any) -> None:
+    """Every value that MODEL would be served with: from where, and why."""
+    options = {"context": given["context"], "tp": given["tp"]}
+    settings, assume = given["settings"], given["assume_gpus"]
+    found = prepare(Asked(model, "default", name, options, settings, assume, False))
+    for warning in found.warnings:
+        out.warn(warning)
+    used = store.find(found.plan.config.profile).profile
+    data = plan_data(found)
+    for answer in data["answers"]:
+        answer["reason"] = answer["reason"] or reason(answer, used, found)
+    data |= {"schema": "appliance.explain/1", "evidence": msgspec.to_builtins(used.evidence)}
+    text = [
+        f"model    {found.plan.config.model.id}",
+        f"profile  {used.name}: {found.why_profile}",
+        f"fit      {found.fit.numbers()}; at most {found.fit.longest_context:,} for one request, "
+        f"{found.fit.requests_at_context:.1f} requests of full length",
+        *memory_lines(found.fit),
+        "",
+        answers_text(data["answers"]),
+    ]
+    out.result("\n".join(text), data)
+
+
+def reason(answer: dict[str, Any], used: Profile, found: Prepared) -> str:
+    """Why a value that no rule made is what it is."""
+    source, field = answer["source"], answer["field"]
+    if source == "default":
+        return "built in"
+    if source.startswith("profile"):
+        fields = used.evidence.fields
+        if used.evidence.measured and (not fields or field in fields):
+            return f"measured on {used.evidence.machine or 'such a machine'} {used.evidence.date}"
+        return "derived from the class of machine"
+    return "asked for"
+
+
+@profile.command()
+@click.argument("name")
+@click.option("--from", "stem", help="Profile to start from; this machine's when left out.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting.")
+@click.pass_obj
+def create(out: Output, /, name: str, stem: str | None, settings: tuple[str, ...]) -> None:
+    """Write a profile of your own: another one's values, your configuration's and --set's."""
+    hardware = detect()
+    if stem:
+        source = store.find(stem).profile
+    else:
+        source = match.choose(store.load().values(), hardware).profile
+    layers = {f: v for f, (v, _) in compose.file_values(compose.config_files()).items()}
+    changed = compose.set_values(settings)
+    values = source.values() | {f: v for f, v in layers.items() if _of_a_machine(f)} | changed
+    odd = [f for f in changed if not _of_a_machine(f)]
+    if odd:
+        raise UsageError(
+            f"{', '.join(odd)} belongs to a run and not to a profile.",
+            "Give it to `appliance up`, or to `appliance config set`.",
+            code="APL-USE-013",
+        )
+    sections: dict[str, dict[str, Any]] = {"model": {}, "serve": {}, "schedule": {}, "engine": {}}
+    for field, value in values.items():
+        section, _, key = field.partition(".")
+        sections[section][key] = msgspec.to_builtins(value)
+    device = "cpu" if source.match.device == "cpu" else "cuda"
+    here = device == "cpu" or bool(hardware.gpus)
+    made = Profile(
+        name=name,
+        summary=f"{source.name} with changes of your own",
+        suggest=source.suggest,
+        match=match_of(hardware, device, source.match.count) if here else source.match,
+        evidence=Evidence(
+            False,
+            f"derived: {source.name} with {', '.join(sorted(changed)) or 'nothing changed'}, "
+            f"written {datetime.date.today().isoformat()}",
+        ),
+        **sections,
+    )
+    path = save(made, replace=out.yes)
+    data = {"schema": "appliance.profile-created/1", "name": name, "path": str(path)}
+    out.result(f"profile {name} written to {path}\nuse it: appliance up --profile {name}", data)
+
+
+profile.add_command(tune)
+
+
+def _of_a_machine(field: str) -> bool:
+    section, _, key = field.partition(".")
+    own = section in ("schedule", "engine") or (section == "model" and key == "dtype")
+    return own or field == "serve.frontends"
 
 
 def _value(value: object) -> str:

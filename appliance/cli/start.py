@@ -80,10 +80,10 @@ def _take(run: Path, out: Output) -> RunLock:
                 ) from None
             out.note("The last run has failed; it is replaced.")
             client.down(0.0)
-            _wait_released(run)
+            wait_released(run)
 
 
-def _wait_released(run: Path, limit_s: float = 5.0) -> None:
+def wait_released(run: Path, limit_s: float = 5.0) -> None:
     end = time.monotonic() + limit_s
     while held(run) and time.monotonic() < end:
         time.sleep(0.02)

@@ -1,0 +1,134 @@
+"""profile explain, create and tune; a dry run on machines that are not here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance import paths
+from appliance.cli import prepare, tune
+from appliance.hardware import HardwareSnapshot
+from appliance.profiles import store
+
+Cli = Callable[..., Any]
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+    "eos_token_id": 1,
+}
+MACHINE = HardwareSnapshot(8, 64 << 30, 60 << 30)
+
+
+@pytest.fixture
+def shape(own_home: Path) -> str:
+    """A folder that holds a config.json and no weights."""
+    folder = own_home / "llama"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "detect", lambda: MACHINE)
+
+
+def test_dry_run_on_a_machine_that_is_not_here(cli: Cli, shape: str) -> None:
+    said = cli("up", shape, "--dry-run", "--assume-gpus", "h100x8", "--json")
+    assert said.code == 0
+    data = json.loads(said.out)
+    assert data["profile"]["name"] == "h100x1-bf16"
+    assert data["fit"]["longest_context"] == 131072
+    assert [g["name"] for g in data["fit"]["gpus"]] == ["NVIDIA H100 80GB HBM3"]
+    assert "1 of 8 GPUs are used; `--set engine.replicas=8` serves from all" in said.err
+    text = cli("up", shape, "--dry-run", "--assume-gpus", "h100x8", "--tp", "2").out
+    assert "profile  h100x2-bf16" in text and "GPU 1 NVIDIA H100" in text
+    assert "KV pages" in text and "graphs" in text
+
+
+def test_dry_run_that_does_not_fit_is_7_with_ways_out(cli: Cli, shape: str) -> None:
+    said = cli("up", shape, "--dry-run", "--assume-gpus", "t4")
+    assert said.code == 7 and said.out == ""
+    assert "Machines that hold it: " in said.err
+    said = cli("up", shape, "--dry-run", "--assume-gpus", "rtx4090", "--context", "131072")
+    assert said.code == 7 and "Use `--context " in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--assume-gpus", "h100x8"], "--dry-run"),
+        (["--dry-run", "--assume-gpus", "h10x8"], "Did you mean 'h100'"),
+        (["--dry-run", "--assume-gpus", "h100x1", "--tp", "2"], "1 can be seen"),
+        (["--dry-run", "--profile", "h100x8-fp8"], "fp8 is not computed by this engine"),
+    ],
+)
+def test_what_cannot_be_assumed(cli: Cli, shape: str, words: list[str], says: str) -> None:
+    said = cli("up", shape, *words)
+    assert said.code in (2, 4, 8) and says in said.err
+
+
+def test_explain_gives_every_value_a_reason(cli: Cli, shape: str) -> None:
+    said = cli("profile", "explain", "--model", shape, "--assume-gpus", "h100", "--json")
+    data = json.loads(said.out)
+    assert data["schema"] == "appliance.explain/1" and data["evidence"]["measured"] is True
+    by_field = {a["field"]: a for a in data["answers"]}
+    assert all(a["source"] and a["reason"] for a in data["answers"])
+    assert by_field["schedule.chunk"]["reason"].startswith("measured on 1x NVIDIA H100")
+    assert by_field["schedule.policy"]["reason"] == "derived from the class of machine"
+    assert by_field["serve.host"]["reason"] == "built in"
+    text = cli(
+        "profile", "explain", "--model", shape, "--assume-gpus", "t4x4", "--set", "engine.seed=3"
+    ).out
+    assert "profile  t4x4-fp16" in text and "asked for" in text
+
+
+def test_create_and_use(cli: Cli, own_home: Path) -> None:
+    paths.config_dir().mkdir(parents=True, exist_ok=True)
+    (paths.config_dir() / "config.toml").write_text("[schedule]\nmax_running = 7\n[serve]\nport=1")
+    said = cli("profile", "create", "mine", "--from", "cpu", "--set", "schedule.chunk=512")
+    assert said.code == 0
+    made = store.load()["mine"].profile
+    assert made.schedule["chunk"] == 512 and made.schedule["max_running"] == 7
+    assert "port" not in made.serve and not made.evidence.measured
+    assert cli("profile", "create", "mine", "--from", "cpu").code == 11
+    assert cli("profile", "create", "mine", "--from", "cpu", "--yes").code == 0
+    assert cli("profile", "show", "mine").code == 0
+    assert cli("profile", "create", "x", "--set", "serve.port=9").code == 2
+    assert cli("profile", "create", "x", "--from", "cpuu").code == 4
+
+
+def test_tune_writes_what_won_with_its_evidence(
+    cli: Cli, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trial(prepared: prepare.Prepared, *rest: object) -> tuple[float, str]:
+        schedule = prepared.plan.config.schedule
+        return 1000.0 + schedule.chunk / 10 + 200 * schedule.mixed_chunk, "TTFT 1 ms"
+
+    monkeypatch.setattr(tune, "trial", trial)
+    words = ["profile", "tune", shape, "--load-format", "dummy", "--profile", "cpu"]
+    said = cli(*words, "--budget", "1h", "--json")
+    assert said.code == 0
+    data = json.loads(said.out)
+    assert data["complete"] and data["best"]["values"] == {
+        "schedule.chunk": 4096,
+        "schedule.mixed_chunk": True,
+    }
+    made = store.load()["tuned"].profile
+    assert made.schedule["chunk"] == 4096 and made.schedule["mixed_chunk"] is True
+    assert made.evidence.measured and "-> 1610 output tok/s" in made.evidence.result
+    assert "schedule.max_running" in made.evidence.fields
+    assert cli(*words).code == 11
+    assert cli(*words, "--budget", "soon").code == 2

@@ -1,17 +1,23 @@
-"""The one typed client of a run's supervisor: HTTP over its control socket."""
+"""The one typed client of a run's supervisor: HTTP over its control socket.
+
+status = Client.of_run("default").status()
+status = await AsyncClient.of_run("default").status()
+"""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
+from appliance import paths
 from appliance.errors import (
     ApplianceError,
     BusyError,
@@ -63,6 +69,8 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
+        self.wire: socket.socket | None = None
+        """Stays here when http.client has handed the socket on to the response."""
 
     def connect(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -72,7 +80,7 @@ class _Connection(http.client.HTTPConnection):
         except OSError:
             sock.close()
             raise
-        self.sock = sock
+        self.sock = self.wire = sock
 
 
 class Client:
@@ -85,6 +93,11 @@ class Client:
     def __init__(self, socket: Path, *, timeout: float = 10.0) -> None:
         self.socket = socket
         self.timeout = timeout
+
+    @classmethod
+    def of_run(cls, name: str = "default", *, timeout: float = 10.0) -> Client:
+        """The client of the run of this name."""
+        return cls(paths.control_socket(paths.run_dir(name)), timeout=timeout)
 
     def status(self) -> RunStatus:
         return self._decode("/status", RunStatus)
@@ -110,9 +123,12 @@ class Client:
 
     def follow_logs(self, lines: int = 20, component: str = "", level: str = "") -> Iterator[str]:
         """The last `lines` lines, then each new one without its newline, until the run ends."""
-        query = urlencode({"lines": lines, "component": component, "level": level, "follow": 1})
-        with self._ask("GET", f"/logs?{query}", timeout=None) as answer:
+        with self._follow(lines, component, level) as answer:
             yield from answer.lines()
+
+    def _follow(self, lines: int, component: str, level: str) -> _Answer:
+        query = urlencode({"lines": lines, "component": component, "level": level, "follow": 1})
+        return self._ask("GET", f"/logs?{query}", timeout=None)
 
     def down(self, drain_s: float = 30.0, on_step: Callable[[str], None] | None = None) -> None:
         """Stops the run and returns when it has gone. on_step is told each step as it happens."""
@@ -157,6 +173,57 @@ class Client:
         return answer
 
 
+class AsyncClient:
+    """`Client` for asyncio: the same methods, each awaited; a thread waits for the socket."""
+
+    def __init__(self, socket: Path, *, timeout: float = 10.0) -> None:
+        self._client = Client(socket, timeout=timeout)
+
+    @classmethod
+    def of_run(cls, name: str = "default", *, timeout: float = 10.0) -> AsyncClient:
+        return cls(paths.control_socket(paths.run_dir(name)), timeout=timeout)
+
+    async def status(self) -> RunStatus:
+        return await asyncio.to_thread(self._client.status)
+
+    async def top(self, history: int = 900, lines: int = 50) -> TopSnapshot:
+        return await asyncio.to_thread(self._client.top, history, lines)
+
+    async def cancel(self, id: str) -> None:
+        await asyncio.to_thread(self._client.cancel, id)
+
+    async def plan(self) -> dict[str, Any]:
+        return await asyncio.to_thread(self._client.plan)
+
+    async def logs(self, lines: int = 200, component: str = "", level: str = "") -> str:
+        return await asyncio.to_thread(self._client.logs, lines, component, level)
+
+    async def follow_logs(
+        self, lines: int = 20, component: str = "", level: str = ""
+    ) -> AsyncIterator[str]:
+        """Leaving the loop, or its cancellation, closes the connection."""
+        answer = await asyncio.to_thread(self._client._follow, lines, component, level)
+        try:
+            while (line := await asyncio.to_thread(answer.line)) is not None:
+                yield line
+        finally:
+            answer.stop()
+
+    async def down(
+        self, drain_s: float = 30.0, on_step: Callable[[str], None] | None = None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+
+        def step(line: str) -> None:
+            if on_step is not None:
+                loop.call_soon_threadsafe(on_step, line)
+
+        await asyncio.to_thread(self._client.down, drain_s, step)
+
+    async def restart(self) -> None:
+        await asyncio.to_thread(self._client.restart)
+
+
 class _Answer:
     """An open HTTP answer; closing it closes the connection."""
 
@@ -179,18 +246,28 @@ class _Answer:
         except (OSError, http.client.HTTPException) as e:
             raise _gone(self._path, e) from e
 
+    def stop(self) -> None:
+        """Closes it, also while another thread waits for a line of it."""
+        if self._connection.wire is not None:
+            try:
+                self._connection.wire.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self._connection.close()
+
     def lines(self) -> Iterator[str]:
         """Lines as they come. The end of the supervisor is the end of the lines."""
-        while True:
-            try:
-                line = self._response.readline()
-            except (ConnectionError, http.client.HTTPException):
-                return
-            except OSError as e:
-                raise _gone(self._path, e) from e
-            if not line:
-                return
-            yield line.decode(errors="replace").rstrip("\n")
+        while (line := self.line()) is not None:
+            yield line
+
+    def line(self) -> str | None:
+        try:
+            line = self._response.readline()
+        except (ConnectionError, http.client.HTTPException):
+            return None
+        except OSError as e:
+            raise _gone(self._path, e) from e
+        return line.decode(errors="replace").rstrip("\n") if line else None
 
 
 def _gone(path: Path, cause: Exception) -> NotRunningError:

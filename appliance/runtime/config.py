@@ -80,6 +80,8 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     prefix_cache: bool = True
     depth: Annotated[int, Meta(ge=0, le=1)] = 1
     """Flights kept in the air beside the one being settled: 0 plain, 1 overlapped."""
+    jump_forward: bool = True
+    """Text that a grammar forces is appended without decoding it."""
     retract_every: NotNegative = 0
     """Tests only: retract the newest running request every so many decode steps."""
 

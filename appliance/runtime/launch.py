@@ -19,6 +19,7 @@ from appliance import log as logs
 from appliance import paths
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.model.registry import read_spec
+from appliance.runtime.schedule.grammar.compile import Words
 from appliance.runtime.wire.codec import VERSION
 from appliance.runtime.wire.delta import Welcome
 from appliance.status import Beat, Phase, PhaseName, Ready, StatusPipe
@@ -82,6 +83,7 @@ def run_engine(
     status.send(Phase(name="import", limit_s=_LIMITS["import"]))
     from appliance.runtime.engine.profile import TracingExecutor
     from appliance.runtime.engine.rank import RankBuilder, RingExecutor, follow
+    from appliance.runtime.schedule.grammar.shelf import Shelf
     from appliance.runtime.schedule.loop import Loop
     from appliance.runtime.schedule.scheduler import Scheduler
     from appliance.runtime.wire.channel import EngineDoor
@@ -126,12 +128,14 @@ def run_engine(
         vocab=spec.vocab,
         pid=os.getpid(),
     )
+    shelf = Shelf(spec.vocab, lambda: _words(Path(config.model.path)))
     scheduler = Scheduler(
         config.schedule,
         built.pages,
         config.model.context,
         config.schedule.max_running,
         spec.vocab,
+        shelf,
     )
     door = EngineDoor(paths.engine_socket(run, replica), welcome)
     loop = Loop(
@@ -149,9 +153,18 @@ def run_engine(
     loop.run()
     door.leave()
     door.close()
+    shelf.close()
     if many:
         logging.shutdown()
         os._exit(0)  # the collectives' own end waits for ranks that were asked to go as well
+
+
+def _words(folder: Path) -> Words:
+    """The model's vocabulary for its grammars."""
+    from appliance.runtime.text.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.load(folder)
+    return Words(vocabulary.spelled(), lambda text: vocabulary.encode(text, False))
 
 
 def _phases(status: StatusPipe) -> Callable[[PhaseName, float, str], None]:

@@ -33,9 +33,12 @@ from appliance.runtime.engine.rank import RankBuilder, RingExecutor
 from appliance.runtime.generation import Generation, asked_of, per_prompt, with_logprobs
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.plan import resolve
+from appliance.runtime.schedule.grammar.compile import Words
+from appliance.runtime.schedule.grammar.shelf import Shelf
 from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.scheduler import Scheduler
 from appliance.runtime.spec import ModelSpec
+from appliance.runtime.text.vocabulary import Vocabulary
 from appliance.runtime.text.worker import TextWorker
 from appliance.runtime.wire.delta import Deltas, ToFrontend, TokenDelta
 from appliance.runtime.wire.request import Abort, FlushCache, ToEngine, TokenRequest
@@ -136,12 +139,14 @@ class Engine:
         self._door = _LocalDoor()
         executor, pages = self._build(run)
         self.pages = pages
+        self._shelf = Shelf(self.spec.vocab, lambda: _words(folder))
         self.scheduler = Scheduler(
             self.config.schedule,
             pages,
             self.config.model.context,
             self.config.schedule.max_running,
             self.spec.vocab,
+            self._shelf,
         )
         self._loop = Loop(self.scheduler, executor, self._door, self.config.schedule.depth)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -282,6 +287,7 @@ class Engine:
         self._loop.stop()
         self._thread.join(timeout=30)
         self._door.fail("the engine was closed.")
+        self._shelf.close()
         if self._text is not None:
             self._text.close()
         self._device.close()
@@ -449,8 +455,14 @@ def _prompts(prompts: Any, prompt: Any, input_ids: Any) -> tuple[bool, list[AnyP
 
 def _checked(delta: TextDelta) -> TextDelta:
     if delta.finish == "error":
-        raise EngineError(delta.error)
+        raise RequestError(delta.error, code=delta.code) if delta.code else EngineError(delta.error)
     return delta
+
+
+def _words(folder: Path) -> Words:
+    """The model's vocabulary for its grammars."""
+    vocabulary = Vocabulary.load(folder)
+    return Words(vocabulary.spelled(), lambda text: vocabulary.encode(text, False))
 
 
 def _with_settings(

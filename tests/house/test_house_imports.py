@@ -33,6 +33,8 @@ LIBRARIES = {
     "rich": ("cli", "tui"),
     "pynvml": ("hardware",),
     "platformdirs": ("paths",),
+    "xgrammar": ("runtime/schedule/grammar",),
+    "llguidance": ("runtime/schedule/grammar",),
     "multiprocessing": (),
     "requests": (),
 }
@@ -49,6 +51,7 @@ LATE_IMPORTS = {
     "appliance/kernels/ops.py": "flashinfer and triton are optional",
     "appliance/runtime/launch.py": "a frontend never loads torch",
     "appliance/runtime/model/attention/select.py": "flashinfer is optional",
+    "appliance/runtime/schedule/grammar/compile.py": "xgrammar loads torch, and is rarely needed",
 }
 """Files that may import inside a function, each with its reason."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -65,6 +67,30 @@ class Draft:
         self._outputs.append(end - len(request.prompt) if last else 0)
         self._ids.append(request.history[start:end])
         self.tokens += end - start
+
+    def add_forced(self, request: Request, start: int, ids: Sequence[int]) -> None:
+        """Output tokens from position `start` on that are known without decoding. The row is told
+        anew, so that penalties count them."""
+        known = np.array(ids, dtype=np.int32)
+        index = start - len(request.prompt)
+        self._slots.append(request.slot)
+        self._starts.append(start)
+        self._lengths.append(len(ids))
+        self._samples.append(True)
+        self._outputs.append(index + len(ids))
+        self._ids.append(known)
+        self.tokens += len(ids)
+        if request.sampling.penalized:
+            output = np.array(request.output[:index], dtype=np.int32)
+            self._new.append(
+                NewRow(
+                    slot=request.slot,
+                    rid=request.rid,
+                    history=np.concatenate([request.prompt, output, known]),
+                    prompt_length=len(request.prompt),
+                    sampling=request.sampling,
+                )
+            )
 
     def add_pages(self, slots: Int32s, columns: Int32s, pages: Int32s) -> None:
         self._writes.append((slots, columns, pages))

@@ -16,6 +16,8 @@ from appliance.runtime.wire.step import Executor, Flight, Step
 
 IDLE_WAIT = 0.25
 """Seconds an idle loop waits for a message before it gives a sign of life."""
+COMPILE_WAIT = 0.005
+"""The same while a grammar is being compiled, for its coming is not a message."""
 STATS_EVERY = 0.1
 """Least seconds between two StepStats."""
 
@@ -69,7 +71,8 @@ class Loop:
     def _drain(self, block: bool) -> None:
         if block:
             self._tell_idle()
-        self._desk.drain(IDLE_WAIT if block else 0.0)
+        wait = COMPILE_WAIT if self._scheduler.compiling else IDLE_WAIT
+        self._desk.drain(wait if block else 0.0)
 
     def _next_step(self) -> Step | None:
         started = time.monotonic()

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.runtime.schedule.cache.cache import Lease
+from appliance.runtime.schedule.grammar.matcher import Constraint
 from appliance.runtime.wire.delta import Logprob
 from appliance.runtime.wire.request import TokenRequest, ids_from_bytes
 
@@ -44,12 +45,14 @@ class Request:
     `history` whose keys and values are settled. slot: -1 without a row. admitted: counts
     admissions over all requests; 0 before the first. cached: prompt tokens found in the prefix
     cache at the first admission. prompt_logprobs: entries gathered for the first delta.
+    constraint: its grammar, once compiled; it outlives retraction like the output.
     """
 
     __slots__ = (
         "admitted",
         "cached",
         "computed",
+        "constraint",
         "first",
         "history",
         "invalid",
@@ -83,6 +86,7 @@ class Request:
         self.cached = 0
         self.first = not self.output
         self.invalid = False
+        self.constraint: Constraint | None = None
         self.prompt_logprobs: list[Logprob] = []
 
     def known(self) -> Int32s:

@@ -56,7 +56,8 @@ class Running:
 
     position: next position to compute. end: decode computes positions below it only, so that a
     row whose end by length is known is not launched again. capacity: positions its pages cover.
-    flights: steps in the air with this row. decoding: takes part in decode steps.
+    flights: steps in the air with this row. decoding: takes part in decode steps. constrained: its
+    output is under a grammar.
     """
 
     def __init__(self, max_running: int, context: int) -> None:
@@ -71,6 +72,7 @@ class Running:
         self.stops = np.full((n, STOP_WIDTH), NO_TOKEN, dtype=np.int32)
         self.min_tokens = np.zeros(n, dtype=np.int32)
         self.special = np.zeros(n, dtype=np.bool_)
+        self.constrained = np.zeros(n, dtype=np.bool_)
         self._surely = np.zeros(n, dtype=np.bool_)
         self._context = context
         self._moved: dict[int, list[tuple[int, Int32s]]] = {}
@@ -110,7 +112,8 @@ class Running:
         wide = len(sampling.stop_ids) > STOP_WIDTH
         if not wide:
             self.stops[slot, : len(sampling.stop_ids)] = sampling.stop_ids
-        self.special[slot] = wide or sampling.logprobs >= 0
+        self.constrained[slot] = request.constraint is not None
+        self.special[slot] = wide or sampling.logprobs >= 0 or self.constrained[slot]
         self._surely[slot] = not sampling.stop_ids
         return slot
 

@@ -11,7 +11,9 @@ import numpy as np
 from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule.admit import Admission
 from appliance.runtime.schedule.cache.cache import Cache
+from appliance.runtime.schedule.constrain import Waiting, add_forced, masks_of
 from appliance.runtime.schedule.draft import Draft
+from appliance.runtime.schedule.grammar.shelf import Shelf
 from appliance.runtime.schedule.queue import LOOK_UP_MOST, Queue
 from appliance.runtime.schedule.refuse import refusal
 from appliance.runtime.schedule.request import Request, State
@@ -53,6 +55,7 @@ class Scheduler:
         context: int,
         max_running: int,
         vocab: int,
+        shelf: Shelf | None = None,
     ) -> None:
         self._config = config
         self._context, self._vocab = context, vocab
@@ -62,6 +65,8 @@ class Scheduler:
         self._admission = Admission(config, self.queue, self.cache, self.running)
         self._settle = Settle(self.running)
         self._ratio = NewTokenRatio(config.conservativeness)
+        self._waiting = Waiting(shelf, vocab, config.jump_forward)
+        self._masked = 0
         self._live: dict[int, Request] = {}
         self._ending: list[Request] = []
         self._notices: list[TokenDelta] = []
@@ -69,8 +74,13 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing holds a slot."""
+        """Nothing can go on: nothing is queued and nothing holds a slot."""
         return not len(self.queue) and self.running.count == 0
+
+    @property
+    def compiling(self) -> bool:
+        """A request waits for its grammar; nobody says when it is there."""
+        return len(self._waiting) > 0
 
     @property
     def in_air(self) -> int:
@@ -85,14 +95,15 @@ class Scheduler:
         self._counts.requests += 1
         request = Request(wire, self._counts.requests)
         ended = refusal(request, self._context, self._vocab, self.cache)
+        if ended is None and wire.grammar is not None:
+            ended = self._waiting.add(request)
         if ended is not None:
             request.finish()
             self._notices.append(ended)
             return
         self._live[wire.rid] = request
-        self.queue.add(request)
-        if next(iter(self.queue)) is request:
-            self._admission.room_changed()
+        if wire.grammar is None:
+            self._queue(request)
 
     def abort(self, rid: int) -> None:
         """Drops a request. No delta follows; its pages are free when no flight can write them."""
@@ -102,7 +113,8 @@ class Scheduler:
             return
         self._counts.aborts += 1
         if request.state is State.WAITING:
-            self.queue.remove(request)
+            if not self._waiting.drop(rid):
+                self.queue.remove(request)
             request.finish()
             return
         request.finish()
@@ -114,6 +126,8 @@ class Scheduler:
 
     def next_step(self) -> Step | None:
         counts = self._counts
+        if self.compiling:
+            self._queue_compiled()
         if self._config.retract_every and counts.decodes >= self._config.retract_every:
             if self.in_air:
                 return None
@@ -135,8 +149,21 @@ class Scheduler:
         return self._launched(draft)
 
     def masks(self, step: Step) -> Masks | None:
-        """Allowed tokens of the constrained rows of `step`; all before it are settled."""
-        return None
+        """Allowed tokens of the constrained rows of `step`; all before it are settled.
+
+        None when it was asked for them before.
+        """
+        if step.id <= self._masked:
+            return None
+        self._masked = step.id
+        if not self.running.constrained[step.slots].any():
+            return None
+        masks, faults = masks_of(self.running, step)
+        for request, fault in faults:
+            self._notices.append(self._settle.fail(request, str(fault), fault.code))
+            del self._live[request.rid]
+            self._end(request)
+        return masks
 
     def settle(self, step: Step, result: StepResult) -> list[TokenDelta]:
         """Takes what came of the oldest step in the air."""
@@ -159,7 +186,7 @@ class Scheduler:
         if self.idle:
             self._ratio.reset()
             assert self.cache.whole, "pages are lost"
-        return settled.deltas
+        return [*self.notices(), *settled.deltas] if self._notices else settled.deltas
 
     def notices(self) -> list[TokenDelta]:
         """Deltas that came of no step (refusals, ends for want of pages) since the last call."""
@@ -177,7 +204,7 @@ class Scheduler:
         return StepStats(
             steps=counts.settled,
             running=self.running.count,
-            waiting=len(self.queue),
+            waiting=len(self.queue) + len(self._waiting),
             used_tokens=self.cache.held * page,
             cached_tokens=self.cache.evictable * page,
             total_tokens=self.cache.total * page,
@@ -197,7 +224,8 @@ class Scheduler:
         rows = self.running.rows()
         assert all(r.state is not State.WAITING for r in rows), "a waiting request has a row"
         assert all(r.state is State.WAITING for r in self.queue), "the queue holds a row"
-        known = {r.rid: r for r in [*self.queue, *(r for r in rows if r.state is not State.DONE)]}
+        waiting = [*self.queue, *self._waiting.requests()]
+        known = {r.rid: r for r in [*waiting, *(r for r in rows if r.state is not State.DONE)]}
         assert known == self._live, "a request is lost"
         if self.in_air == 0:
             assert not self._ending and not self.running.flights.any(), "a row waits for no flight"
@@ -216,11 +244,29 @@ class Scheduler:
         self.running.flights[draft.decode_slots] += 1
         return draft.step(counts.launched, self.running.take_freed())
 
+    def _queue(self, request: Request) -> None:
+        self.queue.add(request)
+        if next(iter(self.queue)) is request:
+            self._admission.room_changed()
+
+    def _queue_compiled(self) -> None:
+        """Requests whose grammar has come join the queue, or end with what it was refused for."""
+        begin, end = self._waiting.ready()
+        for request in begin:
+            self._queue(request)
+        for request, delta in end:
+            request.finish()
+            del self._live[request.rid]
+            self._notices.append(delta)
+
     def _add_decode(self, draft: Draft) -> bool:
         """Adds all rows that decode; False, and nothing added, when pages are short."""
         running = self.running
         slots = running.ready()
         if draft.prefill_rows:
+            slots = slots[~np.isin(slots, draft.prefill_slots)]
+        if running.constrained[slots].any():
+            add_forced(running, self.cache, slots, draft)
             slots = slots[~np.isin(slots, draft.prefill_slots)]
         crossing = running.crossing(slots)
         if len(crossing) > self.cache.available:

@@ -65,10 +65,11 @@ class Settle:
                 self._row(request, row, row in invalid, step, result, out)
         return out
 
-    def fail(self, request: Request, message: str) -> TokenDelta:
+    def fail(self, request: Request, message: str, code: str = "") -> TokenDelta:
         """Ends a request with an error."""
         request.finish()
-        return TokenDelta(request.rid, len(request.output), (), "error", error=message)
+        known = len(request.output)
+        return TokenDelta(request.rid, known, (), "error", error=message, code=code)
 
     def _plain(self, step: Step, result: StepResult, invalid: set[int]) -> npt.NDArray[np.bool_]:
         """Rows that only got one more token, if they still run at all. bool [rows]."""
@@ -97,7 +98,7 @@ class Settle:
             out.ended.append(request)
             out.deltas.append(self.fail(request, _not_finite(request)))
             return
-        if row < step.prefill_rows:
+        if row < step.prefill_rows and step.starts[row] < len(request.history):
             request.computed = int(step.starts[row]) + int(step.lengths[row])
             out.computed.append(request)
         if not step.samples[row]:
@@ -106,19 +107,23 @@ class Settle:
         ids: tuple[int, ...] = ()
         finish: Finish = ""
         matched = -1
+        known = len(request.output)
         if request.sampling.max_tokens > index:
-            ids = (token,)
-            request.output.append(token)
-            out.generated += 1
+            ids = (*_forced(request, index), token)
+            request.output += ids
+            out.generated += len(ids)
             if request.stops_at(token, index):
                 finish, matched = "stop", token
+            elif request.constraint is not None:
+                request.constraint.accept(index, token)
+                finish = "stop" if request.constraint.finished else ""
         length = len(request.prompt) + len(request.output)
         if not finish and length >= self._running.last_length(request):
             finish = "length"
         out.deltas.append(
             TokenDelta(
                 request.rid,
-                index,
+                known,
                 ids,
                 finish,
                 matched,
@@ -138,6 +143,14 @@ class Settle:
             request = self._running.requests[int(step.slots[part.row])]
             if request is not None and request.wants_prompt_logprobs:
                 _gather(request, int(step.starts[part.row]), part)
+
+
+def _forced(request: Request, index: int) -> tuple[int, ...]:
+    """Output tokens before number `index` that were computed in this step without being sampled."""
+    known = len(request.output)
+    if known == index or request.constraint is None:
+        return ()
+    return request.constraint.forced(known)[: index - known]
 
 
 def _gather(request: Request, start: int, part: PromptLogprobs) -> None:

@@ -169,6 +169,15 @@ class Vocabulary:
         """None when this vocabulary cannot be decoded token by token."""
         return self._hidden if skip_special_tokens else self._shown
 
+    def spelled(self) -> list[bytes]:
+        """The bytes each id adds to a text, empty for special tokens. UsageError when this
+        vocabulary cannot be decoded token by token."""
+        if self._hidden is None:
+            raise UsageError(
+                "This model's tokens have no bytes of their own, so no grammar can hold them."
+            )
+        return [self._hidden[id] for id in range(self.size)]
+
     def piece(self, id: int) -> str | None:
         """The token as the vocabulary writes it."""
         piece: str | None = self.tokenizer.id_to_token(id)

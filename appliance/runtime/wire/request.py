@@ -50,6 +50,15 @@ class Sampling(Struct, frozen=True, array_like=True):
     prompt_logprobs: int = -1
     """The same for prompt tokens. Such a request does not match the prefix cache."""
 
+    @property
+    def penalized(self) -> bool:
+        """What was written before changes what comes next."""
+        return (
+            self.frequency_penalty != 0
+            or self.presence_penalty != 0
+            or self.repetition_penalty != 1
+        )
+
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "ebnf", "structural_tag"]
 

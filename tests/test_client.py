@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import tempfile
 import threading
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.client import Client, error_of
+import appliance
+from appliance.client import AsyncClient, Client, error_of
 from appliance.errors import (
     ApplianceError,
     BusyError,
@@ -43,6 +45,9 @@ def answering(answer: bytes | None) -> Iterator[Client]:
                 with connection:
                     connection.recv(65536)
                     connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):  # a body may come behind its head
+                        continue
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -126,3 +131,57 @@ def test_error_of_picks_the_class() -> None:
     assert isinstance(error_of({"message": "m", "exit_code": 7}), DoesNotFitError)
     assert isinstance(error_of({"message": "m", "exit_code": 11}), BusyError)
     assert type(error_of({"message": "m"})) is ApplianceError
+
+
+async def test_async_face() -> None:
+    with answering(http(200, b'{"state": "ready"}')) as client:
+        assert (await AsyncClient(client.socket).status()).state == "ready"
+    told: list[str] = []
+    with answering(b"HTTP/1.1 200 X\r\n\r\ndraining\nstopped") as client:
+        again = AsyncClient(client.socket)
+        assert [line async for line in again.follow_logs()] == ["draining", "stopped"]
+        await again.down(1.0, told.append)
+        assert await again.logs() == "draining\nstopped"
+    assert told == ["draining", "stopped"]
+    with pytest.raises(NotRunningError):
+        await AsyncClient(client.socket).restart()
+
+
+async def test_leaving_a_log_that_says_nothing_more() -> None:
+    """The thread that waits for the next line ends with the loop that asked for it."""
+    with tempfile.TemporaryDirectory(prefix="apl") as folder:
+        path = Path(folder) / "control.sock"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            follow = AsyncClient(path).follow_logs()
+            first = asyncio.ensure_future(anext(follow))
+            connection, _ = await asyncio.to_thread(listener.accept)
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 X\r\n\r\none\n")
+                assert await first == "one"
+                waiting = asyncio.ensure_future(anext(follow))
+                await asyncio.sleep(0)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                await follow.aclose()
+                asked = b""
+                while part := await asyncio.to_thread(connection.recv, 65536):
+                    asked += part
+                assert b"follow=1" in asked
+
+
+def test_the_package_names_what_scripts_ask_for() -> None:
+    assert appliance.Client is Client
+    assert appliance.AsyncClient is AsyncClient
+    with pytest.raises(AttributeError, match="nothing"):
+        vars(appliance)["__getattr__"]("nothing")
+
+
+def test_client_of_a_run() -> None:
+    with tempfile.TemporaryDirectory(prefix="apl") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("APPLIANCE_RUNTIME_DIR", folder)
+        assert Client.of_run("night").socket == Path(folder) / "night" / "control.sock"
+        with pytest.raises(NotRunningError, match="name 'night'"):
+            Client.of_run("night").status()

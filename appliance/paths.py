@@ -123,6 +123,11 @@ def cancels(run: Path) -> Path:
     return run / "cancels.json"
 
 
+def aborts(run: Path, frontend: int) -> Path:
+    """Requests that callers told one frontend to end, for the others (JSON)."""
+    return run / f"aborts-{frontend}.json"
+
+
 def frontend_snapshot(run: Path, index: int) -> Path:
     """A frontend's latest FrontendSnapshot (JSON), replaced atomically."""
     return run / f"frontend-{index}.json"

@@ -36,6 +36,7 @@ from appliance.runtime.api.errors import as_request_error, error_body, error_hea
 from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.gate import Gate
 from appliance.runtime.api.models import Models
+from appliance.runtime.api.native.abort import Aborts
 from appliance.runtime.api.series import Series
 from appliance.runtime.api.server import HttpServer, raise_file_limit
 from appliance.runtime.api.state import CancelFile, RunStateFile
@@ -55,7 +56,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def routes(
-    frontend: Frontend, models: Models, admin: Admin, config: RuntimeConfig
+    frontend: Frontend, models: Models, admin: Admin, aborts: Aborts, config: RuntimeConfig
 ) -> list[tuple[str, str, Endpoint, type | None]]:
     """(method, path, endpoint, body)"""
     chat = ChatCompletions(frontend, models, config.serve.keep_alive_comment_s)
@@ -63,7 +64,7 @@ def routes(
     return [
         ("POST", "/v1/chat/completions", chat.post, schema.ChatRequest),
         ("POST", "/v1/completions", completions.post, schema.CompletionRequest),
-        *dialect_routes(frontend, models, chat, config),
+        *dialect_routes(frontend, models, chat, completions, aborts, config),
         ("GET", "/v1/models", models.list, None),
         ("GET", "/v1/models/{model:path}", models.show, None),
         ("POST", "/tokenize", admin.tokenize, schema.TokenizeRequest),
@@ -137,9 +138,8 @@ async def _refuse(request: Request, error: Exception) -> Response:
     elif not isinstance(error, ApplianceError):
         log.error("request %s", request.scope["state"]["request_id"], exc_info=error)
     refused = as_request_error(error)
-    response = Response(
-        error_body(refused, request.scope["path"]), refused.status, media_type="application/json"
-    )
+    dialect = request.scope["state"].get("dialect", request.scope["path"])
+    response = Response(error_body(refused, dialect), refused.status, media_type="application/json")
     response.raw_headers += error_headers(refused)
     if refused.status == 413:
         response.raw_headers.append((b"connection", b"close"))
@@ -160,12 +160,17 @@ class _Guard:
 
 
 def build_app(
-    frontend: Frontend, models: Models, admin: Admin, batches: BatchRoom, config: RuntimeConfig
+    frontend: Frontend,
+    models: Models,
+    admin: Admin,
+    batches: BatchRoom,
+    aborts: Aborts,
+    config: RuntimeConfig,
 ) -> ASGIApp:
     app = FastAPI(
         title="appliance", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    table = [*routes(frontend, models, admin, config), *batches.routes()]
+    table = [*routes(frontend, models, admin, aborts, config), *batches.routes()]
     batches.answer_by({path: _Guard(endpoint).answer for _, path, endpoint, _ in table})
     document = msgspec.json.encode(_openapi(table))
 
@@ -193,9 +198,9 @@ def _openapi(table: list[tuple[str, str, Endpoint, type | None]]) -> dict[str, A
     )
     shown = dict(zip(bodies, references, strict=True))
     found: dict[str, Any] = {}
-    for method, path, endpoint, body in table:
+    for method, path, _, body in table:
         operation: dict[str, Any] = {
-            "operationId": endpoint.__qualname__.replace(".", "_"),
+            "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}"),
             "responses": {"200": {"description": "OK"}},
         }
         if body is not None:
@@ -234,7 +239,8 @@ class FrontendProcess:
         self.batches = BatchRoom(
             self.frontend, paths.batches_dir(config.run), config.serve.frontends
         )
-        app = build_app(self.frontend, models, admin, self.batches, config)
+        self._aborts = Aborts(self.frontend, run, config.serve.frontends)
+        app = build_app(self.frontend, models, admin, self.batches, self._aborts, config)
         self.server = HttpServer(app, listener)
 
     async def start(self) -> None:
@@ -256,11 +262,12 @@ class FrontendProcess:
         self.snapshots.publish(at_least_every_s=0.0)
 
     async def housekeeping(self, status: StatusPipe) -> None:
-        """Until cancelled: snapshots, the operator's cancels, the date, and signs of life."""
+        """Until cancelled: snapshots, what others cancel, the date, and signs of life."""
         beaten = 0.0
         while True:
             for name in self._cancels.fresh():
                 self.frontend.cancel_named(name)
+            self._aborts.look()
             self.snapshots.publish()
             if time.monotonic() - beaten >= BEAT_S:
                 beaten = time.monotonic()

@@ -9,13 +9,18 @@ from starlette.responses import Response
 
 from appliance import paths
 from appliance.runtime.api.chat import ChatCompletions
+from appliance.runtime.api.completions import Completions
 from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.messages.body import CountRequest, MessagesRequest
 from appliance.runtime.api.messages.routes import Messages
 from appliance.runtime.api.models import Models
+from appliance.runtime.api.native.abort import Aborts
+from appliance.runtime.api.native.body import NativeRequest
+from appliance.runtime.api.native.routes import AbortRequest, Native
 from appliance.runtime.api.responses.body import ResponsesRequest
 from appliance.runtime.api.responses.routes import Responses
 from appliance.runtime.api.responses.store import ResponseStore
+from appliance.runtime.api.tgi import Tgi, TgiRequest
 from appliance.runtime.config import RuntimeConfig
 
 Route = tuple[str, str, Callable[[Request], Awaitable[Response]], type | None]
@@ -23,7 +28,12 @@ Route = tuple[str, str, Callable[[Request], Awaitable[Response]], type | None]
 
 
 def dialect_routes(
-    frontend: Frontend, models: Models, chat: ChatCompletions, config: RuntimeConfig
+    frontend: Frontend,
+    models: Models,
+    chat: ChatCompletions,
+    completions: Completions,
+    aborts: Aborts,
+    config: RuntimeConfig,
 ) -> list[Route]:
     messages = Messages(frontend, models, chat, config.serve.keep_alive_comment_s)
     responses = Responses(
@@ -33,7 +43,10 @@ def dialect_routes(
         ResponseStore(paths.responses_dir()),
         config.serve.keep_alive_comment_s,
     )
+    tgi = Tgi(frontend, models, completions)
+    native = Native(frontend, models, completions, tgi, aborts, config)
     return [
+        *_native_routes(native, tgi),
         ("POST", "/v1/messages", messages.post, MessagesRequest),
         ("POST", "/v1/messages/count_tokens", messages.count, CountRequest),
         ("POST", "/v1/responses", responses.post, ResponsesRequest),
@@ -41,4 +54,24 @@ def dialect_routes(
         ("DELETE", "/v1/responses/{id}", responses.delete, None),
         ("POST", "/v1/responses/{id}/cancel", responses.cancel, None),
         ("GET", "/v1/responses/{id}/input_items", responses.input_items, None),
+    ]
+
+
+def _native_routes(native: Native, tgi: Tgi) -> list[Route]:
+    return [
+        ("POST", "/generate", native.generate, NativeRequest),
+        ("PUT", "/generate", native.generate, NativeRequest),
+        ("POST", "/abort_request", native.abort, AbortRequest),
+        ("POST", "/flush_cache", native.flush_cache, None),
+        ("GET", "/flush_cache", native.flush_cache, None),
+        ("GET", "/health_generate", native.health_generate, None),
+        ("GET", "/model_info", native.model_info, None),
+        ("GET", "/get_model_info", native.model_info, None),
+        ("GET", "/server_info", native.server_info, None),
+        ("GET", "/get_server_info", native.server_info, None),
+        ("GET", "/v1/loads", native.loads, None),
+        ("GET", "/ping", native.ping, None),
+        ("POST", "/generate_stream", tgi.generate_stream, TgiRequest),
+        ("POST", "/", tgi.root, TgiRequest),
+        ("GET", "/info", tgi.info, None),
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -268,6 +269,17 @@ def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for i, message in enumerate(messages):
         role = message.get("role")
         if role not in _ROLES:
+def refuse_unknown(names: Iterable[str], param: str) -> None:
+    """RequestError for a field of another dialect that completions have no word for."""
+    for name in names:
+        if name not in CompletionRequest.__struct_fields__:
+            raise RequestError(
+                f"{param}.{name} is not supported; leave it out.",
+                code="unsupported_value",
+                param=param,
+            )
+
+
             raise RequestError(
                 f"messages[{i}].role is {str(role)[:40]!r}; it must be one of {', '.join(_ROLES)}.",
                 param="messages",

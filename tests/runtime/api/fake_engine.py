@@ -13,7 +13,7 @@ from pathlib import Path
 from appliance.runtime.wire.channel import EngineDoor
 from appliance.runtime.wire.codec import VERSION
 from appliance.runtime.wire.delta import Admitted, Deltas, Logprob, StepStats, TokenDelta, Welcome
-from appliance.runtime.wire.request import Abort, TokenRequest, ids_from_bytes
+from appliance.runtime.wire.request import Abort, FlushCache, TokenRequest, ids_from_bytes
 
 LOW, HIGH = 5, 300
 
@@ -61,6 +61,7 @@ class FakeEngine:
         self.cached = 0
         self.requests: list[TokenRequest] = []
         self.aborts: list[int] = []
+        self.flushes = 0
         self.seen = threading.Condition()
         self.stats = StepStats()
         self._rows: dict[int, Row] = {}
@@ -120,6 +121,8 @@ class FakeEngine:
             elif isinstance(message, Abort):
                 self.aborts.append(message.rid)
                 self._rows.pop(message.rid, None)
+            elif isinstance(message, FlushCache):
+                self.flushes += 1
             elif message is None:
                 for rid in [r for r, row in self._rows.items() if row.peer == peer]:
                     del self._rows[rid]

@@ -1,10 +1,15 @@
-"""appliance top: the dashboard; without a terminal, one snapshot."""
+"""appliance top: the dashboard; without a terminal, one snapshot or a stream of them."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -13,33 +18,136 @@ from appliance import paths
 from appliance.cli.output import Output
 from appliance.cli.prepare import run_folder
 from appliance.client import Client
+from appliance.errors import NotRunningError, UsageError
+from appliance.status import TopSnapshot
+from appliance.tui.source import DEMO, HISTORY_S, Recorder, Replay, Source
+
+_FRAME_S = 0.5
+_ANSWER_WITHIN_S = 2.0
 
 
 @click.command()
 @click.argument("name", default="default")
-@click.option("--once", is_flag=True, help="Print one snapshot and leave.")
+@click.option("--once", is_flag=True, help="Print one snapshot and leave; exit 3 unless ready.")
 @click.option(
-    "--interval", type=click.FloatRange(0.25), default=0.5, help="Seconds between frames."
+    "--interval",
+    type=click.FloatRange(0.25),
+    help="Seconds between frames (0.5). With --json: one snapshot a line, for ever.",
 )
 @click.option("--ascii", is_flag=True, help="No characters beyond ASCII.")
-@click.option("--readonly", is_flag=True, help="Keys that change anything do nothing.")
-@click.pass_obj
+@click.option("--readonly", is_flag=True, help="Without the keys that change anything.")
+@click.option("--inline", is_flag=True, help="In a few lines under the prompt.")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write to FILE.")
+@click.option("--replay", type=click.Path(dir_okay=False, path_type=Path), help="Play FILE.")
+@click.option("--demo", is_flag=True, help="Play a recording of a made-up busy server.")
+@click.pass_context
 def top(
-    out: Output, /, name: str, once: bool, interval: float, ascii: bool, readonly: bool
+    context: click.Context,
+    name: str,
+    once: bool,
+    interval: float | None,
+    ascii: bool,
+    readonly: bool,
+    inline: bool,
+    record: Path | None,
+    replay: Path | None,
+    demo: bool,
 ) -> None:
     """Live dashboard of run NAME."""
-    client = Client(paths.control_socket(run_folder(name)))
-    if once or out.json or not _terminal():
-        snapshot = client.top()
-        from appliance.tui.once import render
+    out: Output = context.obj
+    if sum((record is not None, replay is not None, demo)) > 1:
+        raise UsageError("--record, --replay and --demo exclude one another.", "Give one of them.")
+    played = replay is not None or demo
+    frame_s = interval or _FRAME_S
+    with _source(name, frame_s, record, replay, demo) as (source, label):
+        if out.json and interval is not None and not once:
+            _stream(out, source, frame_s)
+        elif once or out.json or not _terminal():
+            if record is not None and not once:
+                _stream(None, source, frame_s)
+            if not _print(out, source, ascii) and once:
+                context.exit(NotRunningError.exit_code)
+        else:
+            if not played:
+                source.top(1, 0)  # nothing runs: said in words, not on a full screen
+            from appliance.tui.app import run
 
-        width = shutil.get_terminal_size((100, 24)).columns
-        out.result(render(snapshot, width), msgspec.to_builtins(snapshot))
+            run(
+                source,
+                interval=frame_s,
+                ascii=ascii,
+                readonly=readonly or played,
+                inline=inline,
+                label=label,
+            )
+            if not played:
+                out.note("The server keeps running; appliance down stops it.")
+
+
+@contextmanager
+def _source(
+    name: str, frame_s: float, record: Path | None, replay: Path | None, demo: bool
+) -> Iterator[tuple[Source, str]]:
+    """Where the snapshots come from, and what is said of it in the title."""
+    if replay is not None or demo:
+        played = Replay(replay or DEMO)
+        yield played, played.label
         return
-    client.top()  # nothing runs: said in words, not on a full screen
-    from appliance.tui.app import run
+    client = Client(paths.control_socket(run_folder(name)), timeout=_ANSWER_WITHIN_S)
+    if record is None:
+        yield client, ""
+        return
+    client.top(1, 0)  # before a file is made
+    recorder = Recorder(client, record, frame_s)
+    try:
+        yield recorder, ""
+    finally:
+        recorder.close()
 
-    run(client, interval=interval, ascii=ascii, readonly=readonly)
+
+def _print(out: Output, source: Source, ascii: bool) -> bool:
+    """Whether the run is ready."""
+    from appliance.tui.figures import ASCII, UNICODE
+    from appliance.tui.once import render
+
+    snapshot = source.top()
+    width = shutil.get_terminal_size((100, 24)).columns
+    text = render(snapshot, width, glyphs=ASCII if ascii else UNICODE)
+    out.result(text, msgspec.to_builtins(snapshot))
+    return snapshot.state == "ready"
+
+
+def _stream(out: Output | None, source: Source, interval: float) -> None:
+    """Snapshots for ever, each with the history that the one before had not; Ctrl-C ends it.
+
+    A supervisor that has gone is waited for, as on the full screen. out: None prints nothing.
+    """
+    known: int | None = None
+    while True:
+        asked = HISTORY_S if known is None else int(interval) + 5
+        try:
+            snapshot = source.top(asked)
+        except NotRunningError as problem:
+            if known is None:
+                raise
+            if out is not None:
+                out.warn(problem.message)
+        else:
+            if out is not None:
+                out.result("", _news(snapshot, known))
+            known = snapshot.history_seq
+        time.sleep(interval)
+
+
+def _news(snapshot: TopSnapshot, known: int | None) -> dict[str, Any]:
+    """As plain values, with that part of the history that is new. known: how much was told."""
+    plain: dict[str, Any] = msgspec.to_builtins(snapshot)
+    if known is not None and snapshot.history_seq >= known:
+        new = snapshot.history_seq - known
+        plain["history"] = {
+            name: values[max(0, len(values) - new) :] for name, values in plain["history"].items()
+        }
+    return plain
 
 
 def _terminal() -> bool:

@@ -80,7 +80,7 @@ def make_app(run: Path, lifecycle: Lifecycle, view: View, book: LogBook, steps: 
         except (msgspec.DecodeError, KeyError):
             return _refuse(400, 2, "APL-USE-001", "the body is not {'id': request}.")
         if not cancels.add(asked):
-            return _refuse(404, 4, "APL-NOT-007", f"no live request has the id '{asked[:128]}'.")
+            return _refuse(404, 4, "APL-NOT-015", f"no live request has the id '{asked[:128]}'.")
         return _json({})
 
     @app.get(f"{base}/plan")
@@ -88,7 +88,7 @@ def make_app(run: Path, lifecycle: Lifecycle, view: View, book: LogBook, steps: 
         try:
             return Response(paths.plan_file(run).read_bytes(), media_type="application/json")
         except OSError:
-            return _refuse(404, 4, "APL-NOT-005", "this run has no plan file.")
+            return _refuse(404, 4, "APL-NOT-014", "this run has no plan file.")
 
     @app.get(f"{base}/logs")
     async def logs(request: Request) -> Response:

@@ -37,6 +37,7 @@ _LENGTHS = {
 }
 _HISTORY = (
     "gen_tok_s", "prompt_tok_s", "running", "waiting", "kv_ratio", "ttft_p50_s", "power_w",
+    "cpu_util",
 )  # fmt: skip
 _STATE_OF_ENGINE = ("running", "waiting", "used_tokens", "cached_tokens", "total_tokens")
 
@@ -92,7 +93,6 @@ class Sampler:
         self.frontends = read_frontends(self._run)
         self._moments.append(_moment(now, self.frontends))
         self._look_back()
-        self._remember()
         total, available = host_memory()
         self.cpu = {
             "util": psutil.cpu_percent(None) / 100,
@@ -100,6 +100,7 @@ class Sampler:
             "mem_total_bytes": total,
             "load1": psutil.getloadavg()[0],
         }
+        self._remember()
 
     def _look_back(self) -> None:
         grown = {short: self._growth(name) for short, name in (_LATENCIES | _LENGTHS).items()}
@@ -120,6 +121,7 @@ class Sampler:
             "kv_ratio": self.kv()["ratio"],
             "ttft_p50_s": self.latency["ttft_s"]["p50"] or 0.0,
             "power_w": watts or 0.0,
+            "cpu_util": self.cpu["util"] or 0.0,
         }
         for gpu in self.gpus:
             now[f"gpu{gpu.index}_util"] = gpu.utilization or 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
@@ -79,6 +80,10 @@ def milliseconds(seconds: float | None, glyphs: Glyphs = UNICODE) -> str:
         return glyphs.dash
     ms = seconds * 1000
     return f"{ms:.1f}" if ms < 10 else f"{ms:,.0f}"
+
+
+def per_joule(value: float | None, glyphs: Glyphs = UNICODE) -> str:
+    return glyphs.dash if value is None else f"{value:.2f}"
 
 
 def duration(seconds: float | None, glyphs: Glyphs = UNICODE) -> str:
@@ -182,21 +187,49 @@ def key_figures(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[KeyFigure]:
         KeyFigure("hit 60s", "hit 60s", percent(top.prefix_cache.get("hit_ratio_60s"), glyphs)),
         KeyFigure("TTFT p50/p99", "TTFT", _pair(late.get("ttft_s", {}), glyphs)),
         KeyFigure("ITL p50/p99", "ITL", _pair(late.get("itl_s", {}), glyphs)),
+        KeyFigure(
+            "errors/min",
+            "err",
+            whole(top.errors_60s.get("5xx"), glyphs),
+            f"4xx {whole(top.errors_60s.get('4xx'), glyphs)}",
+        ),
+        _power(top, glyphs),
     ]
 
 
+def _power(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
+    watts = top.power.get("watts")
+    if watts is None:
+        return KeyFigure("power", "power", glyphs.dash)
+    rate = f"{per_joule(top.power.get('tokens_per_joule'), glyphs)} tok/J"
+    return KeyFigure("power", "power", f"{whole(watts, glyphs)} W", rate)
+
+
 def alert_lines(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[tuple[str, str]]:
-    """(level, line) newest first; what a start or a failure says of itself comes before them."""
+    """(level, line with age and fix) newest first; what a start or a failure says of itself comes
+    before them."""
     lines = []
     if top.detail and top.state in ("starting", "degraded", "failed"):
         level = "error" if top.state == "failed" else "info"
         lines.append((level, inert(top.detail, glyphs)))
     for alert in top.alerts:
         text = inert(alert.get("message", ""), glyphs)
+        age = _age(str(alert.get("since") or ""), top.at)
+        text += "" if age is None else f" ({duration(age, glyphs)})"
         if alert.get("fix"):
             text += f": {inert(alert['fix'], glyphs)}"
         lines.append((str(alert.get("level", "warn")), text))
     return lines
+
+
+def _age(since: str, at: str) -> float | None:
+    """Seconds between two times of ISO 8601, or None when one is missing."""
+    try:
+        return max(
+            0.0, (datetime.fromisoformat(at) - datetime.fromisoformat(since)).total_seconds()
+        )
+    except (ValueError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -214,7 +247,7 @@ COLUMNS: dict[str, Column] = {
     c.name: c
     for c in (
         Column("id", 12, lambda r, g: inert(r.id, g), lambda r: r.id, False),
-        Column("phase", 8, lambda r, g: r.phase, lambda r: r.phase, False),
+        Column("phase", 8, lambda r, g: inert(r.finish, g) or r.phase, lambda r: r.phase, False),
         Column("prompt", 6, lambda r, g: compact(r.prompt_tokens, g), lambda r: r.prompt_tokens),
         Column("cached", 6, lambda r, g: compact(r.cached_tokens, g), lambda r: r.cached_tokens),
         Column(
@@ -254,7 +287,8 @@ def chosen_requests(
         rows = [
             r
             for r in rows
-            if (wanted in f"{r.id} {r.phase} {r.client}".lower()) != words.startswith("!")
+            if (wanted in f"{r.id} {r.phase} {r.finish} {r.client}".lower())
+            != words.startswith("!")
         ]
     known = [(key, r) for r in rows if (key := column.key(r)) is not None]
     known.sort(key=lambda pair: pair[1].id)
@@ -269,7 +303,7 @@ def gpu_lines(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[str]:
         return [
             "CPU (no GPU)",
             f"use   {percent(cpu.get('util'), glyphs)}",
-            f"mem   {_memory(cpu, glyphs)} GiB",
+            f"mem   {memory(cpu, glyphs)} GiB",
             f"load  {glyphs.dash if cpu.get('load1') is None else format(cpu['load1'], '.2f')}",
         ]
     lines = ["GPU  util%     mem GiB     W    C    MHz  throttle"]
@@ -279,46 +313,61 @@ def gpu_lines(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[str]:
         cells = (
             f"{inert(gpu.get('index', '?'), glyphs):<3}",
             fit(glyphs.dash if util is None else f"{util * 100:.0f}", 6, glyphs, right=True),
-            fit(_memory(gpu, glyphs), 12, glyphs, right=True),
+            fit(memory(gpu, glyphs), 12, glyphs, right=True),
             fit(whole(gpu.get("power_w"), glyphs), 6, glyphs, right=True),
             fit(whole(gpu.get("temp_c"), glyphs), 5, glyphs, right=True),
-            fit(_plain(gpu.get("sm_mhz"), glyphs), 7, glyphs, right=True),
+            fit(plain(gpu.get("sm_mhz"), glyphs), 7, glyphs, right=True),
         )
         lines.append("".join(cells) + (f"  {reasons}" if reasons else ""))
     return lines
 
 
-def _plain(value: float | None, glyphs: Glyphs) -> str:
+def plain(value: float | None, glyphs: Glyphs) -> str:
     return glyphs.dash if value is None else f"{value:.0f}"
 
 
-def _memory(device: dict[str, Any], glyphs: Glyphs) -> str:
+def memory(device: dict[str, Any], glyphs: Glyphs) -> str:
     used, total = device.get("mem_used_bytes"), device.get("mem_total_bytes")
     shown = glyphs.dash if used is None else f"{used / 2**30:.1f}"
     return f"{shown}/{glyphs.dash if total is None else format(total / 2**30, '.0f')}"
 
 
-Metric = Literal["gen_tok_s", "prompt_tok_s", "running", "waiting", "kv_ratio"]
+Metric = Literal[
+    "gen_tok_s", "prompt_tok_s", "running", "waiting", "kv_ratio", "ttft_p50_s", "power_w"
+]
 METRICS: dict[Metric, str] = {
     "gen_tok_s": "gen tok/s",
     "prompt_tok_s": "prompt tok/s",
     "running": "running",
     "waiting": "queued",
     "kv_ratio": "KV used",
+    "ttft_p50_s": "TTFT p50",
+    "power_w": "power",
 }
+
+
+def metric_value(metric: str, value: float, glyphs: Glyphs = UNICODE) -> str:
+    """A value of a metric with its unit."""
+    if metric == "kv_ratio" or metric.endswith("util"):
+        return percent(value, glyphs)
+    if metric.endswith("_s") and "tok" not in metric:
+        return f"{milliseconds(value, glyphs)} ms"
+    return f"{whole(value, glyphs)} W" if metric.endswith("_w") else whole(value, glyphs)
 
 
 SHORTEST_HISTORY_S = 120
 
 
-def buckets(values: Sequence[float], width: int) -> tuple[list[float], int]:
+def buckets(
+    values: Sequence[float], width: int, shortest: int = SHORTEST_HISTORY_S
+) -> tuple[list[float], int]:
     """At most ``width`` values, each the largest of its seconds, and how many seconds each has.
 
-    One value a second comes in; two minutes at least are shown where there are so many.
+    One value a second comes in; `shortest` seconds at least are shown where there are so many.
     """
     if width < 1:
         return [], 1
-    size = max(1, -(-min(len(values), SHORTEST_HISTORY_S) // width))
+    size = max(1, -(-min(len(values), shortest) // width))
     shown = list(values)[-width * size :]
     first = len(shown) % size
     groups = [shown[:first]] if first else []

@@ -1,6 +1,8 @@
-"""What the poller tells the screen. The newest of a kind replaces those still waiting."""
+"""What the poller tells the dashboard. The newest of a kind replaces those still waiting."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from textual.message import Message
 
@@ -16,6 +18,14 @@ class Polled(Message):
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, Polled)
+
+
+class Planned(Message):
+    """plan.json of the run: every value with where it came from."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        super().__init__()
+        self.plan = plan
 
 
 class Away(Message):

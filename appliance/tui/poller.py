@@ -1,28 +1,20 @@
-"""One thread that asks the supervisor again and again and posts what came of it."""
+"""One thread that asks the source again and again and posts what came of it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
 
 from textual.message import Message
 
 from appliance.errors import ApplianceError
-from appliance.status import TopSnapshot
-from appliance.tui.messages import Away, Polled
+from appliance.tui.messages import Away, Planned, Polled
+from appliance.tui.source import History, Source
 
 SHORTEST_S, LONGEST_S = 0.25, 10.0
+FEW_LINES, MANY_LINES = 50, 500
 _LONGEST_BACK_OFF_S = 5.0
-
-
-class Source(Protocol):
-    """What the dashboard needs of a client."""
-
-    def top(self) -> TopSnapshot: ...
-
-    def down(self, drain_s: float = 30.0) -> None: ...
 
 
 class Poller:
@@ -31,7 +23,12 @@ class Poller:
     def __init__(self, source: Source, interval: float, post: Callable[[Message], object]) -> None:
         self._source, self._post = source, post
         self.interval = min(LONGEST_S, max(SHORTEST_S, interval))
+        self.lines = FEW_LINES
+        """Of the log, from the next answer on."""
+        self._history = History()
+        self._planned = False
         self._stopped = threading.Event()
+        self._now = threading.Event()
         # A daemon, so that a supervisor that hangs cannot hold up the end of the dashboard.
         self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
 
@@ -40,6 +37,11 @@ class Poller:
 
     def stop(self) -> None:
         self._stopped.set()
+        self._now.set()
+
+    def hurry(self) -> None:
+        """Asks at once, for something new is wanted."""
+        self._now.set()
 
     def slower(self) -> None:
         self.interval = min(LONGEST_S, self.interval * 2)
@@ -51,14 +53,27 @@ class Poller:
         failures, since = 0, 0.0
         while not self._stopped.is_set():
             try:
-                message: Message = Polled(self._source.top())
+                self._ask()
                 failures = 0
             except ApplianceError as problem:
                 since = since if failures else monotonic()
                 failures += 1
-                message = Away(problem.message, since)
-            if self._stopped.is_set():
-                return
-            self._post(message)
+                self._planned = False  # who answers next may be another run
+                self._tell(Away(problem.message, since))
             back_off = min(_LONGEST_BACK_OFF_S, self.interval * 2 ** min(failures, 6))
-            self._stopped.wait(max(self.interval, back_off))
+            self._now.wait(max(self.interval, back_off))
+            self._now.clear()
+
+    def _ask(self) -> None:
+        top = self._source.top(self._history.wanted(), self.lines)
+        if not self._planned:
+            self._planned = True
+            try:
+                self._tell(Planned(self._source.plan()))
+            except ApplianceError:
+                pass  # a run without a plan file has no origins to show
+        self._tell(Polled(self._history.merge(top)))
+
+    def _tell(self, message: Message) -> None:
+        if not self._stopped.is_set():
+            self._post(message)

@@ -68,6 +68,12 @@ def snapshot(gpus: int = 2, requests: int = 8, **more: object) -> TopSnapshot:
             "gen_tok_s": [9000 + 2000 * math.sin(i / 9) for i in range(200)],
             "kv_ratio": [0.5] * 200,
         },
+        "errors_60s": {"4xx": 2.0, "5xx": 1.0, "cancelled": 0.0},
+        "power": {"watts": 1220.0, "tokens_per_joule": 9.23, "energy_j": 7.2e6},
+        "finished": [request(90, phase="done", finish="stop")],
+        "distributions_60s": {"ttft_s": {"bounds": [0.1, 0.25, 0.5], "counts": [9, 70, 20, 1]}},
+        "engines": [{"replica": 0.0, "generation": 1.0, "connected": 1.0, "running": 58.0}],
+        "cache_60s": {"hit_tokens": 9e5, "query_tokens": 1.2e6, "evicted_tokens": 0.0},
         "log_tail": ["2026-11-20T12:00:01.000Z INFO    frontend-0 request finished",
                      "2026-11-20T12:00:02.000Z WARNING engine-0 two rows were retracted"],
     }  # fmt: skip
@@ -88,15 +94,18 @@ def hostile() -> TopSnapshot:
             request(0, id=ESCAPE, client=ESCAPE),
             request(1, id="[/bold]" + "長い名前" * 9),
         ],
-        alerts=[{"code": "X", "level": ESCAPE, "message": ESCAPE, "fix": ESCAPE}],
-        gpus=[{"index": ESCAPE, "throttle": [ESCAPE]}],
+        finished=[request(2, phase="done", id="b" + ESCAPE, finish=ESCAPE)],
+        alerts=[{"code": "X", "level": ESCAPE, "message": ESCAPE, "fix": ESCAPE, "since": ESCAPE}],
+        gpus=[{"index": ESCAPE, "name": ESCAPE, "throttle": [ESCAPE],
+               "processes": [{"pid": 7, "name": ESCAPE, "memory_bytes": 9, "ours": False}]}],
         log_tail=[ESCAPE, "[link=file:///etc/passwd]x[/link]"],
-    )
+    )  # fmt: skip
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     shown: TopSnapshot
+    posted: list[tuple[str, bytes]]
 
 
 class _Reply(BaseHTTPRequestHandler):
@@ -109,6 +118,11 @@ class _Reply(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", "0"))
+        self.server.posted.append((self.path, self.rfile.read(length)))
+        self.do_GET()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -119,7 +133,7 @@ class _Reply(BaseHTTPRequestHandler):
 @contextmanager
 def serving(path: Path, shown: TopSnapshot) -> Iterator[_Server]:
     server = _Server(str(path), _Reply)
-    server.shown = shown
+    server.shown, server.posted = shown, []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -3,6 +3,7 @@
 import threading
 
 import fakecontrol
+import msgspec
 import pytest
 
 from appliance.errors import NotRunningError
@@ -13,6 +14,10 @@ from appliance.tui.widgets.lines import Alerts, Figure, Gpus, Log, Title
 from appliance.tui.widgets.requests import Requests
 from appliance.tui.widgets.throughput import History
 
+PLAN = {"answers": [
+    {"field": "engine.tp", "value": 2, "source": "profile h100x2-bf16", "reason": "two GPUs"},
+    {"field": "schedule.chunk", "value": 4096, "source": "flag", "reason": "--set"},
+]}  # fmt: skip
 SIZES = [(140, 42), (100, 30), (100, 28), (80, 24), (60, 16), (40, 12), (40, 10)]
 
 
@@ -23,12 +28,21 @@ class Source:
         self.shown = shown
         self.asked = 0
         self.drained = threading.Event()
+        self.changed = threading.Event()
+        self.cancelled: list[str] = []
 
-    def top(self) -> TopSnapshot:
+    def top(self, history: int = 900, lines: int = 50) -> TopSnapshot:
         self.asked += 1
         if self.shown is None:
             raise NotRunningError("nothing runs under the name 'default'.", "appliance up")
         return self.shown
+
+    def plan(self) -> dict:
+        return PLAN
+
+    def cancel(self, id: str) -> None:
+        self.cancelled.append(id)
+        self.changed.set()
 
     def down(self, drain_s: float = 30.0) -> None:
         self.drained.set()
@@ -43,8 +57,16 @@ async def until(pilot, condition) -> None:
     raise AssertionError("the dashboard did not come to it")
 
 
+def came(app, source) -> bool:
+    """The dashboard has been told what the source shows now."""
+    newest = app.told.newest
+    return newest is not None and msgspec.structs.replace(newest, history={}) == (
+        msgspec.structs.replace(source.shown, history={})
+    )
+
+
 async def first_frame(pilot, app) -> None:
-    await until(pilot, lambda: app.dashboard.newest is not None)
+    await until(pilot, lambda: app.told.newest is not None)
 
 
 def text_of(app) -> str:
@@ -113,7 +135,7 @@ async def test_pause_keeps_the_frame_and_catches_up():
         await pilot.press("p")
         assert "PAUSED" in app.dashboard.query_one(Title).text
         source.shown = fakecontrol.snapshot(throughput={"gen_tok_s": 77.0})
-        await until(pilot, lambda: app.dashboard.newest is source.shown)
+        await until(pilot, lambda: came(app, source))
         assert "11,263" in app.dashboard.query_one("#figure-0", Figure).text
         await pilot.press("space")
         assert "77" in app.dashboard.query_one("#figure-0", Figure).text
@@ -163,7 +185,7 @@ async def test_rows_come_go_and_change_in_place():
         rows = [fakecontrol.request(0, output_tokens=99), fakecontrol.request(5),
                 fakecontrol.request(2, age_s=0.5), fakecontrol.request(7)]  # fmt: skip
         source.shown = TopSnapshot(state="ready", requests=rows)
-        await until(pilot, lambda: app.dashboard.newest is source.shown)
+        await until(pilot, lambda: came(app, source))
         assert ids(app) == ["req-0000", "req-0002", "req-0005", "req-0007"]
         assert "99/512" in table.get_row_at(0)[4].plain
 
@@ -205,7 +227,7 @@ async def test_help_opens_and_any_key_closes_it():
         await first_frame(pilot, app)
         await pilot.press("question_mark")
         await pilot.pause()
-        assert "filter requests" in text_of(app) and "drain" in text_of(app)
+        assert "!word leaves out" in text_of(app) and "drain" in text_of(app)
         await pilot.press("x")
         assert app.screen is app.dashboard
 
@@ -225,11 +247,11 @@ async def test_unreachable_keeps_the_last_frame_and_comes_back():
     async with app.run_test(size=(80, 24)) as pilot:
         await first_frame(pilot, app)
         source.shown = None
-        await until(pilot, lambda: app.dashboard.away_since is not None)
+        await until(pilot, lambda: app.told.away_since is not None)
         assert "UNREACHABLE 0s" in app.dashboard.query_one(Title).text
         assert "11,263" in text_of(app) and "nothing runs" in text_of(app)
         source.shown = fakecontrol.snapshot(throughput={"gen_tok_s": 5.0})
-        await until(pilot, lambda: app.dashboard.newest is source.shown)
+        await until(pilot, lambda: came(app, source))
         assert "READY" in app.dashboard.query_one(Title).text
         assert "nothing runs" not in text_of(app)
 
@@ -238,7 +260,7 @@ async def test_nobody_there_from_the_start():
     source = Source(None)
     app = TopApp(source)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: app.dashboard.away_since is not None)
+        await until(pilot, lambda: app.told.away_since is not None)
         assert "UNREACHABLE" in text_of(app)
         await pilot.press("s", "t", "g", "p", "p", "slash", "x", "escape")
         assert app.is_running

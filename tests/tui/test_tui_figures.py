@@ -114,6 +114,8 @@ KV cache      71%  4.5M/6.3M tok
 hit 60s       83%
 TTFT p50/p99  142 / 910 ms
 ITL p50/p99   7.1 / 34 ms
+errors/min    1  4xx 2
+power         1,220 W  9.23 tok/J
 
 ! KV cache above 70 % for 5 min: lower --max-running
 

@@ -1,27 +1,39 @@
-"""Screens that lie over the dashboard: the help, and a question before something is done."""
+"""Screens that lie over a page: help, a question before something is done, one request."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.events import Key
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from appliance.tui import figures, panels
+from appliance.tui.told import Told
+
 HELP = """\
 q, Ctrl-C   quit; the server keeps running
+1-7, Tab    pages: overview, requests, GPUs,
+            latency, cache, logs, config
 p, Space    pause the view, and go on
-/           filter requests; !word leaves out; Esc clears
-s , .       sort by the next, previous, next column
-r           reverse the order
-l  g        show or hide the log, the GPUs
-t           graph: the next figure
+/           filter; !word leaves out; Esc clears
+s , .  r    sort by another column; reverse
+Enter       all that is known of a request
+y           copy a request's id
+l  g  t     log, GPUs, the graph's figure
+w           logs: warnings and errors only
 +  -        ask more often, less often
+S  D        save a snapshot; light or dark
+Ctrl-P      every command by name
 ? h F1      this help; any key closes it"""
 
-DRAIN_HELP = "d           drain and stop the run (asks first)"
+CHANGES_HELP = """\
+k           cancel a request (asks first)
+d           drain and stop the run (asks first)"""
 
 
 class Help(ModalScreen[None]):
@@ -55,3 +67,65 @@ class Question(ModalScreen[bool]):
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)
+
+
+class Detail(ModalScreen[None]):
+    """One request, drawn anew while it lives.
+
+    logs: shows the log's lines that name it. cancel: asks, then ends it; None: not allowed.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape,enter,q", "close", "back"),
+        ("y", "copy", "copy the id"),
+        ("l", "logs", "its log lines"),
+    ]
+
+    def __init__(
+        self,
+        told: Told,
+        id: str,
+        logs: Callable[[str], None],
+        cancel: Callable[[str], None] | None,
+    ) -> None:
+        super().__init__()
+        self.told = told
+        self._cancel = cancel
+        self.request_id = id
+        self._logs = logs
+        self._row = told.request(id)
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="detail")
+
+    def on_mount(self) -> None:
+        self.draw()
+
+    def draw(self) -> None:
+        self._row = self.told.request(self.request_id) or self._row
+        if self._row is None or not self.is_mounted:
+            return
+        glyphs, top = self.told.glyphs, self.told.newest
+        width = max(20, min(100, self.app.size.width - 6))
+        lines = panels.request_detail(self._row, top.log_tail if top else (), glyphs)
+        keys = "Esc back   y copy id   l log" + ("   k cancel" if self._cancel else "")
+        text = Text(no_wrap=True)
+        for style, line in [*lines, ("", ""), ("dim", keys)]:
+            text.append(figures.fit(line, width, glyphs).rstrip() + "\n", style or None)
+        text.rstrip()
+        self.query_one("#detail", Static).update(text)
+
+    def on_key(self, event: Key) -> None:
+        if event.key == "k" and self._cancel is not None:
+            self._cancel(self.request_id)
+
+    def action_close(self) -> None:
+        self.dismiss()
+
+    def action_copy(self) -> None:
+        self.app.copy_to_clipboard(self.request_id)
+        self.notify("copied", timeout=2)
+
+    def action_logs(self) -> None:
+        self.dismiss()
+        self._logs(self.request_id)

@@ -1,4 +1,4 @@
-"""The table of live requests: updated in place, so that cursor and scroll stay."""
+"""The table of requests: updated in place, so that cursor and scroll stay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _SCROLLBAR = 2
 
 
 class Requests(DataTable[Text]):
-    """Filtered and sorted as asked; the columns are those that fit its width."""
+    """Filtered and sorted as asked; the columns are those that fit its width.
+
+    Live requests stand before those that have ended.
+    """
 
     def __init__(self, glyphs: Glyphs, *, id: str | None = None) -> None:
         super().__init__(id=id, cursor_type="row", zebra_stripes=False, cell_padding=1)
@@ -25,11 +28,21 @@ class Requests(DataTable[Text]):
         self.descending = False
         self._shown: tuple[Column, ...] = ()
         self._newest: Sequence[RequestRow] = ()
+        self._ended: Sequence[RequestRow] = ()
         self._order: list[str] = []
 
-    def show(self, rows: Sequence[RequestRow]) -> None:
-        self._newest = rows
-        self._draw()
+    def show(self, rows: Sequence[RequestRow], ended: Sequence[RequestRow] = ()) -> None:
+        if (rows, ended) != (self._newest, self._ended):
+            self._newest, self._ended = rows, ended
+            self._draw()
+
+    @property
+    def chosen(self) -> str:
+        """The id under the cursor; empty when there is none."""
+        if not 0 <= self.cursor_row < self.row_count:
+            return ""
+        key = self.coordinate_to_cell_key(self.cursor_coordinate).row_key
+        return str(key.value or "")
 
     def filter(self, words: str) -> None:
         self.words = words
@@ -70,10 +83,11 @@ class Requests(DataTable[Text]):
     def _draw(self) -> None:
         if not self._shown:
             return
-        rows = figures.chosen_requests(
-            self._newest, self.words, figures.COLUMNS[self.sort_name], self.descending
-        )
-        unique = {row.id: row for row in rows}
+        unique: dict[str, RequestRow] = {}
+        for some in (self._newest, self._ended):
+            column = figures.COLUMNS[self.sort_name]
+            for row in figures.chosen_requests(some, self.words, column, self.descending):
+                unique.setdefault(row.id, row)
         for gone in [key for key in self._order if key not in unique]:
             self.remove_row(gone)
         known = [key for key in self._order if key in unique]

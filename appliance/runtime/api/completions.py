@@ -146,7 +146,7 @@ class Completions:
         self._frontend.check_open(len(prompts) * n)
         logprobs = -1 if body.logprobs is None else body.logprobs
         sampling = body.sampling(body.max_tokens, logprobs, echo=bool(body.echo))
-        arrival = time.monotonic()
+        arrival, grammar = time.monotonic(), body.grammar()
         return [
             TextRequest(
                 rids=self._frontend.mint(n),
@@ -160,6 +160,7 @@ class Completions:
                 priority=body.priority or 0,
                 arrival=arrival,
                 cache_key=body.cache_salt or "",
+                grammar=grammar,
             )
             for prompt in prompts
         ]

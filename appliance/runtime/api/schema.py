@@ -11,7 +11,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from appliance.errors import RequestError
-from appliance.runtime.wire.text import AskedSampling
+from appliance.runtime.api.structured import (
+    Choices,
+    ResponseFormat,
+    StructuredOutputs,
+    Wanted,
+    Written,
+)
+from appliance.runtime.wire.request import Grammar
+from appliance.runtime.wire.text import AskedSampling, Reasoning
 
 INT32 = (1 << 31) - 1
 INT64 = (1 << 63) - 1
@@ -31,8 +39,12 @@ class StreamOptions(Struct):
     continuous_usage_stats: bool | None = None
 
 
-class ResponseFormat(Struct):
-    type: str
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class ReasoningOptions(Struct):
+    effort: Effort | None = None
+    enabled: bool | None = None
 
 
 class _Generation(Struct, kw_only=True):
@@ -65,6 +77,28 @@ class _Generation(Struct, kw_only=True):
     priority: Annotated[int, Meta(ge=-INT32, le=INT32)] | None = None
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None
     return_token_ids: bool | None = None
+    json_schema: Written | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    structural_tag: Written | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Written | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
+
+    def grammar(self) -> Grammar | None:
+        """What the answer must be, by whichever field says it; RequestError when two do."""
+        wanted = Wanted()
+        if self.response_format is not None:
+            wanted.add_format(self.response_format)
+        wanted.add_native(self.json_schema, self.regex, self.ebnf, self.structural_tag)
+        if self.structured_outputs is not None:
+            wanted.add_outputs(self.structured_outputs)
+        wanted.add_guided(
+            self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar
+        )
+        return wanted.only()
 
     def usage_options(self) -> tuple[bool, bool]:
         """(a usage chunk at the end, usage on every chunk)"""
@@ -115,12 +149,6 @@ class _Generation(Struct, kw_only=True):
 
     def refuse_unsupported(self) -> None:
         """RequestError for what would change the answer and is not there."""
-        if self.response_format is not None and self.response_format.type != "text":
-            raise RequestError(
-                f"response_format {self.response_format.type!r} is not supported; only 'text' is.",
-                code="unsupported_value",
-                param="response_format",
-            )
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise RequestError(
                 f"best_of is {self.best_of}; only a value equal to n ({self.n or 1}) is supported.",
@@ -181,9 +209,32 @@ class ChatRequest(_Generation, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=128)] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: ReasoningOptions | None = None
+    include_reasoning: bool | None = None
+    separate_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+
+    def shown_reasoning(self) -> Reasoning:
+        """Where thoughts go: vLLM's include_reasoning and SGLang's separate_reasoning."""
+        if self.include_reasoning is False:
+            return "hidden"
+        return "inline" if self.separate_reasoning is False else "separate"
+
+    def template_variables(self) -> dict[str, Any]:
+        """What the template is told besides; chat_template_kwargs have the last word."""
+        asked = self.reasoning or ReasoningOptions()
+        effort = self.reasoning_effort or asked.effort
+        out: dict[str, Any] = {}
+        if effort is not None:
+            out["reasoning_effort"] = effort
+        if effort is not None or asked.enabled is not None:
+            thinks = effort != "none" and asked.enabled is not False
+            out |= {"enable_thinking": thinks, "thinking": thinks}
+        return out | (self.chat_template_kwargs or {})
 
 
 class TokenizeRequest(Struct, kw_only=True):
@@ -238,6 +289,17 @@ def convert_body(kind: type[Body], fields: dict[str, Any]) -> Body:
         raise _wrong_field(e) from e
 
 
+def refuse_unknown(names: Iterable[str], param: str) -> None:
+    """RequestError for a field of another dialect that completions have no word for."""
+    for name in names:
+        if name not in CompletionRequest.__struct_fields__:
+            raise RequestError(
+                f"{param}.{name} is not supported; leave it out.",
+                code="unsupported_value",
+                param=param,
+            )
+
+
 def _wrong_field(e: msgspec.ValidationError) -> RequestError:
     text = str(e)
     at = _AT.search(text)
@@ -269,17 +331,6 @@ def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for i, message in enumerate(messages):
         role = message.get("role")
         if role not in _ROLES:
-def refuse_unknown(names: Iterable[str], param: str) -> None:
-    """RequestError for a field of another dialect that completions have no word for."""
-    for name in names:
-        if name not in CompletionRequest.__struct_fields__:
-            raise RequestError(
-                f"{param}.{name} is not supported; leave it out.",
-                code="unsupported_value",
-                param=param,
-            )
-
-
             raise RequestError(
                 f"messages[{i}].role is {str(role)[:40]!r}; it must be one of {', '.join(_ROLES)}.",
                 param="messages",

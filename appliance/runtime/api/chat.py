@@ -16,7 +16,8 @@ from appliance.runtime.api.logprobs import chat_logprobs, prompt_logprobs
 from appliance.runtime.api.models import Models
 from appliance.runtime.api.schema import ChatRequest, decode_body, plain_messages
 from appliance.runtime.api.sse import PlainChunks, encode, event
-from appliance.runtime.wire.request import TokenRequest, ids_from_bytes
+from appliance.runtime.api.tools import ToolUse, call_pieces, read_tools, whole_calls
+from appliance.runtime.wire.request import Grammar, TokenRequest, ids_from_bytes
 from appliance.runtime.wire.text import Chat, TextDelta, TextRequest
 
 
@@ -28,26 +29,32 @@ class ChatForm:
         self._usage_null = body.usage_options()[0]
         self._head = {"id": id, "object": "", "created": int(time.time()), "model": model}
         self._started = [False] * len(tokens)
+        self._called = [False] * len(tokens)
         self._rich = bool(body.logprobs or body.return_token_ids)
         plain = {"index": 0, "delta": {"content": PlainChunks.MARK}, **_UNFINISHED}
         self._plain = PlainChunks(self._shell([plain], None), len(tokens))
 
     def chunk(self, choice: int, delta: TextDelta, usage: dict[str, Any] | None) -> bytes:
         started = self._started[choice]
-        if started and not delta.finish and not self._rich and usage is None:
+        apart = bool(delta.reasoning or delta.calls)
+        if started and not (delta.finish or self._rich or apart) and usage is None:
             return self._plain.chunk(choice, delta.text) if delta.text else b""
         # token ids are shown even when their text is held back for a whole character
         ids = delta.ids if self._body.return_token_ids else ()
-        if not (delta.text or delta.finish or delta.logprobs or ids):
+        if not (delta.text or delta.finish or delta.logprobs or ids or apart):
             return b""
         content: dict[str, Any] = {}
         if not started:
             content = {"role": "assistant", "content": delta.text}
         elif delta.text:
             content = {"content": delta.text}
+        content |= _reasoning(delta)
+        if delta.calls:
+            content["tool_calls"] = call_pieces(delta.calls)
+            self._called[choice] = True
         self._started[choice] = True
         shown = {"index": choice, "delta": content, **_UNFINISHED}
-        self._fill(shown, delta)
+        self._fill(shown, delta, self._called[choice])
         shell = self._shell([shown], usage)
         if self._body.return_token_ids and not started:
             shell["prompt_token_ids"] = self._prompt_ids()
@@ -59,9 +66,13 @@ class ChatForm:
     def body(self, choices: Sequence[TextDelta], usage: dict[str, Any]) -> bytes:
         shown: list[dict[str, Any]] = []
         for i, delta in enumerate(choices):
-            message = {"role": "assistant", "content": delta.text, "refusal": None}
+            message: dict[str, Any] = {"role": "assistant", "content": delta.text, "refusal": None}
+            message |= _reasoning(delta)
+            if delta.calls:
+                message["content"] = delta.text or None
+                message["tool_calls"] = whole_calls(delta.calls)
             one = {"index": i, "message": message, **_UNFINISHED}
-            self._fill(one, delta)
+            self._fill(one, delta, bool(delta.calls))
             shown.append(one)
         whole = self._head | {"object": "chat.completion", "choices": shown, "usage": usage}
         if self._body.prompt_logprobs is not None:
@@ -76,13 +87,14 @@ class ChatForm:
             shell["usage"] = usage
         return shell
 
-    def _fill(self, shown: dict[str, Any], delta: TextDelta) -> None:
+    def _fill(self, shown: dict[str, Any], delta: TextDelta, called: bool) -> None:
         if self._body.logprobs:
             shown["logprobs"] = chat_logprobs(delta.logprobs)
         if self._body.return_token_ids:
             shown["token_ids"] = delta.ids
         if delta.finish:
-            shown["finish_reason"] = delta.finish
+            stopped = "tool_calls" if called and delta.finish == "stop" else delta.finish
+            shown["finish_reason"] = stopped
             shown["stop_reason"] = delta.matched
 
     def _prompt_ids(self) -> list[int]:
@@ -91,6 +103,13 @@ class ChatForm:
 
 
 _UNFINISHED: dict[str, Any] = {"logprobs": None, "finish_reason": None}
+
+
+def _reasoning(delta: TextDelta) -> dict[str, Any]:
+    """Thoughts under both names that clients read them by."""
+    if not delta.reasoning:
+        return {}
+    return {"reasoning_content": delta.reasoning, "reasoning": delta.reasoning}
 
 
 class ChatCompletions:
@@ -119,9 +138,10 @@ class ChatCompletions:
             raise RequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else -1
         wanted = body.max_completion_tokens or body.max_tokens
+        use = tool_use(body)
         return TextRequest(
             rids=self._frontend.mint(n),
-            prompt=as_chat(body),
+            prompt=_as_chat(body, use),
             sampling=body.sampling(wanted, logprobs),
             param="messages",
             stop=body.stops(),
@@ -131,21 +151,34 @@ class ChatCompletions:
             priority=body.priority or 0,
             arrival=time.monotonic(),
             cache_key=body.cache_salt or "",
+            calls=use.calls,
+            parallel_calls=body.parallel_tool_calls is not False,
+            reasoning=body.shown_reasoning(),
+            grammar=_one_grammar(use, body.grammar()),
         )
+
+
+def _one_grammar(use: ToolUse, asked: Grammar | None) -> Grammar | None:
+    if use.grammar is not None and asked is not None:
+        raise RequestError(
+            "a forced tool call and a form for the answer exclude each other.", param="tool_choice"
+        )
+    return use.grammar or asked
+
+
+def tool_use(body: ChatRequest) -> ToolUse:
+    return read_tools(body.tools, body.tool_choice, body.parallel_tool_calls is not False)
 
 
 def as_chat(body: ChatRequest) -> Chat:
-    """RequestError for a tool_choice that the answer could not be held to."""
-    if body.tool_choice not in (None, "auto", "none"):
-        raise RequestError(
-            "tool_choice can be 'auto' or 'none'; a forced tool call is not supported.",
-            code="unsupported_value",
-            param="tool_choice",
-        )
+    return _as_chat(body, tool_use(body))
+
+
+def _as_chat(body: ChatRequest, use: ToolUse) -> Chat:
     return make_chat(
         body.messages,
-        None if body.tool_choice == "none" else body.tools,
-        body.chat_template_kwargs,
+        use.tools,
+        body.template_variables(),
         body.add_generation_prompt,
         body.continue_final_message,
     )
@@ -164,9 +197,17 @@ def make_chat(
             param="continue_final_message",
         )
     return Chat(
-        messages=plain_messages(messages),
+        messages=[_with_thoughts(m) for m in plain_messages(messages)],
         tools=tools or None,
         variables=variables or {},
         add_generation_prompt=add_generation_prompt is not False,
         continue_final=bool(continue_final),
     )
+
+
+def _with_thoughts(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates read the thoughts of an earlier answer under one name only."""
+    thoughts = message.get("reasoning")
+    if isinstance(thoughts, str) and "reasoning_content" not in message:
+        return {**message, "reasoning_content": thoughts}
+    return message

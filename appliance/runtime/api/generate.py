@@ -33,19 +33,24 @@ class Usage:
         self._prompt_tokens, self._n = prompt_tokens, n
         self._completion_tokens = 0
         self._cached = 0
+        self._thoughts = 0
 
     def add(self, choice: int, delta: TextDelta) -> None:
         self._completion_tokens += delta.tokens
+        self._thoughts += delta.reasoning_tokens
         if delta.cached > 0 and choice % self._n == 0:
             self._cached += delta.cached
 
     def shown(self) -> dict[str, Any]:
-        return {
+        shown: dict[str, Any] = {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,
             "total_tokens": self._prompt_tokens + self._completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self._cached},
         }
+        if self._thoughts:
+            shown["completion_tokens_details"] = {"reasoning_tokens": self._thoughts}
+        return shown
 
 
 class Form(Protocol):

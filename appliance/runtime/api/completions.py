@@ -17,7 +17,7 @@ from appliance.runtime.api.models import Models
 from appliance.runtime.api.schema import MAX_SEQUENCES, CompletionRequest, decode_body
 from appliance.runtime.api.sse import PlainChunks, encode, event
 from appliance.runtime.wire.request import TokenRequest, ids_from_bytes
-from appliance.runtime.wire.text import TextDelta, TextRequest
+from appliance.runtime.wire.text import Infill, TextDelta, TextRequest
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -129,12 +129,6 @@ class Completions:
     def asked(self, body: CompletionRequest) -> list[TextRequest]:
         """What a completion of any dialect asks for. RequestError for what cannot be honoured."""
         body.refuse_unsupported()
-        if body.suffix:
-            raise RequestError(
-                "suffix is not supported; put the whole text into prompt.",
-                code="unsupported_value",
-                param="suffix",
-            )
         prompts, n = body.prompts(), body.n or 1
         if len(prompts) * n > MAX_SEQUENCES:
             raise RequestError(
@@ -150,7 +144,7 @@ class Completions:
         return [
             TextRequest(
                 rids=self._frontend.mint(n),
-                prompt=prompt,
+                prompt=_with_suffix(prompt, body) if body.suffix else prompt,
                 sampling=sampling,
                 default_max_tokens=DEFAULT_MAX_TOKENS,
                 stop=body.stops(),
@@ -175,3 +169,13 @@ class Completions:
                 text = await self._frontend.text.decode(request.prompt, skip_special_tokens=True)
             out += [text] * len(request.rids)
         return out
+
+
+def _with_suffix(prompt: str | tuple[int, ...], body: CompletionRequest) -> Infill:
+    if not isinstance(prompt, str) or body.echo:
+        raise RequestError(
+            "suffix needs a prompt that is text, and no echo.",
+            code="invalid_value",
+            param="suffix",
+        )
+    return Infill(prompt, body.suffix or "")

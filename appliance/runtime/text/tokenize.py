@@ -10,10 +10,11 @@ import msgspec
 
 from appliance.errors import RequestError
 from appliance.runtime.spec import ModelSpec
+from appliance.runtime.text.infill import Infilling
 from appliance.runtime.text.template import ChatTemplate
 from appliance.runtime.text.vocabulary import Vocabulary
 from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
-from appliance.runtime.wire.text import AskedSampling, Chat, Prompt, TextRequest
+from appliance.runtime.wire.text import AskedSampling, Chat, Infill, Prompt, TextRequest
 
 CHARACTERS_PER_TOKEN = 64
 """A text longer than this many times the context is refused unread: no vocabulary packs so much."""
@@ -45,6 +46,7 @@ class Tokenizing:
         self, vocabulary: Vocabulary, template: ChatTemplate, spec: ModelSpec, defaults: Defaults
     ) -> None:
         self._vocabulary, self._template = vocabulary, template
+        self._infilling = Infilling(vocabulary)
         self._spec, self._defaults = spec, defaults
         eos = vocabulary.id_of(vocabulary.special("eos_token"))
         self._eos = tuple(dict.fromkeys((*spec.eos_ids, *(() if eos is None else (eos,)))))
@@ -78,6 +80,9 @@ class Tokenizing:
             size = sum(len(str(m.get("content", ""))) for m in prompt.messages)
             _refuse_unread(size, context, param)
             ids = self._template.encode(prompt)
+        elif isinstance(prompt, Infill):
+            _refuse_unread(len(prompt.before) + len(prompt.after), context, param)
+            ids = self._infilling.encode(prompt, add_special_tokens)
         elif isinstance(prompt, str):
             _refuse_unread(len(prompt), context, param)
             ids = self._vocabulary.encode(prompt, add_special_tokens)

@@ -22,7 +22,7 @@ from appliance.runtime.text.template import ChatTemplate, find_template
 from appliance.runtime.text.tokenize import Defaults, Tokenizing
 from appliance.runtime.text.vocabulary import Vocabulary, read_object
 from appliance.runtime.wire.request import TokenRequest, ids_from_bytes
-from appliance.runtime.wire.text import Chat, Prompt, TextRequest
+from appliance.runtime.wire.text import Chat, Infill, Prompt, TextRequest
 
 INLINE_CHARACTERS = 1000
 INLINE_IDS = 2000
@@ -143,6 +143,8 @@ def _size(prompt: Prompt) -> int:
     """Characters to be encoded, about."""
     if isinstance(prompt, str):
         return len(prompt)
+    if isinstance(prompt, Infill):
+        return len(prompt.before) + len(prompt.after)
     if isinstance(prompt, Chat):
         return sum(len(str(m.get("content") or "")) for m in prompt.messages)
     return len(prompt) // 100

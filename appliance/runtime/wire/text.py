@@ -26,7 +26,14 @@ class Chat(Struct, frozen=True):
     """The last message is the assistant's and goes on."""
 
 
-Prompt = str | tuple[int, ...] | Chat
+class Infill(Struct, frozen=True):
+    """A text with a hole; the answer stands between the two."""
+
+    before: str
+    after: str
+
+
+Prompt = str | tuple[int, ...] | Chat | Infill
 
 
 class AskedSampling(Struct, frozen=True):

@@ -82,7 +82,7 @@ class Forms:
         calls = request.calls
         if calls == "model" and self.tools == "none":
             calls = "none"
-        harmony_form = "harmony" in (self.tools, self.reasoning)
+        harmony_form = "harmony" in (self.tools, self.reasoning) and calls != "forced"
         apart = self.reasoning != "none" and request.reasoning != "inline"
         if calls == "none" and not apart and not harmony_form:
             return None
@@ -94,6 +94,21 @@ class Forms:
         else:
             program = self._program(tape, sink, form, Tools(chat.tools), apart, prompt_end)
         return AnswerReader(tape, sink, program, request.reasoning == "hidden")
+
+    def thought_before(self, request: TextRequest, prompt_end: str) -> str:
+        """The mark behind which the answer begins, where the model will think first; else empty.
+
+        A model that may choose whether to think is taken to do so unless it was asked not to.
+        """
+        chat = request.prompt
+        if not isinstance(chat, Chat) or self.reasoning == "none":
+            return ""
+        form = REASONING_FORMS[self.reasoning]
+        if begins_in_thought(form, prompt_end):
+            return form.close
+        ended = prompt_end.rstrip().endswith(form.close)
+        thinks = self.reasoning == "qwen3" and chat.variables.get("enable_thinking") is not False
+        return form.close if thinks and not ended else ""
 
     def _id_form(self, form: str) -> str:
         """Forced calls have the ids that the model's template takes."""

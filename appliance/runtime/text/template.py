@@ -78,26 +78,33 @@ class ChatTemplate:
             )
         marker = _Marker(self._spelled)
         messages = [self._message(m, marker) for m in chat.messages]
+        try:
+            return self._fill(self._template, chat, messages), marker.used
+        except TypeError as e:
+            # a template that joins the arguments of calls to its text wants them as text
+            written = [_with_written_arguments(m) for m in messages]
+            if written == messages:
+                raise _refused(e) from e
+        except Exception as e:  # a template is a program: it may raise anything at all
+            raise _refused(e) from e
+        try:
+            return self._fill(self._template, chat, written), marker.used
+        except Exception as e:
+            raise _refused(e) from e
+
+    def _fill(self, template: str, chat: Chat, messages: list[dict[str, Any]]) -> str:
         variables = {**self._tokens, **chat.variables}
         if chat.continue_final:
             variables["continue_final_message"] = True
-        try:
-            rendered = render_jinja_template(
-                conversations=[messages],
-                tools=chat.tools,
-                chat_template=self._template,
-                add_generation_prompt=chat.add_generation_prompt and not chat.continue_final,
-                **variables,
-            )
-        except RequestError:
-            raise
-        except Exception as e:  # a template is a program: it may raise anything at all
-            raise RequestError(
-                f"the model's chat template refuses these messages: {_first_line(e)}",
-                code="template_error",
-                param="messages",
-            ) from e
-        return rendered[0][0], marker.used
+        rendered = render_jinja_template(
+            conversations=[messages],
+            tools=chat.tools,
+            chat_template=template,
+            add_generation_prompt=chat.add_generation_prompt and not chat.continue_final,
+            **variables,
+        )
+        text: str = rendered[0][0]
+        return text
 
     def _message(self, message: dict[str, Any], marker: _Marker) -> dict[str, Any]:
         out: dict[str, Any] = marker.mark(message)
@@ -168,6 +175,28 @@ def _with_parsed_arguments(call: Any) -> Any:
                 "the arguments of a tool call in messages are not JSON.", param="messages"
             ) from e
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _with_written_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    out: list[Any] = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict) and not isinstance(function.get("arguments"), str):
+            text = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
+            call = {**call, "function": {**function, "arguments": text}}
+        out.append(call)
+    return {**message, "tool_calls": out}
+
+
+def _refused(e: Exception) -> RequestError:
+    return RequestError(
+        f"the model's chat template refuses these messages: {_first_line(e)}",
+        code="template_error",
+        param="messages",
+    )
 
 
 def _first_line(e: Exception) -> str:

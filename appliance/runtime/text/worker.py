@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from appliance.errors import RequestError
 from appliance.runtime.spec import ModelSpec
 from appliance.runtime.text.detokenize import make_detokenizer
@@ -55,6 +57,7 @@ class TextWorker:
         self._template = template
         self._forms = Forms.choose(template, tool_parser, reasoning_parser)
         self._context = spec.max_context
+        self._pooling = spec.pooling
         self._tokenizing = Tokenizing(
             vocabulary,
             ChatTemplate(template, vocabulary, model or folder.name),
@@ -67,22 +70,30 @@ class TextWorker:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def tokenize(self, request: TextRequest, context: int) -> list[TokenRequest]:
-        return await self._run(
-            _size(request.prompt), lambda: self._tokenizing.requests(request, context)
-        )
+        return await self._run(_size(request.prompt), lambda: self.tokenize_now(request, context))
 
     def tokenize_now(self, request: TextRequest, context: int) -> list[TokenRequest]:
         """`tokenize` without an event loop."""
-        return self._tokenizing.requests(request, context)
+        made = self._tokenizing.requests(request, context)
+        if request.grammar is None or request.grammar.after:
+            return made
+        id = self._vocabulary.id_of(self._forms.thought_before(request, self._end(made[0])))
+        if id is None:
+            return made
+        grammar = msgspec.structs.replace(request.grammar, after=(id,))
+        return [msgspec.structs.replace(tokens, grammar=grammar) for tokens in made]
+
+    def _end(self, tokens: TokenRequest) -> str:
+        """The text of the prompt's last tokens, special ones included."""
+        last = ids_from_bytes(tokens.prompt)[-_SEEN_AT_END:].tolist()
+        return self._vocabulary.decode(last, skip_special_tokens=False)
 
     def stream(self, request: TextRequest, tokens: TokenRequest) -> AnswerStream:
         vocabulary = self._vocabulary
-        prompt = ids_from_bytes(tokens.prompt)
-        before = prompt[:_SEEN_AT_START].tolist()
+        before = ids_from_bytes(tokens.prompt)[:_SEEN_AT_START].tolist()
         reader = None
         if isinstance(request.prompt, Chat):
-            end = vocabulary.decode(prompt[-_SEEN_AT_END:].tolist(), skip_special_tokens=False)
-            reader = self._forms.reader(request, end)
+            reader = self._forms.reader(request, self._end(tokens))
         at_start = not request.continues or all(i in vocabulary.special_ids for i in before)
         scanner = None
         if request.stop:
@@ -97,6 +108,10 @@ class TextWorker:
             tokens.sampling.min_tokens,
             reader,
         )
+
+    @property
+    def pooling(self) -> str:
+        return self._pooling
 
     async def encode(self, prompt: Prompt, add_special_tokens: bool) -> list[int]:
         return list(

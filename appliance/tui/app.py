@@ -60,6 +60,7 @@ class TopApp(App[None]):
         label: str = "",
     ) -> None:
         super().__init__()
+        self.use_command_palette = not ascii  # it draws with more than ASCII
         self.readonly = readonly
         self._source = source
         glyphs = ASCII if ascii else UNICODE
@@ -74,9 +75,6 @@ class TopApp(App[None]):
             self.bind("k", "cancel", description="cancel the request")
             self.bind("d", "drain", description="drain and stop")
 
-    def get_default_screen(self) -> Dashboard:
-        return self.dashboard
-
     def _tell(self, message: Message) -> None:
         """Called by the poller's thread."""
         if self.is_running:
@@ -84,8 +82,10 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         self.animation_level = "none"
+        self.set_class(self.told.glyphs.ascii, "-ascii")
         for number, page in enumerate(self.pages, 1):
             self.install_screen(page, f"page-{number}")
+        self.push_screen("page-1")
         self.poller.start()
 
     def on_unmount(self) -> None:

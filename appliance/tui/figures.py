@@ -263,6 +263,7 @@ COLUMNS: dict[str, Column] = {
         Column("client", 12, lambda r, g: inert(r.client, g), lambda r: r.client, False),
     )
 }
+_TINY = ("id", "phase", "out")
 _NARROW = ("id", "phase", "out", "tok/s", "age")
 _MEDIUM = ("id", "phase", "prompt", "cached", "out", "TTFT", "tok/s", "age")
 _TABLE_GAP = 2
@@ -271,7 +272,15 @@ _LONGEST_ID = 40
 
 def columns_for(width: int) -> tuple[Column, ...]:
     """The columns of the requests table that fit ``width`` cells; the id takes what is left."""
-    names = _NARROW if width < 76 else _MEDIUM if width < 97 else tuple(COLUMNS)
+    names = (
+        _TINY
+        if width < 48
+        else _NARROW
+        if width < 76
+        else _MEDIUM
+        if width < 97
+        else tuple(COLUMNS)
+    )
     first, *rest = (COLUMNS[name] for name in names)
     room = width - sum(c.width + _TABLE_GAP for c in rest) - _TABLE_GAP
     slim = min(_LONGEST_ID, max(4, room))

@@ -16,8 +16,8 @@ from appliance.tui.widgets.requests import Requests
 from appliance.tui.widgets.throughput import History
 
 _FIGURES, _FIGURES_WHERE_HUGE = 6, 8
-_FLAT = 14
-"""Below this height there are figures only."""
+_FLAT = (60, 14)
+"""Narrower and lower than this there are figures only."""
 
 
 class Dashboard(TablePage):
@@ -75,7 +75,7 @@ class Dashboard(TablePage):
         width, height = self.room
         roomy, lower = self.roomy, self._lower
         self.set_class(roomy, "-roomy")
-        flat = height < _FLAT
+        flat = width < _FLAT[0] and height < _FLAT[1]
         for index in range(_FIGURES, _FIGURES_WHERE_HUGE):
             self.query_one(f"#figure-{index}").display = roomy and width >= 140
         self.query_one("#gpus").styles.width = 60 if roomy else "1fr"

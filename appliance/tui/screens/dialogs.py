@@ -96,15 +96,16 @@ class Detail(ModalScreen[None]):
         self._row = told.request(id)
 
     def compose(self) -> ComposeResult:
-        yield Static(id="detail")
-
-    def on_mount(self) -> None:
-        self.draw()
+        yield Static(self._text(), id="detail")
 
     def draw(self) -> None:
+        if self.is_mounted:
+            self.query_one("#detail", Static).update(self._text())
+
+    def _text(self) -> Text:
         self._row = self.told.request(self.request_id) or self._row
-        if self._row is None or not self.is_mounted:
-            return
+        if self._row is None:
+            return Text("this request has gone")
         glyphs, top = self.told.glyphs, self.told.newest
         width = max(20, min(100, self.app.size.width - 6))
         lines = panels.request_detail(self._row, top.log_tail if top else (), glyphs)
@@ -113,7 +114,7 @@ class Detail(ModalScreen[None]):
         for style, line in [*lines, ("", ""), ("dim", keys)]:
             text.append(figures.fit(line, width, glyphs).rstrip() + "\n", style or None)
         text.rstrip()
-        self.query_one("#detail", Static).update(text)
+        return text
 
     def on_key(self, event: Key) -> None:
         if event.key == "k" and self._cancel is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -287,17 +286,6 @@ def convert_body(kind: type[Body], fields: dict[str, Any]) -> Body:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as e:
         raise _wrong_field(e) from e
-
-
-def refuse_unknown(names: Iterable[str], param: str) -> None:
-    """RequestError for a field of another dialect that completions have no word for."""
-    for name in names:
-        if name not in CompletionRequest.__struct_fields__:
-            raise RequestError(
-                f"{param}.{name} is not supported; leave it out.",
-                code="unsupported_value",
-                param=param,
-            )
 
 
 def _wrong_field(e: msgspec.ValidationError) -> RequestError:

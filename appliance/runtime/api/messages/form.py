@@ -64,7 +64,8 @@ class MessageForm:
             "delta": {"stop_reason": reason, "stop_sequence": sequence},
             "usage": self._usage(usage["completion_tokens"]),
         }
-        return self._close() + named_event(ended) + _STOP
+        every = self._sections.all
+        return (_closed(every[-1].index) if every else b"") + named_event(ended) + _STOP
 
     def body(self, choices: Sequence[TextDelta], usage: dict[str, Any]) -> bytes:
         delta = choices[0]
@@ -76,7 +77,7 @@ class MessageForm:
 
     def _turn(self, section: Section) -> bytes:
         """Ends the block before this one and begins it."""
-        closed = self._close() if section.index else b""
+        closed = _closed(section.index - 1) if section.index else b""
         kind, field = _DELTAS[section.first.kind]
         delta = {
             "type": "content_block_delta",
@@ -91,13 +92,6 @@ class MessageForm:
             "content_block": _block(section.first, ""),
         }
         return closed + named_event(start)
-
-    def _close(self) -> bytes:
-        """Of the block that is open, when there is one."""
-        if not self._sections.all:
-            return b""
-        index = self._sections.all[-1].index
-        return named_event({"type": "content_block_stop", "index": index})
 
     def _message(
         self, content: list[dict[str, Any]], ended: tuple[str | None, str | None], output: int
@@ -128,6 +122,10 @@ class MessageForm:
         if isinstance(last.matched, str):
             return "stop_sequence", last.matched
         return "end_turn", None
+
+
+def _closed(index: int) -> bytes:
+    return named_event({"type": "content_block_stop", "index": index})
 
 
 def _block(first: Part, text: str) -> dict[str, Any]:

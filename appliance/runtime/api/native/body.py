@@ -14,7 +14,6 @@ from appliance.runtime.api.schema import (
     CompletionRequest,
     TokenId,
     convert_body,
-    refuse_unknown,
 )
 
 DEFAULT_MAX_TOKENS = 128
@@ -158,8 +157,13 @@ def _completion(
             f"sampling_params has {' and '.join(given)}; one of them can hold.",
             param="sampling_params",
         )
-    unusual = [name for name in ("stop_regex", "beam_width") if params.get(name)]
-    refuse_unknown([*given, *unusual], "sampling_params")
+    for name in ("stop_regex", "beam_width"):
+        if params.get(name):
+            raise RequestError(
+                f"sampling_params.{name} is not supported; leave it out.",
+                code="unsupported_value",
+                param="sampling_params",
+            )
     fields: dict[str, Any] = {
         "prompt": prompt,
         "stream": body.stream,

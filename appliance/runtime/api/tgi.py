@@ -20,7 +20,6 @@ from appliance.runtime.api.schema import (
     CompletionRequest,
     convert_body,
     decode_body,
-    refuse_unknown,
 )
 from appliance.runtime.api.sse import Framing, encode
 from appliance.runtime.wire.request import TokenRequest, ids_from_bytes
@@ -78,9 +77,7 @@ class TgiRequest(Struct, kw_only=True):
             "echo": bool(p.decoder_input_details) and not stream,
         }
         if p.grammar is not None:
-            kind = "regex" if p.grammar.get("type") == "regex" else "json_schema"
-            refuse_unknown([kind], "parameters")
-            fields[kind] = p.grammar.get("value")
+            fields |= _constraint(p.grammar)
         return convert_body(CompletionRequest, fields)
 
 
@@ -188,6 +185,16 @@ class Tgi:
         if not stream:
             return await exchange.whole(form)
         return await exchange.stream(form, False, False, 0.0, form.framing)
+
+
+def _constraint(grammar: dict[str, Any]) -> dict[str, Any]:
+    """As completions have it; value of type json_schema holds the schema beside its name."""
+    kind, value = grammar.get("type"), grammar.get("value")
+    if kind == "regex":
+        return {"regex": value}
+    if kind == "json_schema" and isinstance(value, dict):
+        value = value.get("schema", value)
+    return {"json_schema": value}
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import locale
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -25,6 +26,7 @@ from appliance.tui.screens.dialogs import CHANGES_HELP, HELP, Detail, Help, Ques
 from appliance.tui.screens.page import NAMES, Asked, Page, TablePage
 from appliance.tui.screens.pages import LogsPage, make_pages
 from appliance.tui.source import Source
+from appliance.tui.terminal import end_with_terminal
 from appliance.tui.told import Told
 
 _DRAIN_S = 30.0
@@ -239,4 +241,5 @@ def run(
         inline=inline,
         label=label,
     )
+    end_with_terminal(sys.stdout.fileno())
     app.run(mouse=False, inline=inline)

@@ -29,6 +29,7 @@ class Source:
         self.asked = 0
         self.drained = threading.Event()
         self.changed = threading.Event()
+        self.told_plan: dict = PLAN
         self.cancelled: list[str] = []
 
     def top(self, history: int = 900, lines: int = 50) -> TopSnapshot:
@@ -38,7 +39,7 @@ class Source:
         return self.shown
 
     def plan(self) -> dict:
-        return PLAN
+        return self.told_plan
 
     def cancel(self, id: str) -> None:
         self.cancelled.append(id)

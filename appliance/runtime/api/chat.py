@@ -152,22 +152,24 @@ class ChatCompletions:
             arrival=time.monotonic(),
             cache_key=body.cache_salt or "",
             calls=use.calls,
-            parallel_calls=body.parallel_tool_calls is not False,
+            may_call=use.may_call,
+            parallel_calls=body.parallel_tool_calls is not False and not use.single,
             reasoning=body.shown_reasoning(),
-            grammar=_one_grammar(use, body.grammar()),
+            grammar=_grammar(use, body),
         )
 
 
-def _one_grammar(use: ToolUse, asked: Grammar | None) -> Grammar | None:
-    if use.grammar is not None and asked is not None:
+def _grammar(use: ToolUse, body: ChatRequest) -> Grammar | None:
+    asked = body.grammar()
+    if use.calls == "forced" and asked is not None:
         raise RequestError(
             "a forced tool call and a form for the answer exclude each other.", param="tool_choice"
         )
-    return use.grammar or asked
+    return asked
 
 
 def tool_use(body: ChatRequest) -> ToolUse:
-    return read_tools(body.tools, body.tool_choice, body.parallel_tool_calls is not False)
+    return read_tools(body.tools, body.tool_choice)
 
 
 def as_chat(body: ChatRequest) -> Chat:

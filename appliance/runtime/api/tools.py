@@ -1,5 +1,4 @@
-"""Tools of a chat: what a request says of them, the grammar that forces a call, calls as they are
-written in OpenAI's shapes."""
+"""Tools of a chat: what a request says of them, and calls in OpenAI's shapes."""
 
 from __future__ import annotations
 
@@ -9,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from appliance.errors import RequestError
-from appliance.runtime.wire.request import Grammar
 from appliance.runtime.wire.text import CallDelta
 
 MAX_NAME = 128
@@ -18,15 +16,17 @@ _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 
 class ToolUse(NamedTuple):
-    """tools: those that the template shows. calls: as in TextRequest. grammar: forces calls."""
+    """tools: those that the template shows. calls, may_call: as in TextRequest. single: one call
+    of the function that was named."""
 
     tools: list[dict[str, Any]] | None = None
     calls: Literal["none", "model", "forced"] = "none"
-    grammar: Grammar | None = None
+    may_call: tuple[str, ...] = ()
+    single: bool = False
 
 
 def read_tools(
-    tools: Sequence[dict[str, Any]] | None, choice: str | dict[str, Any] | None, parallel: bool
+    tools: Sequence[dict[str, Any]] | None, choice: str | dict[str, Any] | None
 ) -> ToolUse:
     """RequestError names the tool or the choice that is wrong."""
     given = list(tools or ())
@@ -40,21 +40,16 @@ def read_tools(
         raise RequestError(
             "tool_choice asks for a tool call, and the request has no tools.", param="tool_choice"
         )
-    forced = given
+    named = names
     if wanted.startswith("="):
-        forced = [t for t, name in zip(given, names, strict=True) if name == wanted[1:]]
-        parallel = False
-    if not forced:
+        named = [name for name in names if name == wanted[1:]]
+    if not named:
         raise RequestError(
             f"tool_choice names the function {wanted[1:][:80]!r}, which is not in tools: "
             f"{', '.join(names)[:400]}.",
             param="tool_choice",
         )
-    try:
-        grammar = _calls_grammar(forced, parallel)
-    except RecursionError as e:
-        raise RequestError("a schema in tools is nested too deeply.", param="tools") from e
-    return ToolUse(given, "forced", grammar)
+    return ToolUse(given, "forced", tuple(named), wanted.startswith("="))
 
 
 def _check(tool: dict[str, Any], i: int) -> str:
@@ -101,50 +96,6 @@ def _chosen(choice: str | dict[str, Any] | None) -> str | None:
         '{"type": "function", "function": {"name": …}}.',
         param="tool_choice",
     )
-
-
-def _calls_grammar(tools: Sequence[dict[str, Any]], parallel: bool) -> Grammar:
-    """A list of calls; what a tool's schema refers to stays its own."""
-    parts: dict[str, Any] = {}
-    calls: list[dict[str, Any]] = []
-    for i, tool in enumerate(tools):
-        function = tool["function"]
-        schema = function.get("parameters") or {"type": "object", "properties": {}}
-        parts[f"t{i}"] = _moved({"type": "object", **schema}, f"#/$defs/t{i}")
-        calls.append(
-            {
-                "type": "object",
-                "properties": {
-                    "name": {"const": function["name"]},
-                    "arguments": {"$ref": f"#/$defs/t{i}"},
-                },
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-        )
-    schema = {
-        "type": "array",
-        "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
-        "minItems": 1,
-        "$defs": parts,
-    }
-    if not parallel:
-        schema["maxItems"] = 1
-    return Grammar("json_schema", msgspec.json.encode(schema).decode())
-
-
-def _moved(node: Any, to: str) -> Any:
-    """The schema with its references to itself written for another place."""
-    if isinstance(node, list):
-        return [_moved(child, to) for child in node]
-    if not isinstance(node, dict):
-        return node
-    return {
-        key: to + child[1:]
-        if key == "$ref" and isinstance(child, str) and (child == "#" or child.startswith("#/"))
-        else _moved(child, to)
-        for key, child in node.items()
-    }
 
 
 def call_pieces(calls: Iterable[CallDelta]) -> list[dict[str, Any]]:

@@ -14,8 +14,10 @@ from appliance.runtime.text.reasoning import (
 from appliance.runtime.text.sink import Sink
 from appliance.runtime.text.tape import Reading, Tape, marks
 from appliance.runtime.text.tools.calls import Tools
+from appliance.runtime.text.tools.forced import TAGGED, calls_grammar
 from appliance.runtime.text.tools.forms import TOOL_FORMS, tool_form_of
 from appliance.runtime.text.tools.harmony import harmony
+from appliance.runtime.wire.request import Grammar
 from appliance.runtime.wire.text import CallDelta, Chat, TextRequest
 
 
@@ -87,13 +89,30 @@ class Forms:
         if calls == "none" and not apart and not harmony_form:
             return None
         tape = Tape()
-        form = "json" if calls == "forced" else self.tools if calls == "model" else "none"
+        form = (
+            self._forced_form if calls == "forced" else self.tools if calls == "model" else "none"
+        )
         sink = Sink(request.parallel_calls, TOOL_FORMS[self._id_form(form)].make_id)
         if harmony_form:
             program = harmony(tape, sink, sink.thought if apart else sink.text, calls != "none")
         else:
-            program = self._program(tape, sink, form, Tools(chat.tools), apart, prompt_end)
+            forced = calls == "forced"
+            program = self._program(tape, sink, form, Tools(chat.tools), apart, forced, prompt_end)
         return AnswerReader(tape, sink, program, request.reasoning == "hidden")
+
+    @property
+    def _forced_form(self) -> str:
+        return self.tools if self.tools in TAGGED else "json"
+
+    def grammar(self, request: TextRequest) -> Grammar | None:
+        """What holds an answer to the calls that the request forces; None when it forces none.
+        RequestError when that cannot be done."""
+        chat = request.prompt
+        if request.calls != "forced" or not isinstance(chat, Chat):
+            return None
+        return calls_grammar(
+            self._forced_form, chat.tools or [], request.may_call, request.parallel_calls
+        )
 
     def thought_before(self, request: TextRequest, prompt_end: str) -> str:
         """The mark behind which the answer begins, where the model will think first; else empty.
@@ -115,12 +134,20 @@ class Forms:
         return "json" if form == "none" else self.tools if self.tools != "none" else form
 
     def _program(
-        self, tape: Tape, sink: Sink, form: str, tools: Tools, apart: bool, prompt_end: str
+        self,
+        tape: Tape,
+        sink: Sink,
+        form: str,
+        tools: Tools,
+        apart: bool,
+        forced: bool,
+        prompt_end: str,
     ) -> Reading[None]:
         if self.reasoning != "none" and (apart or form != "none"):
             reasoning = REASONING_FORMS[self.reasoning]
             begun = begins_in_thought(reasoning, prompt_end)
             yield from thoughts(tape, sink, reasoning, begun, apart)
+        sink.silent = forced
         program = TOOL_FORMS[form].program if form != "none" else None
         if program is None:
             yield from tape.until(sink.text, marks())

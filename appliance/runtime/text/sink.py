@@ -17,10 +17,12 @@ class Sink:
     """White space between calls and around thoughts belongs to the model's form, not to the text.
 
     parallel: False drops every call but the first. thinking: what comes now is thought.
+    silent: text is dropped, since only calls may come.
     """
 
     def __init__(self, parallel: bool = True, make_id: Callable[[], str] = long_id) -> None:
         self.thinking = False
+        self.silent = False
         self.calls = 0
         self._parallel, self._make_id = parallel, make_id
         self._text: list[str] = []
@@ -34,6 +36,8 @@ class Sink:
         self._dropping = False
 
     def text(self, text: str) -> None:
+        if self.silent:
+            return
         if self._trim:
             text = text.lstrip(" \t\r\n")
             self._trim = not text

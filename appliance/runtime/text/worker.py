@@ -75,12 +75,12 @@ class TextWorker:
     def tokenize_now(self, request: TextRequest, context: int) -> list[TokenRequest]:
         """`tokenize` without an event loop."""
         made = self._tokenizing.requests(request, context)
-        if request.grammar is None or request.grammar.after:
+        grammar = self._forms.grammar(request) or request.grammar
+        if grammar is None:
             return made
         id = self._vocabulary.id_of(self._forms.thought_before(request, self._end(made[0])))
-        if id is None:
-            return made
-        grammar = msgspec.structs.replace(request.grammar, after=(id,))
+        if id is not None and not grammar.after:
+            grammar = msgspec.structs.replace(grammar, after=(id,))
         return [msgspec.structs.replace(tokens, grammar=grammar) for tokens in made]
 
     def _end(self, tokens: TokenRequest) -> str:

@@ -65,8 +65,8 @@ class TextRequest(Struct, frozen=True):
     default_max_tokens: when the caller gave no max_tokens; 0 means all that the context leaves.
     continues: the answer goes on where the prompt's text ends, so a leading space is kept.
     param: the field of the body that holds the prompt, for error messages.
-    calls: tool calls are read out of the answer to a Chat, by the model's own form, or, when the
-    grammar forces them, from JSON: a list of objects with `name` and `arguments`.
+    calls: tool calls are read out of the answer to a Chat. forced: it must be calls of the tools in
+    `may_call`, for which the text room makes the grammar.
     parallel_calls: False keeps the first call only.
     reasoning: of a Chat whose model thinks aloud: thoughts in their own field, dropped, or left in
     the text.
@@ -86,6 +86,7 @@ class TextRequest(Struct, frozen=True):
     arrival: float = 0.0
     cache_key: str = ""
     calls: Literal["none", "model", "forced"] = "none"
+    may_call: tuple[str, ...] = ()
     parallel_calls: bool = True
     reasoning: Reasoning = "inline"
     grammar: Grammar | None = None

@@ -147,20 +147,28 @@ def test_one_call_at_a_time(client: openai.OpenAI, say: Callable[[str], None]) -
 def test_a_forced_call_is_held_to_a_grammar(
     client: openai.OpenAI, say: Callable[[str], None], engine: FakeEngine, choice: Any
 ) -> None:
-    say('[{"name": "get_weather", "arguments": {"city": "Rome"}}]')
+    say(CALL)
     answer = client.chat.completions.create(
         model="default", messages=HI, tools=[WEATHER], tool_choice=choice,
         extra_body={"chat_template_kwargs": {"enable_thinking": False}},
     )  # fmt: skip
     (call,) = answer.choices[0].message.tool_calls or ()
-    assert (call.function.name, call.function.arguments) == ("get_weather", '{"city": "Rome"}')
+    assert (call.function.name, call.function.arguments) == ("get_weather", '{"city": "Berlin"}')
     assert answer.choices[0].finish_reason == "tool_calls"
     grammar = engine.requests[-1].grammar
-    assert grammar is not None and grammar.kind == "json_schema"
-    schema = json.loads(grammar.source)
-    assert schema["minItems"] == 1
-    assert schema["$defs"]["t0"] == WEATHER["function"]["parameters"]
-    assert schema["items"]["properties"]["name"] == {"const": "get_weather"}
+    assert grammar is not None and grammar.kind == "structural_tag"
+    shape = json.loads(grammar.source)["format"]
+    assert shape["at_least_one"] and shape["stop_after_first"] is (choice != "required")
+    assert shape["tags"][0]["begin"] == CALL.split('{"city')[0]
+
+
+def test_a_forced_call_excludes_another_form(client: openai.OpenAI, engine: FakeEngine) -> None:
+    with pytest.raises(openai.BadRequestError, match="exclude") as e:
+        client.chat.completions.create(
+            model="default", messages=HI, tools=[WEATHER], tool_choice="required",
+            response_format={"type": "json_object"},
+        )  # fmt: skip
+    assert e.value.param == "tool_choice" and not engine.requests
 
 
 def test_a_tool_that_is_not_there_cannot_be_forced(client: openai.OpenAI) -> None:

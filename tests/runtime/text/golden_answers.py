@@ -115,6 +115,8 @@ _LLAMA = [
     Golden("not known", "pythonic", "[print(x=1)]", "[print(x=1)]"),
 ]  # fmt: skip
 
+_FORCED = {"calls": "forced", "may_call": ("get_weather", "time.now")}
+
 _OTHERS = [
     Golden("a list", "mistral", f"[TOOL_CALLS][{_ONE}, {_TWO}]", calls=(BERLIN, PARIS)),
     Golden("text and a list", "mistral", f"Sure. [TOOL_CALLS] [{_ONE}]", "Sure.",
@@ -158,7 +160,11 @@ _OTHERS = [
     Golden("a list of JSON", "json", f" [{_ONE},\n{_TWO}]", calls=(BERLIN, PARIS)),
     Golden("fenced", "json", f"```json\n{_ONE}\n```", calls=(BERLIN,)),
     Golden("other code", "json", "```python\nprint()\n```", "```python\nprint()\n```"),
-    Golden("forced", "hermes", f"[{_ONE}]", calls=(BERLIN,), fields={"calls": "forced"}),
+    Golden("forced", "llama3", f"[{_ONE}]", calls=(BERLIN,), fields=_FORCED),
+    Golden("forced and cut short", "glm4", f'[{_ONE}, {{"name": "get', calls=(BERLIN,),
+           fields=_FORCED),
+    Golden("forced in the own form", "hermes", _hermes(_ONE) + '\n<tool_call>\n{"nam',
+           calls=(BERLIN,), fields=_FORCED),
 ]  # fmt: skip
 
 _QWEN = {"tools": "hermes", "thinks": "qwen3"}

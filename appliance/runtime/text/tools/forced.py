@@ -1,0 +1,114 @@
+"""The grammar of an answer that must be tool calls: in the model's own form where that is JSON
+between marks, else a JSON list of calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from appliance.errors import RequestError
+from appliance.runtime.wire.request import Grammar
+
+MAX_SOURCE = 256 << 10
+"""Bytes of a grammar."""
+
+
+class Tagged(NamedTuple):
+    """What stands before a call's name, between its name and its arguments, and behind those."""
+
+    before: str
+    between: str
+    behind: str
+    apart: str
+    """Between two calls."""
+
+
+TAGGED: dict[str, Tagged] = {
+    "hermes": Tagged('<tool_call>\n{"name": ', ', "arguments": ', "}\n</tool_call>", "\n"),
+}
+
+
+def calls_grammar(
+    form: str, tools: Sequence[dict[str, Any]], names: Collection[str], parallel: bool
+) -> Grammar:
+    """tools: OpenAI's, checked. names: those that may be called. RequestError when it is too large
+    or nested too deeply."""
+    functions = [t["function"] for t in tools if t["function"]["name"] in names]
+    schemas = [
+        {"type": "object", "properties": {}} | (f.get("parameters") or {}) for f in functions
+    ]
+    called = [f["name"] for f in functions]
+    try:
+        if form in TAGGED:
+            grammar = _tags(TAGGED[form], called, schemas, parallel)
+        else:
+            grammar = _list(called, schemas, parallel)
+    except RecursionError as e:
+        raise RequestError("a schema in tools is nested too deeply.", param="tools") from e
+    size = len(grammar.source.encode())
+    if size > MAX_SOURCE:
+        raise RequestError(
+            f"a call of any of these tools is a grammar of {size:,} bytes; at most {MAX_SOURCE:,} "
+            "are taken. Name the function in tool_choice, or give fewer tools.",
+            code="grammar_too_complex",
+            param="tools",
+        )
+    return grammar
+
+
+def _tags(form: Tagged, names: list[str], schemas: list[Any], parallel: bool) -> Grammar:
+    tags = [
+        {
+            "type": "tag",
+            "begin": form.before + json.dumps(name) + form.between,
+            "content": {"type": "json_schema", "json_schema": schema},
+            "end": form.behind,
+        }
+        for name, schema in zip(names, schemas, strict=True)
+    ]
+    shape = {
+        "type": "tags_with_separator",
+        "tags": tags,
+        "separator": form.apart,
+        "at_least_one": True,
+        "stop_after_first": not parallel,
+    }
+    return Grammar("structural_tag", json.dumps({"type": "structural_tag", "format": shape}))
+
+
+def _list(names: list[str], schemas: list[Any], parallel: bool) -> Grammar:
+    """What a tool's schema refers to stays its own."""
+    parts = {f"t{i}": _moved(schema, f"#/$defs/t{i}") for i, schema in enumerate(schemas)}
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/t{i}"}},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for i, name in enumerate(names)
+    ]
+    whole: dict[str, Any] = {
+        "type": "array",
+        "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
+        "minItems": 1,
+        "$defs": parts,
+    }
+    if not parallel:
+        whole["maxItems"] = 1
+    return Grammar("json_schema", json.dumps(whole))
+
+
+def _moved(node: Any, to: str) -> Any:
+    """The schema with its references to itself written for another place."""
+    if isinstance(node, list):
+        return [_moved(child, to) for child in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: to + child[1:]
+        if key == "$ref" and isinstance(child, str) and (child == "#" or child.startswith("#/"))
+        else _moved(child, to)
+        for key, child in node.items()
+    }

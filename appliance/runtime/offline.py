@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 import msgspec
+import numpy as np
 
 from appliance import hardware, paths
 from appliance.errors import EngineError, RequestError, UsageError
@@ -257,12 +258,21 @@ class Engine:
             answer.add(delta)
             yield answer.so_far()
 
-    def encode(self, prompt: object = None, **_: object) -> None:
-        """SGLang's name for embeddings. UsageError: this model generates."""
-        raise UsageError(
-            f"{self.config.model.id} is a generative model; it has no embeddings to give.",
-            "Ask generate() for text, or serve an embedding model.",
-        )
+    def encode(self, prompts: Sequence[AnyPrompt]) -> list[list[float]]:
+        """Embeddings of length one, in order. UsageError when the model is not made for them."""
+        if not self.spec.pooling:
+            raise UsageError(
+                f"{self.config.model.id} is a generative model; it has no embeddings to give.",
+                "Ask generate() for text, or serve an embedding model.",
+            )
+        streams = [self.stream(p, {"max_tokens": 0, "pool": True}) for p in prompts]
+        for stream in streams:
+            stream.begin()
+        found = []
+        for stream in streams:
+            whole = np.frombuffer(b"".join(d.pooled for d in stream), dtype=np.float32)
+            found.append((whole / np.linalg.norm(whole)).tolist())
+        return found
 
     def shutdown(self) -> None:
         """SGLang's name for `close`."""

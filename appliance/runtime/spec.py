@@ -94,6 +94,8 @@ class ModelSpec(Struct, frozen=True):
     bos_ids: tuple[int, ...] = ()
     eos_ids: tuple[int, ...] = ()
     quant: QuantSpec | None = None
+    pooling: Literal["", "last"] = ""
+    """last: the model is made for embeddings, which are the last token's hidden state."""
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2, tp: int = 1) -> int:
         """Bytes of K and V one token takes on one of `tp` ranks."""

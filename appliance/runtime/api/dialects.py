@@ -10,6 +10,7 @@ from starlette.responses import Response
 from appliance import paths
 from appliance.runtime.api.chat import ChatCompletions
 from appliance.runtime.api.completions import Completions
+from appliance.runtime.api.embeddings import EmbeddingRequest, Embeddings, EncodeRequest
 from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.messages.body import CountRequest, MessagesRequest
 from appliance.runtime.api.messages.routes import Messages
@@ -35,6 +36,7 @@ def dialect_routes(
     aborts: Aborts,
     config: RuntimeConfig,
 ) -> list[Route]:
+    embeddings = Embeddings(frontend, models)
     messages = Messages(frontend, models, chat, config.serve.keep_alive_comment_s)
     responses = Responses(
         frontend,
@@ -47,6 +49,8 @@ def dialect_routes(
     native = Native(frontend, models, completions, tgi, aborts, config)
     return [
         *_native_routes(native, tgi),
+        ("POST", "/v1/embeddings", embeddings.post, EmbeddingRequest),
+        ("POST", "/encode", embeddings.encode, EncodeRequest),
         ("POST", "/v1/messages", messages.post, MessagesRequest),
         ("POST", "/v1/messages/count_tokens", messages.count, CountRequest),
         ("POST", "/v1/responses", responses.post, ResponsesRequest),

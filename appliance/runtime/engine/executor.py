@@ -56,6 +56,7 @@ class StepFlight:
         self._executor = executor
         self._sampled_rows = np.flatnonzero(step.samples)
         self._logits = executor.head(hidden) if len(self._sampled_rows) else None
+        self._pooled_rows, self._pooled = executor.pooled(step, self._sampled_rows, hidden)
         self._prompts = executor.prompt_logprobs(step, whole)
         self._cuda = whole.is_cuda
         self._has_logprobs = False
@@ -76,7 +77,7 @@ class StepFlight:
             leaving += sampled.logprobs.fields() if sampled.logprobs is not None else []
         for _, chosen in self._prompts:
             leaving += chosen.fields()
-        return leaving
+        return [*leaving, self._pooled] if self._pooled is not None else leaving
 
     def wait(self) -> StepResult:
         assert self._home is not None, "a flight is sampled before it is waited for"
@@ -97,6 +98,9 @@ class StepFlight:
             logprobs=logprobs,
             prompt_logprobs=prompts or None,
             invalid=tuple(int(r) for r in np.flatnonzero(tokens == INVALID)),
+            pooled=tuple(zip(self._pooled_rows, arrived[-1].numpy(), strict=True))
+            if self._pooled is not None
+            else (),
         )
 
 
@@ -164,6 +168,16 @@ class DeviceExecutor:
         if masks is None:
             return None
         return Masks(np.searchsorted(rows, masks.rows).astype(np.int32), masks.bits)
+
+    def pooled(
+        self, step: Step, sampled_rows: np.ndarray, hidden_SE: Tensor
+    ) -> tuple[list[int], Tensor | None]:
+        """(rows, their float32 hidden states) of the sampling rows that ask for theirs."""
+        asked = np.flatnonzero(self._state.pool[step.slots[sampled_rows]])
+        if not len(asked):
+            return [], None
+        (where,) = self._staging.send([asked.astype(np.int32)])
+        return sampled_rows[asked].tolist(), hidden_SE[where.long()].float()
 
     def prompt_logprobs(self, step: Step, hidden_TE: Tensor) -> list[tuple[int, lp.Chosen]]:
         """(row, log probabilities) of the prefill rows that ask for those of their prompt."""

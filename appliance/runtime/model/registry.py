@@ -6,7 +6,9 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+import msgspec
 
 from appliance.errors import NotFoundError, UsageError
 from appliance.runtime.spec import ModelSpec
@@ -69,7 +71,19 @@ def read_spec(folder: Path) -> ModelSpec:
             raise UsageError(f"{generation} cannot be read: {e}") from e
         if isinstance(extra, dict) and extra.get("eos_token_id") is not None:
             config["eos_token_id"] = extra["eos_token_id"]
-    return spec_of(config)
+    return msgspec.structs.replace(spec_of(config), pooling=_pooling(folder))
+
+
+def _pooling(folder: Path) -> Literal["", "last"]:
+    """What the sentence-transformers files beside the model say; only the last token is served."""
+    for path in sorted(folder.glob("*_Pooling/config.json")):
+        try:
+            found = json.loads(path.read_bytes())
+        except ValueError as e:
+            raise UsageError(f"{path} cannot be read: {e}") from e
+        if isinstance(found, dict) and found.get("pooling_mode_lasttoken") is True:
+            return "last"
+    return ""
 
 
 def model_class(spec: ModelSpec) -> Any:

@@ -79,7 +79,8 @@ def load(model: nn.Module, build: Build, folder: Path, progress: Callable[[float
     def read(path: Path) -> None:
         with torch.inference_mode(), safe_open(path, framework="pt", device="cpu") as handle:
             for name in handle.keys():  # noqa: SIM118 - a safe_open handle is no dict
-                place = left.pop(name, None)
+                # checkpoints of a bare decoder leave out the word that names it
+                place = left.pop(name, None) or left.pop(f"model.{name}", None)
                 if place is None:
                     if name not in build.optional:
                         unknown.append(name)

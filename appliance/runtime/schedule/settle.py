@@ -130,6 +130,7 @@ class Settle:
                 request.cached if request.first else -1,
                 _logprobs(request, row, token, result.logprobs) if ids else (),
                 tuple(request.prompt_logprobs) if request.wants_prompt_logprobs else (),
+                pooled=_pooled(row, result) if request.sampling.pool else b"",
             )
         )
         request.first = False
@@ -143,6 +144,10 @@ class Settle:
             request = self._running.requests[int(step.slots[part.row])]
             if request is not None and request.wants_prompt_logprobs:
                 _gather(request, int(step.starts[part.row]), part)
+
+
+def _pooled(row: int, result: StepResult) -> bytes:
+    return next((state.tobytes() for r, state in result.pooled if r == row), b"")
 
 
 def _forced(request: Request, index: int) -> tuple[int, ...]:

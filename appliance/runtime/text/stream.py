@@ -56,6 +56,7 @@ class AnswerStream:
                 cached=delta.cached,
                 error=delta.error,
                 code=delta.code,
+                pooled=delta.pooled,
             )
         return self._feed_each(delta)
 

@@ -122,6 +122,7 @@ class Tokenizing:
             logit_bias=asked.logit_bias,
             logprobs=asked.logprobs,
             prompt_logprobs=asked.prompt_logprobs,
+            pool=asked.pool,
         )
 
 

@@ -43,6 +43,8 @@ class TokenDelta(Struct, frozen=True, array_like=True, gc=False):
     prompt_logprobs: tuple[Logprob, ...] = ()
     error: str = ""
     code: str = ""
+    pooled: bytes = b""
+    """float32: the hidden state that was asked for, on the last delta."""
 
 
 class StepStats(Struct, frozen=True, array_like=True, gc=False):

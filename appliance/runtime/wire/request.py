@@ -49,6 +49,8 @@ class Sampling(Struct, frozen=True, array_like=True):
     """-1: none; 0: of the token taken; n: also of the n likeliest."""
     prompt_logprobs: int = -1
     """The same for prompt tokens. Such a request does not match the prefix cache."""
+    pool: bool = False
+    """The hidden state of the last prompt token is wanted, with max_tokens 0."""
 
     @property
     def penalized(self) -> bool:

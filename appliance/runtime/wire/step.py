@@ -97,6 +97,8 @@ class StepResult(Struct):
     logprobs: StepLogprobs | None = None
     prompt_logprobs: list[PromptLogprobs] | None = None
     invalid: tuple[int, ...] = ()
+    pooled: tuple[tuple[int, npt.NDArray[np.float32]], ...] = ()
+    """(row, hidden state [hidden] after the last norm) of rows that asked for it."""
 
 
 class Masks(Struct):

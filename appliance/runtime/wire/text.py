@@ -54,6 +54,7 @@ class AskedSampling(Struct, frozen=True):
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int = -1
     prompt_logprobs: int = -1
+    pool: bool = False
 
 
 Reasoning = Literal["separate", "hidden", "inline"]
@@ -143,6 +144,8 @@ class TextDelta(Struct, frozen=True, gc=False):
     calls: tuple[CallDelta, ...] = ()
     reasoning_tokens: int = 0
     code: str = ""
+    pooled: bytes = b""
+    """As in TokenDelta."""
 
 
 class TextStream(Protocol):
@@ -161,6 +164,10 @@ class TextRoom(Protocol):
 
     def stream(self, request: TextRequest, tokens: TokenRequest) -> TextStream:
         """The stream of the answer to one of `tokenize`'s requests."""
+
+    @property
+    def pooling(self) -> str:
+        """How the model makes embeddings; empty when it is not made for that."""
 
     async def encode(self, prompt: Prompt, add_special_tokens: bool) -> list[int]:
         """Ids of a prompt; for /tokenize."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from appliance.runtime.wire.channel import EngineDoor
 from appliance.runtime.wire.codec import VERSION
 from appliance.runtime.wire.delta import Admitted, Deltas, Logprob, StepStats, TokenDelta, Welcome
@@ -147,6 +149,9 @@ class FakeEngine:
         index = len(row.output)
         if self.error:
             return TokenDelta(rid=rid, index=index, ids=(), finish="error", error=self.error)
+        if sampling.pool:
+            pooled = np.arange(1, 9, dtype=np.float32) * len(row.prompt)
+            return TokenDelta(rid, 0, (), "length", cached=0, pooled=pooled.tobytes())
         ids: list[int] = []
         finish, matched = "", -1
         while len(ids) < self.chunk and not finish:

@@ -88,6 +88,7 @@ class SamplingState:
         self.seed = np.zeros(slots + 1, dtype=np.int64)
         self.logprobs = np.full(slots + 1, -1, dtype=np.int32)
         self.prompt_logprobs = np.full(slots + 1, -1, dtype=np.int32)
+        self.pool = np.zeros(slots + 1, dtype=bool)
         self.min_tokens = np.zeros(slots + 1, dtype=np.int32)
         self.edited = np.zeros(slots + 1, dtype=bool)
         self.penalized = np.zeros(slots + 1, dtype=bool)
@@ -106,6 +107,7 @@ class SamplingState:
         self.seed[slot] = s.seed
         self.logprobs[slot], self.prompt_logprobs[slot] = s.logprobs, s.prompt_logprobs
         self.min_tokens[slot] = s.min_tokens
+        self.pool[slot] = s.pool
         self._bias.pop(slot, None)
         self._stops.pop(slot, None)
         if s.logit_bias:

@@ -5,7 +5,6 @@ A command's module is imported when it is called. Nothing heavy is imported here
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 
 import click
 
-from appliance.cli.output import Output
+from appliance.cli.output import Output, nearest
 from appliance.errors import ApplianceError, UsageError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -37,6 +36,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "profile": ("profile", "profile", "settings for a kind of machine"),
     "config": ("config", "config", "every value, from where and why"),
     "bench": ("bench", "bench", "measure a server"),
+    "connect": ("connect", "connect", "how a client is pointed here"),
+    "cache": ("cache", "cache", "what models take on disk"),
+    "service": ("service", "service", "serve from the start of the machine on"),
+    "completion": ("completion", "completion", "completion for bash, zsh or fish"),
+    "explain": ("explain", "explain", "what an error's code means"),
     "doctor": ("doctor", "doctor", "check this machine"),
     "version": ("version", "version", "versions of everything"),
 }
@@ -93,12 +97,6 @@ def _take_global_options(command: click.Command) -> None:
             _take_global_options(inner)
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """` Did you mean 'pull'?`, or nothing."""
-    close = difflib.get_close_matches(word, known, 1, 0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
-
-
 class _Lazy(click.Group):
     """Knows its commands by name and loads the one that is asked for."""
 
@@ -114,6 +112,8 @@ class _Lazy(click.Group):
         module, attribute, _ = COMMANDS[word]
         command: click.Command = vars(importlib.import_module(f"appliance.cli.{module}"))[attribute]
         _take_global_options(command)
+        if "_APPLIANCE_COMPLETE" in os.environ:
+            vars(importlib.import_module("appliance.cli.completion"))["attach"](word, command)
         self.commands[word] = command
         return command
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json as jsonlib
 import os
 import sys
@@ -147,3 +148,9 @@ def duration(seconds: float) -> str:
     if whole >= 60:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole}s"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """` Did you mean 'pull'?`, or nothing."""
+    close = difflib.get_close_matches(word, known, 1, 0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -259,7 +259,7 @@ def run_folder(name: str) -> Path:
     if name != "default" and not folder.is_dir():
         known = ", ".join(p.name for p in runs()) or "none"
         raise NotFoundError(
-            f"there is no run named '{name}'.", f"Runs: {known}.", code="APL-NOT-006"
+            f"there is no run named '{name}'.", f"Runs: {known}.", code="APL-NOT-011"
         )
     return folder
 

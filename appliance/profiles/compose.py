@@ -50,7 +50,7 @@ def environment_values(environ: Mapping[str, str]) -> dict[str, Any]:
             raise UsageError(
                 f"the environment sets {name}, which is no setting." + nearest_field(name, names),
                 f"Unset it: `unset {name}`.",
-                code="APL-USE-010",
+                code="APL-USE-014",
             )
     return values
 

@@ -42,7 +42,7 @@ def candidates(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> list[C
         raise NotFoundError(
             "no profile is for this machine.",
             "Name one with --profile; `appliance profile list` shows them.",
-            code="APL-NOT-003",
+            code="APL-NOT-013",
         )
     return [entry[5] for entry in ranked if entry[0] == ranked[0][0]]
 

@@ -102,7 +102,7 @@ def convert(field: str, value: Any, whence: str) -> Any:
         raise UsageError(
             f"{whence}: there is no setting '{field}'.{nearest_field(field, types)}",
             "`appliance config show` lists every setting.",
-            code="APL-USE-010",
+            code="APL-USE-014",
         )
     if isinstance(value, str) and typing.get_origin(types[field]) is tuple:
         value = [part.strip() for part in value.strip("[]() ").split(",") if part.strip()]
@@ -112,7 +112,7 @@ def convert(field: str, value: Any, whence: str) -> Any:
         raise UsageError(
             f"{whence}: {field} cannot be {value!r}: {str(e)[0].lower()}{str(e)[1:]}.",
             "`appliance config show` prints the value that would be chosen.",
-            code="APL-USE-011",
+            code="APL-USE-016",
         ) from e
 
 

@@ -51,5 +51,5 @@ def find(name: str, profiles: dict[str, Stored] | None = None) -> Stored:
     raise NotFoundError(
         f"there is no profile '{name}'.{odd}{meant}",
         f"Profiles: {', '.join(sorted(known)) or 'none'}.",
-        code="APL-NOT-002",
+        code="APL-NOT-012",
     )

@@ -347,6 +347,7 @@ class Lifecycle:
             self._tick(now, late if late > 1.0 else 0.0)
 
     def _tick(self, now: float, asleep: float) -> None:
+        self._notify.alive()
         for replica in self.replicas:
             if asleep:
                 replica.forgive(asleep)

@@ -1,0 +1,150 @@
+"""appliance connect: what a client needs to talk to the run here; prints, writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import click
+
+from appliance import paths
+from appliance.cli.output import Output, nearest
+from appliance.cli.prepare import run_folder
+from appliance.client import Client
+from appliance.errors import NotRunningError, UsageError
+
+_DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+class Place(NamedTuple):
+    """url: without /v1. model: a name it answers to."""
+
+    url: str
+    model: str
+
+
+def _openai(at: Place) -> str:
+    return f'''import os
+
+from openai import OpenAI
+
+client = OpenAI(base_url="{at.url}/v1", api_key=os.environ.get("APPLIANCE_API_KEY", "none"))
+answer = client.chat.completions.create(
+    model="{at.model}", messages=[{{"role": "user", "content": "Hello!"}}]
+)
+print(answer.choices[0].message.content)'''
+
+
+def _langchain(at: Place) -> str:
+    return f'''import os
+
+from langchain_openai import ChatOpenAI
+
+llm = ChatOpenAI(
+    base_url="{at.url}/v1",
+    api_key=os.environ.get("APPLIANCE_API_KEY", "none"),
+    model="{at.model}",
+)
+print(llm.invoke("Hello!").content)'''
+
+
+def _litellm(at: Place) -> str:
+    return f'''import os
+
+from litellm import completion
+
+answer = completion(
+    model="hosted_vllm/{at.model}",
+    api_base="{at.url}/v1",
+    api_key=os.environ.get("APPLIANCE_API_KEY", "none"),
+    messages=[{{"role": "user", "content": "Hello!"}}],
+)
+print(answer.choices[0].message.content)'''
+
+
+def _open_webui(at: Place) -> str:
+    return f"""docker run -d --network host -e PORT=3000 \\
+  -e OPENAI_API_BASE_URL={at.url}/v1 \\
+  -e OPENAI_API_KEY="${{APPLIANCE_API_KEY:-none}}" \\
+  -v open-webui:/app/backend/data --name open-webui ghcr.io/open-webui/open-webui:main"""
+
+
+def _continue(at: Place) -> str:
+    return f"""# ~/.continue/config.yaml
+name: appliance
+version: 1.0.0
+schema: v1
+models:
+  - name: {at.model}
+    provider: openai
+    model: {at.model}
+    apiBase: {at.url}/v1
+    apiKey: none
+    roles: [chat, edit, apply]"""
+
+
+def _claude_code(at: Place) -> str:
+    return f"""export ANTHROPIC_BASE_URL={at.url}
+export ANTHROPIC_AUTH_TOKEN="${{APPLIANCE_API_KEY:-none}}"
+export ANTHROPIC_MODEL={at.model}
+export ANTHROPIC_SMALL_FAST_MODEL={at.model}
+claude"""
+
+
+def _codex(at: Place) -> str:
+    return f"""# ~/.codex/config.toml
+model = "{at.model}"
+model_provider = "appliance"
+
+[model_providers.appliance]
+name = "appliance"
+base_url = "{at.url}/v1"
+env_key = "APPLIANCE_API_KEY"   # any text where the server asks for no key
+wire_api = "responses\""""
+
+
+CLIENTS: dict[str, tuple[str, Callable[[Place], str]]] = {
+    "openai": ("The OpenAI library for Python", _openai),
+    "langchain": ("LangChain", _langchain),
+    "litellm": ("LiteLLM", _litellm),
+    "open-webui": ("Open WebUI, a chat in the browser", _open_webui),
+    "continue": ("Continue, in an editor", _continue),
+    "claude-code": ("Claude Code, through the Anthropic dialect", _claude_code),
+    "codex": ("Codex, through the Responses dialect", _codex),
+}
+
+
+@click.command()
+@click.argument("client", required=False)
+@click.option("--name", default="default", help="The run to point at.")
+@click.option("--url", help="Another server than the run here.")
+@click.option("--model", help="Name of the model; `default` always answers.")
+@click.pass_obj
+def connect(
+    out: Output, /, client: str | None, name: str, url: str | None, model: str | None
+) -> None:
+    """What CLIENT needs to talk to the run here; without one, the list of clients."""
+    if client is None:
+        text = "\n".join(f"{word:<12} {what}" for word, (what, _) in CLIENTS.items())
+        data = [{"client": word, "what": what} for word, (what, _) in CLIENTS.items()]
+        out.result(text, {"schema": "appliance.clients/1", "clients": data})
+        return
+    if client not in CLIENTS:
+        raise UsageError(
+            f"no client '{client}'.{nearest(client, list(CLIENTS))}",
+            f"Known: {', '.join(CLIENTS)}. Any other OpenAI client takes the address "
+            f"{_DEFAULT_URL}/v1 and any key.",
+        )
+    at = Place((url or _url_of(out, name)).rstrip("/").removesuffix("/v1"), model or "default")
+    snippet = CLIENTS[client][1](at)
+    told = {"url": at.url, "model": at.model, "client": client, "text": snippet}
+    out.result(snippet, {"schema": "appliance.connect/1", **told})
+
+
+def _url_of(out: Output, name: str) -> str:
+    try:
+        status = Client(paths.control_socket(run_folder(name)), timeout=3.0).status()
+    except NotRunningError:
+        out.note("Nothing runs; this is for where `appliance up` serves when not told otherwise.")
+        return _DEFAULT_URL
+    return status.url or _DEFAULT_URL

@@ -1,0 +1,206 @@
+"""appliance service: a systemd unit of the user, so that a model is served from the start on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from appliance.cli.output import Output
+from appliance.errors import ApplianceError, HardwareError, NotFoundError, UsageError
+
+_KEPT = (
+    "HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE", "CUDA_VISIBLE_DEVICES",
+    "APPLIANCE_CONFIG_DIR", "APPLIANCE_STATE_DIR", "APPLIANCE_CACHE_DIR",
+)  # fmt: skip
+"""Variables that decide where things are, kept from the shell that installs; no secrets."""
+
+
+@click.group()
+def service() -> None:
+    """Serve from the start of the machine on, by systemd."""
+
+
+@service.command()
+@click.argument("model", required=False)
+@click.option("--name", default="default", help="Name of the run, and of the unit.")
+@click.option("--profile", help="Settings to use; chosen by the machine when left out.")
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting.")
+@click.option("--drain", type=click.IntRange(0), default=30, help="Seconds to finish requests in.")
+@click.option("--print", "only_print", is_flag=True, help="Print the unit; write nothing.")
+@click.pass_obj
+def install(
+    out: Output,
+    /,
+    model: str | None,
+    name: str,
+    profile: str | None,
+    host: str | None,
+    port: int | None,
+    settings: tuple[str, ...],
+    drain: int,
+    only_print: bool,
+) -> None:
+    """Write a unit that serves MODEL, and start it."""
+    words = ["up", *([model] if model else []), "--name", name]
+    for option, value in (("--profile", profile), ("--host", host), ("--port", port)):
+        words += [option, str(value)] if value is not None else []
+    for setting in settings:
+        words += ["--set", setting]
+    text = unit_text(words, drain)
+    path = unit_path(name)
+    if only_print:
+        out.result(text, {"schema": "appliance.service/1", "path": None, "unit": text})
+        return
+    _readable(model)
+    systemctl = _systemctl()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    _call([systemctl, "--user", "daemon-reload"])
+    _call([systemctl, "--user", "enable", "--now", path.name])
+    out.note("To go on after you log out: loginctl enable-linger")
+    out.result(
+        f"{path.name} is installed and starting: appliance service status",
+        {"schema": "appliance.service/1", "path": str(path), "unit": text},
+    )
+
+
+@service.command()
+@click.option("--name", default="default", help="Name of the run, and of the unit.")
+@click.pass_obj
+def uninstall(out: Output, /, name: str) -> None:
+    """Stop the unit and remove it."""
+    path = _installed(name)
+    systemctl = _systemctl()
+    _call([systemctl, "--user", "disable", "--now", path.name])
+    path.unlink()
+    _call([systemctl, "--user", "daemon-reload"])
+    data = {"schema": "appliance.service/1", "path": str(path), "unit": None}
+    out.result(f"{path.name} is stopped and removed", data)
+
+
+@service.command()
+@click.option("--name", default="default", help="Name of the run, and of the unit.")
+@click.pass_context
+def status(ctx: click.Context, /, name: str) -> None:
+    """What systemd says of the unit. Exit code 0 when it is active, else 3."""
+    out = ctx.find_object(Output) or Output()
+    path = _installed(name)
+    asked = ["ActiveState", "SubState", "StatusText", "MainPID", "NRestarts"]
+    said = _call([_systemctl(), "--user", "show", path.name, *(f"--property={p}" for p in asked)])
+    found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    active = found.get("ActiveState", "unknown")
+    text = (
+        f"{path.name}: {active} ({found.get('SubState', '?')})  {found.get('StatusText', '')}\n"
+        f"  pid {found.get('MainPID', '?')}   restarts {found.get('NRestarts', '?')}   {path}\n"
+        f"  journalctl --user -u {path.name} has its log"
+    )
+    data = {
+        "active": active,
+        "sub": found.get("SubState"),
+        "says": found.get("StatusText") or None,
+        "path": str(path),
+    }
+    out.result(text, {"schema": "appliance.service-status/1", **data})
+    if active != "active":
+        ctx.exit(3)
+
+
+def unit_path(name: str) -> Path:
+    if not name or "/" in name or name.startswith("."):
+        raise UsageError(f"'{name}' cannot be the name of a run.", "Use letters and digits.")
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    unit = "appliance.service" if name == "default" else f"appliance-{name}.service"
+    return Path(base).expanduser() / "systemd" / "user" / unit
+
+
+def unit_text(words: list[str], drain_s: int) -> str:
+    """A user unit: told when it is ready, watched, drained before it is ended."""
+    command = " ".join(_quoted(word) for word in [sys.executable, "-m", "appliance", *words])
+    kept = [f"Environment={_quoted(f'{k}={os.environ[k]}')}" for k in _KEPT if os.environ.get(k)]
+    return "\n".join(
+        [
+            "[Unit]",
+            "Description=appliance: a served language model",
+            "After=network-online.target",
+            "",
+            "[Service]",
+            "Type=notify",
+            "NotifyAccess=main",
+            f"ExecStart={command}",
+            *kept,
+            "# loading has no limit of its own; the supervisor ends what hangs",
+            "TimeoutStartSec=infinity",
+            "WatchdogSec=30",
+            "Restart=on-failure",
+            "RestartSec=5",
+            "# SIGTERM drains; the processes behind the supervisor end with it",
+            "KillMode=mixed",
+            f"TimeoutStopSec={drain_s + 60}",
+            "LimitNOFILE=65536",
+            "LimitMEMLOCK=infinity",
+            "",
+            "[Install]",
+            "WantedBy=default.target",
+            "",
+        ]
+    )
+
+
+def _quoted(word: str) -> str:
+    """A word of a unit's line: % and $ are systemd's own."""
+    safe = word.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$")
+    return safe if shlex.quote(word) == word else '"' + safe.replace('"', '\\"') + '"'
+
+
+def _readable(model: str | None) -> None:
+    """The unit runs as this user: what the model's folder does not give now it never will."""
+    if model and Path(model).expanduser().is_dir():
+        folder = Path(model).expanduser()
+        closed = [p for p in (folder, *folder.iterdir()) if not os.access(p, os.R_OK)]
+        if closed:
+            raise ApplianceError(
+                f"{closed[0]} cannot be read by this user, as whom the unit would run.",
+                f"chmod -R u+rX {shlex.quote(str(folder))}, as its owner",
+            )
+
+
+def _installed(name: str) -> Path:
+    path = unit_path(name)
+    if not path.is_file():
+        raise NotFoundError(
+            f"no unit is installed for the run '{name}'.",
+            f"appliance service install --name {name}",
+            code="APL-NOT-017",
+        )
+    return path
+
+
+def _systemctl() -> str:
+    found = shutil.which("systemctl")
+    if found is None:
+        raise HardwareError(
+            "this machine has no systemd.",
+            "`appliance service install --print` shows the unit; `appliance up -d` runs without.",
+            code="APL-HW-004",
+        )
+    return found
+
+
+def _call(words: list[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise ApplianceError(
+            f"`{shlex.join([Path(words[0]).name, *words[1:]])}` failed"
+            + (f": {said[-1]}" if said else "."),
+            "A user's systemd needs a login session: `loginctl enable-linger`, then log in again.",
+        )
+    return done.stdout

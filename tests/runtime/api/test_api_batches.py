@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,9 +19,12 @@ from fake_engine import FakeEngine
 from openai.types import Batch
 from served_frontend import Served
 
+from appliance import keys
 from appliance.runtime.api.batches.calls import PRIORITY
-from appliance.runtime.api.batches.records import ENDED
+from appliance.runtime.api.batches.records import ENDED, BatchRecord
 from appliance.runtime.api.batches.store import Store
+from appliance.runtime.api.batches.turn import Turn
+from appliance.runtime.wire.delta import Welcome
 from appliance.runtime.wire.request import ids_from_bytes
 
 CHAT = "/v1/chat/completions"
@@ -304,3 +311,124 @@ def test_live_requests_come_first(client: openai.OpenAI, engine: FakeEngine) -> 
     engine.wait(lambda: len(engine.requests) == 32)
     engine.hold.clear()
     assert until(client, batch.id, ended).status == "completed"
+
+
+def test_each_key_has_its_own(
+    engine: FakeEngine, serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    engine.start()
+    file = tmp_path / "keys.json"
+    first, second = keys.add_key(file, "first"), keys.add_key(file, "second")
+    url = f"{serve(keys_file=str(file)).connected().url}/v1"
+    with openai.OpenAI(base_url=url, api_key=first, max_retries=0) as one:
+        with openai.OpenAI(base_url=url, api_key=second, max_retries=0) as two:
+            batch = until(one, create(one, [asked(0)]).id, ended)
+            assert batch.status == "completed"
+            assert len(list(one.files.list())) == 2 and len(list(one.batches.list())) == 1
+            assert not list(two.files.list()) and not list(two.batches.list())
+            for call in (two.files.retrieve, two.files.content, two.files.delete):
+                with pytest.raises(openai.NotFoundError):
+                    call(batch.input_file_id)
+            for look in (two.batches.retrieve, two.batches.cancel):
+                with pytest.raises(openai.NotFoundError):
+                    look(batch.id)
+            with pytest.raises(openai.NotFoundError):
+                two.batches.create(
+                    input_file_id=batch.input_file_id,
+                    endpoint="/v1/completions",
+                    completion_window="24h",
+                )
+    namespace = next(k.namespace for k in keys.read_keys(file) if k.name == "first")
+    assert {r.cache_key.partition("/")[0] for r in engine.requests} == {namespace}
+
+
+class StandIn:
+    """What a Turn looks at of its frontend."""
+
+    def __init__(self) -> None:
+        welcome = Welcome(1, 1, 512, 4096, 16, 64, 300, 1)
+        self.engines = [SimpleNamespace(connected=True, welcome=welcome)]
+        self.draining = False
+        self.live = 0
+        self.waits = 0.0
+
+    def starved(self, above: int, seconds: float) -> bool:
+        return self.waits > seconds
+
+
+async def begun(turn: Turn, most: int) -> list[asyncio.Task[None]]:
+    """As many lines as the turn lets begin at once, and no more than `most`."""
+    lines: list[asyncio.Task[None]] = []
+    while len(lines) < most:
+        try:
+            async with asyncio.timeout(0.05):
+                await turn.wait()
+        except TimeoutError:
+            break
+        lines.append(asyncio.ensure_future(asyncio.sleep(60)))
+        turn.begin(lines[-1])
+    return lines
+
+
+async def test_lines_take_what_is_left_over() -> None:
+    frontend = StandIn()
+    turn = Turn(frontend, share=2)  # type: ignore[arg-type]
+    lines = await begun(turn, 99)
+    assert len(lines) == 64 // 2 // 2
+    frontend.live = len(lines) + 5
+    for line in lines[:-3]:
+        line.cancel()
+    await asyncio.sleep(0)
+    assert len(await begun(turn, 99)) == 64 // 8 // 2 - 3
+    frontend.waits = 0.3
+    turn.look()
+    assert not await begun(turn, 1)
+    frontend.waits = 0.0
+    frontend.engines[0].connected = False
+    turn.look()
+    assert not await begun(turn, 1)
+
+
+async def test_the_newest_lines_give_way() -> None:
+    frontend = StandIn()
+    turn = Turn(frontend, share=1)  # type: ignore[arg-type]
+    lines = await begun(turn, 8)
+    frontend.waits = 1.0
+    turn.look()
+    await asyncio.sleep(0)
+    assert [line.cancelled() for line in lines] == [False] * 4 + [True] * 4
+    frontend.waits = 0.0
+    turn.look()
+    assert len(await begun(turn, 2)) == 2
+
+
+def test_a_line_that_gave_way_is_run_later(
+    client: openai.OpenAI, engine: FakeEngine, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.hold.set()
+    batch = create(client, [asked(i) for i in range(10)])
+    engine.wait(lambda: len(engine.requests) == 10)
+    frontend = served.frontend
+    monkeypatch.setattr(frontend, "starved", lambda above, seconds: True)
+    engine.wait(lambda: len(engine.aborts) >= 5)
+    monkeypatch.undo()
+    engine.hold.clear()
+    batch = until(client, batch.id, ended)
+    assert batch.request_counts and batch.request_counts.completed == 10
+
+
+def test_a_lease_that_ran_out_is_anybodys(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    now = int(time.time())
+    store.add_batch(
+        BatchRecord(id="b", endpoint=CHAT, input_file_id="f", created_at=now, expires_at=now + 9)
+    )
+    assert [r.id for r in store.claim("elsewhere/1/0", 8)] == ["b"]
+    assert store.claim("other", 8) == [] and store.beat("other") == {}
+    store._db.execute("UPDATE batches SET leased_until = ?", (time.time() - 1,))
+    assert [r.id for r in store.claim("other", 8)] == ["b"]
+    assert store.beat("elsewhere/1/0") == {} and store.beat("other") == {"b": "validating"}
+    gone = f"{socket.gethostname()}/{2**22 + 7}/0"
+    store._db.execute("UPDATE batches SET owner = ?", (gone,))
+    assert [r.id for r in store.claim("third", 8)] == ["b"]
+    store.close()

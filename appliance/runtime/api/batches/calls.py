@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
+from appliance.runtime.api.callers import Caller
 from appliance.runtime.api.sse import encode
 
 PRIORITY = -1_000_000
@@ -27,15 +28,15 @@ class Answered(NamedTuple):
 
 
 class Calls:
-    """endpoints: by path. state: what the routes expect beside the request's id."""
+    """endpoints: by path."""
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], state: Mapping[str, Any]) -> None:
-        self._endpoints, self._state = endpoints, state
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self._endpoints = endpoints
 
-    async def ask(self, path: str, body: dict[str, Any], id: str) -> Answered:
+    async def ask(self, path: str, body: dict[str, Any], id: str, caller: Caller) -> Answered:
         """Cancelling it aborts what is computed."""
         data = encode(body | {"priority": PRIORITY})
-        scope = self._scope(path, len(data), id)
+        scope = self._scope(path, len(data), {"request_id": id, "caller": caller})
         unread = [data]
 
         async def receive() -> Message:
@@ -56,7 +57,7 @@ class Calls:
             wait = float(response.headers.get("retry-after", "5"))
         return Answered(response.status_code, b"".join(parts), wait)
 
-    def _scope(self, path: str, length: int, id: str) -> Scope:
+    def _scope(self, path: str, length: int, state: dict[str, Any]) -> Scope:
         return {
             "type": "http",
             "http_version": "1.1",
@@ -73,5 +74,5 @@ class Calls:
             ],
             "client": None,
             "server": None,
-            "state": {**self._state, "request_id": id},
+            "state": state,
         }

@@ -13,6 +13,7 @@ from appliance.errors import RequestError
 from appliance.runtime.api.batches.records import PURPOSES, FileRecord, new_id
 from appliance.runtime.api.batches.store import Archive, Store
 from appliance.runtime.api.batches.upload import take_upload
+from appliance.runtime.api.callers import Caller
 from appliance.runtime.api.sse import encode
 
 JSON = "application/json"
@@ -64,6 +65,16 @@ def life_of(seconds: object, anchor: object, param: str) -> int:
     return number
 
 
+def caller_of(request: Request) -> Caller:
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+def may_see(request: Request, key: str) -> bool:
+    """What was made with a key is that key's; where nobody has one, everybody's."""
+    return caller_of(request).name in ("", key)
+
+
 def no_such_file(id: str) -> RequestError:
     return RequestError(
         f"No file has the id {id[:64]!r}.", status=404, code="not_found", param="file_id"
@@ -81,7 +92,7 @@ class Files:
         arriving = self._archive.folder / "files" / f"{id}.part"
         try:
             upload = await take_upload(request, arriving)
-            record = _record(id, upload.name, upload.bytes, upload.fields)
+            record = _record(id, upload.name, upload.bytes, upload.fields, caller_of(request).name)
             await self._archive.do(Store.add_file, record, arriving)
         finally:
             arriving.unlink(missing_ok=True)
@@ -93,7 +104,12 @@ class Files:
         records: list[FileRecord] = []
         if self._archive.exists:
             records = await self._archive.do(
-                Store.files, purpose, page.after, page.limit, page.ascending
+                Store.files,
+                caller_of(request).name,
+                purpose,
+                page.after,
+                page.limit,
+                page.ascending,
             )
         return listed([r.shown() for r in records], page.limit)
 
@@ -120,12 +136,12 @@ class Files:
         record = None
         if self._archive.exists and _ID.match(id):
             record = await self._archive.do(Store.file, id)
-        if record is None:
+        if record is None or not may_see(request, record.key):
             raise no_such_file(id)
         return record
 
 
-def _record(id: str, name: str, size: int, fields: dict[str, str]) -> FileRecord:
+def _record(id: str, name: str, size: int, fields: dict[str, str], key: str) -> FileRecord:
     purpose = fields.get("purpose")
     if purpose not in PURPOSES:
         what = "is missing" if purpose is None else f"is {purpose[:40]!r}"
@@ -143,5 +159,11 @@ def _record(id: str, name: str, size: int, fields: dict[str, str]) -> FileRecord
             "expires_after",
         )
     return FileRecord(
-        id=id, bytes=size, created_at=now, filename=name, purpose=purpose, expires_at=expires_at
+        id=id,
+        bytes=size,
+        created_at=now,
+        filename=name,
+        purpose=purpose,
+        expires_at=expires_at,
+        key=key,
     )

@@ -93,4 +93,5 @@ def _keep(part: Path, record: BatchRecord, word: str) -> FileRecord:
         filename=f"{record.id}_{word}.jsonl",
         purpose=OUTPUT_PURPOSE,
         expires_at=None if kept is None else now + kept,
+        key=record.key,
     )

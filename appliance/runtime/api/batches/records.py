@@ -18,6 +18,7 @@ Status = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling",
     "cancelled",
 ]  # fmt: skip
+_UNSHOWN = ("total", "completed", "failed", "output_expires_after_s", "key", "namespace")
 ENDED: tuple[Status, ...] = ("failed", "completed", "expired", "cancelled")
 
 
@@ -26,7 +27,7 @@ def new_id(prefix: str) -> str:
 
 
 class FileRecord(Struct, frozen=True, kw_only=True):
-    """Times are seconds of the epoch."""
+    """Times are seconds of the epoch. key: name of the key it was made with; empty without."""
 
     id: str
     bytes: int
@@ -34,9 +35,12 @@ class FileRecord(Struct, frozen=True, kw_only=True):
     filename: str
     purpose: str
     expires_at: int | None = None
+    key: str = ""
 
     def shown(self) -> dict[str, Any]:
-        return msgspec.structs.asdict(self) | {"object": "file", "status": "processed"}
+        out = msgspec.structs.asdict(self)
+        del out["key"]
+        return out | {"object": "file", "status": "processed"}
 
 
 class Fault(Struct, frozen=True):
@@ -49,7 +53,10 @@ class Fault(Struct, frozen=True):
 
 
 class BatchRecord(Struct, frozen=True, kw_only=True):
-    """Times are seconds of the epoch. completed and failed count lines that have an answer."""
+    """Times are seconds of the epoch. completed and failed count lines that have an answer.
+
+    key: name of the key it was made with, on whose account its lines run; namespace: that key's.
+    """
 
     id: str
     endpoint: str
@@ -73,10 +80,12 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     expired_at: int | None = None
     cancelling_at: int | None = None
     cancelled_at: int | None = None
+    key: str = ""
+    namespace: str = ""
 
     def shown(self) -> dict[str, Any]:
         out: dict[str, Any] = msgspec.structs.asdict(self)
-        for name in ("total", "completed", "failed", "output_expires_after_s"):
+        for name in _UNSHOWN:
             del out[name]
         if self.status not in ENDED:  # they are named before they are written
             out["output_file_id"] = out["error_file_id"] = None

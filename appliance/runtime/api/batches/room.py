@@ -15,7 +15,6 @@ from appliance.runtime.api.batches.routes import Batches, BatchRequest
 from appliance.runtime.api.batches.store import Archive
 from appliance.runtime.api.batches.turn import Turn
 from appliance.runtime.api.batches.work import Worker
-from appliance.runtime.api.callers import ANYBODY
 from appliance.runtime.api.frontend import Frontend
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
@@ -30,7 +29,7 @@ class BatchRoom:
     def __init__(self, frontend: Frontend, folder: Path, share: int) -> None:
         self._archive = Archive(folder)
         self._endpoints: dict[str, Endpoint] = {}
-        calls = Calls(self._endpoints, {"caller": ANYBODY})
+        calls = Calls(self._endpoints)
         turn = Turn(frontend, share)
         self._worker = Worker(self._archive, calls, ENDPOINTS, turn, frontend.index)
         self._task: asyncio.Task[None] | None = None

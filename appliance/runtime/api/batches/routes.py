@@ -11,7 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from appliance.errors import RequestError
-from appliance.runtime.api.batches.files import JSON, life_of, listed, no_such_file, page_of
+from appliance.runtime.api.batches.files import (
+    JSON,
+    caller_of,
+    life_of,
+    listed,
+    may_see,
+    no_such_file,
+    page_of,
+)
 from appliance.runtime.api.batches.records import (
     BATCH_PURPOSE,
     WINDOW,
@@ -55,7 +63,7 @@ class Batches:
         file = None
         if self._archive.exists:
             file = await self._archive.do(Store.file, body.input_file_id)
-        if file is None:
+        if file is None or not may_see(request, file.key):
             raise no_such_file(body.input_file_id)
         if file.purpose != BATCH_PURPOSE:
             raise RequestError(
@@ -76,36 +84,34 @@ class Batches:
             expires_at=now + WINDOW_S,
             metadata=body.metadata,
             output_expires_after_s=kept,
+            key=caller_of(request).name,
+            namespace=caller_of(request).namespace,
         )
         await self._archive.do(Store.add_batch, record)
         self._wake()
         return _shown(record)
 
     async def show(self, request: Request) -> Response:
-        id = request.path_params["batch_id"]
-        record = await self._archive.do(Store.batch, id) if self._archive.exists else None
-        if record is None:
-            raise _no_such_batch(id)
-        return _shown(record)
+        return _shown(await self._find(request))
 
     async def list(self, request: Request) -> Response:
         page = page_of(request, 20, 100)
         records: list[BatchRecord] = []
         if self._archive.exists:
-            records = await self._archive.do(Store.batches, page.after, page.limit)
+            records = await self._archive.do(
+                Store.batches, caller_of(request).name, page.after, page.limit
+            )
         return listed([r.shown() for r in records], page.limit)
 
     async def cancel(self, request: Request) -> Response:
-        id = request.path_params["batch_id"]
-        record = None
-        if self._archive.exists:
-            record = await self._archive.do(
-                Store.change,
-                id,
-                ("validating", "in_progress", "finalizing"),
-                status="cancelling",
-                cancelling_at=int(time.time()),
-            )
+        id = (await self._find(request)).id
+        record = await self._archive.do(
+            Store.change,
+            id,
+            ("validating", "in_progress", "finalizing"),
+            status="cancelling",
+            cancelling_at=int(time.time()),
+        )
         if record is None:
             raise _no_such_batch(id)
         if record.status not in ("cancelling", "cancelled"):
@@ -116,6 +122,13 @@ class Batches:
             )
         self._wake()
         return _shown(record)
+
+    async def _find(self, request: Request) -> BatchRecord:
+        id = request.path_params["batch_id"]
+        record = await self._archive.do(Store.batch, id) if self._archive.exists else None
+        if record is None or not may_see(request, record.key):
+            raise _no_such_batch(id)
+        return record
 
     def _check(self, body: BatchRequest) -> None:
         if body.endpoint not in self._endpoints:

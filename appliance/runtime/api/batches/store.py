@@ -31,10 +31,10 @@ _OPEN = "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, purpose TEXT NOT NULL,
-    bytes INTEGER NOT NULL, expires_at INTEGER, record BLOB NOT NULL);
+    key TEXT NOT NULL, bytes INTEGER NOT NULL, expires_at INTEGER, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS batches (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, status TEXT NOT NULL,
-    input_file_id TEXT NOT NULL, completed INTEGER NOT NULL DEFAULT 0,
+    key TEXT NOT NULL, input_file_id TEXT NOT NULL, completed INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0, owner TEXT NOT NULL DEFAULT '',
     leased_until REAL NOT NULL DEFAULT 0, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS lines (
@@ -124,22 +124,33 @@ class Store:
 
     def _insert_file(self, record: FileRecord) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO files (id, purpose, bytes, expires_at, record) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (record.id, record.purpose, record.bytes, record.expires_at, _packed(record)),
+            "INSERT OR REPLACE INTO files (id, purpose, key, bytes, expires_at, record) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                record.id,
+                record.purpose,
+                record.key,
+                record.bytes,
+                record.expires_at,
+                _packed(record),
+            ),
         )
 
     def file(self, id: str) -> FileRecord | None:
         found = self._db.execute("SELECT record FROM files WHERE id = ?", (id,)).fetchone()
         return found and msgspec.json.decode(found[0], type=FileRecord)
 
-    def files(self, purpose: str, after: str, limit: int, ascending: bool) -> list[FileRecord]:
-        """limit + 1 of them at most, so that the caller sees whether there are more."""
+    def files(
+        self, key: str, purpose: str, after: str, limit: int, ascending: bool
+    ) -> list[FileRecord]:
+        """limit + 1 of them at most, so that the caller sees whether there are more. Empty key or
+        purpose: any."""
         order, beyond = ("ASC", ">") if ascending else ("DESC", "<")
         rows = self._db.execute(
-            f"SELECT record FROM files WHERE (? = '' OR purpose = ?) AND (? = '' OR seq {beyond} "
-            f"(SELECT seq FROM files WHERE id = ?)) ORDER BY seq {order} LIMIT ?",
-            (purpose, purpose, after, after, limit + 1),
+            "SELECT record FROM files WHERE (? = '' OR key = ?) AND (? = '' OR purpose = ?) "
+            f"AND (? = '' OR seq {beyond} (SELECT seq FROM files WHERE id = ?)) "
+            f"ORDER BY seq {order} LIMIT ?",
+            (key, key, purpose, purpose, after, after, limit + 1),
         ).fetchall()
         return [msgspec.json.decode(r[0], type=FileRecord) for r in rows]
 
@@ -181,8 +192,8 @@ class Store:
                 retry_after_s=60.0,
             )
         self._db.execute(
-            "INSERT INTO batches (id, status, input_file_id, record) VALUES (?, ?, ?, ?)",
-            (record.id, record.status, record.input_file_id, _packed(record)),
+            "INSERT INTO batches (id, status, key, input_file_id, record) VALUES (?, ?, ?, ?, ?)",
+            (record.id, record.status, record.key, record.input_file_id, _packed(record)),
         )
 
     def batch(self, id: str) -> BatchRecord | None:
@@ -191,12 +202,12 @@ class Store:
         ).fetchone()
         return found and _batch(found)
 
-    def batches(self, after: str, limit: int) -> list[BatchRecord]:
-        """Newest first; limit + 1 at most."""
+    def batches(self, key: str, after: str, limit: int) -> list[BatchRecord]:
+        """Newest first; limit + 1 at most. Empty key: any."""
         rows = self._db.execute(
-            "SELECT record, completed, failed FROM batches WHERE ? = '' OR seq < "
-            "(SELECT seq FROM batches WHERE id = ?) ORDER BY seq DESC LIMIT ?",
-            (after, after, limit + 1),
+            "SELECT record, completed, failed FROM batches WHERE (? = '' OR key = ?) AND "
+            "(? = '' OR seq < (SELECT seq FROM batches WHERE id = ?)) ORDER BY seq DESC LIMIT ?",
+            (key, key, after, after, limit + 1),
         ).fetchall()
         return [_batch(row) for row in rows]
 

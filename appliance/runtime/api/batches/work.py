@@ -20,6 +20,7 @@ from appliance.runtime.api.batches.outcome import Outcome, answer_line, expired_
 from appliance.runtime.api.batches.records import BatchRecord, Fault, Status, new_id
 from appliance.runtime.api.batches.store import Archive, Store, owner_name
 from appliance.runtime.api.batches.turn import Turn
+from appliance.runtime.api.callers import Caller
 from appliance.runtime.api.errors import error_body
 
 LOOK_S = 0.25
@@ -117,6 +118,7 @@ class Job:
         self._record = record
         self.id = record.id
         self._input = archive.folder / "files" / record.input_file_id
+        self._caller = account(record)
         self._stopped = asyncio.Event()
         self._broken: BaseException | None = None
         self._kept: set[int] = set()
@@ -236,7 +238,7 @@ class Job:
 
     async def _ask(self, line: Line, id: str) -> Answered:
         while True:
-            answered = await self._calls.ask(line.url, line.body, id)
+            answered = await self._calls.ask(line.url, line.body, id, self._caller)
             if answered.retry_after_s is None:
                 return answered
             await asyncio.sleep(min(5.0, answered.retry_after_s))
@@ -278,6 +280,13 @@ class Job:
                 Store.put_lines, self.id, False, list(zip(numbers, told, strict=True))
             )
         return "expired"
+
+
+def account(record: BatchRecord) -> Caller:
+    """The key's own part of the prefix cache, without its limits: those are for live traffic."""
+    caller = Caller()
+    caller.name, caller.namespace = record.key, record.namespace
+    return caller
 
 
 def _refused(what: str) -> Answered:

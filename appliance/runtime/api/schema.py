@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from appliance.errors import RequestError
+from appliance.runtime.api.depth import check_depth
 from appliance.runtime.api.structured import (
     Choices,
     ResponseFormat,
@@ -267,6 +268,7 @@ _AT = re.compile(r" - at `\$\.?(.*)`$")
 
 def decode_body(kind: type[Body], data: bytes) -> Body:
     """RequestError that names the field and its limit, or the byte where JSON ends."""
+    check_depth(data)
     try:
         body: Body = _decoder(kind).decode(data)
     except msgspec.ValidationError as e:

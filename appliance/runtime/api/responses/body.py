@@ -18,7 +18,7 @@ _ROLES = ("user", "assistant", "system", "developer")
 LOGPROBS = "message.output_text.logprobs"
 
 
-class ReasoningOptions(Struct):
+class ResponseReasoning(Struct):
     effort: str | None = None
     summary: str | None = None
 
@@ -46,7 +46,7 @@ class ResponsesRequest(Struct, kw_only=True):
     tools: Annotated[list[dict[str, Any]], Meta(max_length=512)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    reasoning: ReasoningOptions | None = None
+    reasoning: ResponseReasoning | None = None
     text: TextOptions | None = None
     truncation: str | None = None
     metadata: dict[str, str] | None = None

@@ -25,7 +25,7 @@ COMPLETIONS: list[tuple[Any, int, str, str | None, str]] = [
     (b'\xef\xbb\xbf{"prompt":"a"}', 400, "invalid_json", None, "byte 0"),
     (b'{"prompt":"a"} x', 400, "invalid_json", None, "trailing"),
     (b'{"prompt":"\xff"}', 400, "invalid_utf8", None, "UTF-8"),
-    (b'{"prompt":' + b"[" * 200_000, 400, "nesting_too_deep", None, "deeply"),
+    (b'{"prompt":' + b"[" * 200_000, 400, "nesting_too_deep", None, "64 levels"),
     (b'{"prompt":"a","temperature":NaN}', 400, "invalid_json", None, "byte"),
     (b'{"prompt":"a","temperature":1e999}', 400, "invalid_value", "temperature", "out of range"),
     (b"[]", 400, "invalid_value", None, "object"),

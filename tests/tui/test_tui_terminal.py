@@ -1,10 +1,19 @@
-"""In a real terminal: tmux draws, keys are sent, the screen is read back."""
+"""In a real terminal: a pty of our own, and tmux, which draws what can be read back."""
 
+import fcntl
 import os
+import pty
+import select
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fakecontrol
@@ -63,3 +72,129 @@ def test_in_tmux_keys_work_and_q_gives_the_terminal_back(tmp_path):
             assert "DRAINING" not in pane and "before" in pane
         finally:
             terminal.tmux("kill-server")
+
+
+class Pty:
+    """`appliance top` on a pseudo-terminal. controls: it is the process's controlling terminal."""
+
+    def __init__(self, *words: str, controls: bool = True, **env: str) -> None:
+        self.master, slave = pty.openpty()
+        self.resize(24, 80, tell=False)
+
+        def take() -> None:
+            if controls:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "appliance", "top", *words],
+            stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=take,
+            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **env},
+        )  # fmt: skip
+        os.close(slave)
+        self.seen = ""
+
+    def resize(self, rows: int, columns: int, tell: bool = True) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        if tell:
+            self.process.send_signal(signal.SIGWINCH)
+
+    def keys(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def sees(self, *wanted: str) -> str:
+        """What was written since the last call, as soon as all the words are in it."""
+        end = time.monotonic() + 30
+        while not all(word in self.seen for word in wanted):
+            if not select.select([self.master], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise AssertionError(f"{wanted} did not come; there is {self.seen[-2000:]!r}")
+            try:
+                self.seen += os.read(self.master, 65536).decode(errors="replace")
+            except OSError as gone:
+                raise AssertionError(f"{wanted} did not come before the end") from gone
+        found, self.seen = self.seen, ""
+        return found
+
+    def rest(self) -> str:
+        """Everything until the process has closed the terminal."""
+        while True:
+            try:
+                data = os.read(self.master, 65536)
+            except OSError:
+                return self.seen
+            self.seen += data.decode(errors="replace")
+
+    def close(self) -> None:
+        os.close(self.master)
+        self.master = -1
+
+
+@contextmanager
+def dashboard(*words: str, controls: bool = True, **env: str) -> Iterator[Pty]:
+    terminal = Pty(*words, controls=controls, **env)
+    try:
+        yield terminal
+    finally:
+        if terminal.process.poll() is None:
+            terminal.process.kill()
+        terminal.process.wait()
+        if terminal.master >= 0:
+            terminal.close()
+
+
+def test_a_pty_keys_a_new_size_and_the_terminal_is_given_back() -> None:
+    with dashboard("--demo") as terminal:
+        first = terminal.sees("DEMO READY", "gen", "q quit")
+        assert "\x1b[?1049h" in first
+        terminal.keys("3")
+        terminal.sees("tokens/J", "GPU 1")
+        terminal.resize(8, 30)
+        terminal.sees("needs 40")
+        terminal.resize(30, 120)
+        terminal.sees("tokens/J")
+        terminal.keys("q")
+        assert "\x1b[?1049l" in terminal.rest()
+        assert terminal.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("controls, code", [(True, -signal.SIGHUP), (False, 129)])
+def test_the_dashboard_ends_with_its_terminal(controls: bool, code: int) -> None:
+    with dashboard("--demo", controls=controls) as terminal:
+        terminal.sees("DEMO READY")
+        terminal.close()
+        assert terminal.process.wait(20) == code
+
+
+def test_no_color_has_no_colors() -> None:
+    with dashboard("--demo", NO_COLOR="1", COLORTERM="truecolor") as terminal:
+        seen = terminal.sees("DEMO READY", "q quit")
+        colours = {
+            tuple(part.split(";")[:3])
+            for kind in ("38;2;", "48;2;")
+            for part in (piece.split("m")[0] for piece in seen.split(kind)[1:])
+        }
+        assert all(red == green == blue for red, green, blue in colours)
+        terminal.keys("q")
+        terminal.rest()
+        assert terminal.process.wait(20) == 0
+
+
+def test_inline_stays_under_the_prompt() -> None:
+    with dashboard("--demo", "--inline") as terminal:
+        seen = terminal.sees("DEMO READY", "q quit", "req-")
+        assert "\x1b[?1049h" not in seen
+        terminal.keys("q")
+        terminal.rest()
+        assert terminal.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("dumb", [False, True])
+def test_where_nothing_can_be_drawn_one_snapshot_is_printed(dumb: bool) -> None:
+    command = [sys.executable, "-m", "appliance", "top", "--demo"]
+    if dumb:
+        with dashboard("--demo", TERM="dumb") as terminal:
+            seen = terminal.rest()
+            assert terminal.process.wait(20) == 0
+    else:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        seen = done.stdout
+    assert "READY" in seen and "\x1b" not in seen

@@ -204,7 +204,7 @@ class Frontend:
         """The operator ends a request; its client is told so."""
         for live in [live for live in self._live.values() if live.name == name]:
             live.engine.send(Abort(rid=live.request.rid))
-            self._fail(live, _cancelled())
+            self._fail(live, _cancelled(), "abort")
             log.info("%s: cancelled by the operator", name)
 
     def abort(self, namespace: str, name: str) -> None:
@@ -312,7 +312,7 @@ class Frontend:
             if tokens > 1:
                 series.tpot.observe((now - live.first_at) / (tokens - 1), model)
 
-    def _fail(self, live: Live, error: RequestError) -> None:
+    def _fail(self, live: Live, error: RequestError, reason: str = reason) -> None:
         self._forget(live, error.code)
         self.series.finished.add(1.0, self.series.model, "error")
         live.answer.fail(error)

@@ -62,6 +62,8 @@ class Prepared:
     hardware: HardwareSnapshot
     why_profile: str
     warnings: tuple[str, ...]
+    weaker: Mapping[str, tuple[tuple[str, Any], ...]] = field(default_factory=dict)
+    """Setting -> (who, value) of the layers that set it too and lost, the strongest first."""
 
 
 def locate(name: str | None, load_format: str | None, weights: bool = True) -> ModelConfig:
@@ -152,7 +154,7 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     idle = len(hardware.gpus) - len(fit.gpus)
     if fit.gpus and idle:
         warnings.append(_idle_text(plan, len(hardware.gpus), len(fit.gpus)))
-    return Prepared(plan, spec, fit, hardware, why, tuple(warnings))
+    return Prepared(plan, spec, fit, hardware, why, tuple(warnings), composed.weaker)
 
 
 def _own_keys() -> dict[str, tuple[Any, str]]:
@@ -208,7 +210,7 @@ def answers_text(answers: list[dict[str, Any]]) -> str:
     """One line a setting: value, who set it, why."""
     rows = [("SETTING", "VALUE", "FROM", "WHY")]
     for a in answers:
-        rows.append((a["field"], _short(a["value"]), a["source"], a["reason"] or ""))
+        rows.append((a["field"], short(a["value"]), a["source"], a["reason"] or ""))
     return table(rows)
 
 
@@ -264,7 +266,7 @@ def run_folder(name: str) -> Path:
     return folder
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         if len(value) > 6:
             return f"{', '.join(map(str, value[:4]))}, … {value[-1]} ({len(value)})"

@@ -35,6 +35,8 @@ class Composed(Struct, frozen=True):
     config: RuntimeConfig
     sources: dict[str, str]
     overridden: tuple[tuple[str, Any], ...]
+    weaker: dict[str, tuple[tuple[str, Any], ...]] = {}
+    """Dotted field -> (who, value) of the layers that set it too and lost, the strongest first."""
 
 
 def environment_values(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -131,8 +133,11 @@ def compose(
     ]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    weaker: dict[str, tuple[tuple[str, Any], ...]] = {}
     for source, layer in layers:
         for field, value in layer.items():
+            if field in values:
+                weaker[field] = ((sources[field], values[field]), *weaker.get(field, ()))
             values[field], sources[field] = value, source
     overridden = tuple(
         (field, value)
@@ -154,7 +159,7 @@ def compose(
         engine=EngineConfig(**sections["engine"]),
         log_level=values.get("log_level", "info"),
     )
-    return Composed(config, sources, overridden)
+    return Composed(config, sources, overridden, weaker)
 
 
 def _level(value: Any, whence: str) -> str:

@@ -119,7 +119,7 @@ def _gumbel_part(
     key = _mix32(key + tl.load(counters + row).to(tl.uint32))
     token = part * BLOCK + tl.arange(0, BLOCK)
     bits = _mix32(key + token.to(tl.uint32) * 0x9E3779B9)
-    uniform = ((bits >> 8).to(tl.float32) + 0.5) * (1.0 / 16777216.0)
+    uniform = ((bits >> 9).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
     noise = -tl.log(-tl.log(uniform))
     value = tl.load(logits + row * stride + token, mask=token < vocab, other=float("-inf"))
     value = tl.where(token < vocab, value.to(tl.float32) + noise, float("-inf"))

@@ -56,7 +56,7 @@ def gumbel_noise(seeds_B: Tensor, counters_B: Tensor, vocab: int) -> Tensor:
     key = mix32((key + counters_B.to(torch.int64)) & _M32)
     token = torch.arange(vocab, dtype=torch.int64, device=seeds.device)
     bits = mix32((key[:, None] + token[None, :] * 0x9E3779B9) & _M32)
-    uniform = ((bits >> 8).float() + 0.5) * (1.0 / (1 << 24))
+    uniform = ((bits >> 9).float() + 0.5) * (1.0 / (1 << 23))  # 24 bits: never rounds to 1
     return -torch.log(-torch.log(uniform))
 
 

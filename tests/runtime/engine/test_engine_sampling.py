@@ -75,6 +75,14 @@ def test_draws_follow_the_distribution_that_transformers_warps(top_k, top_p, min
     assert (np.abs(drawn - want) <= 4 * np.sqrt(want * (1 - want) / 4000) + 1e-9).all()
 
 
+@pytest.mark.parametrize("seed,token", [(457, 24184), (1005, 9398), (2332, 4417)])
+def test_the_largest_noise_is_finite(seed: int, token: int) -> None:
+    """Where all bits are set, a uniform number that rounds to 1 would win over any logit."""
+    noise = gumbel_noise(torch.tensor([seed]), torch.tensor([0]), token + 1)
+    assert torch.isfinite(noise).all()
+    assert noise[0, token] > 15
+
+
 def test_gumbel_noise_is_gumbel():
     noise = gumbel_noise(torch.arange(50), torch.arange(50), 2000)
     assert abs(float(noise.mean()) - 0.5772) < 0.02

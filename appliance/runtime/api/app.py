@@ -12,9 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -37,6 +35,7 @@ from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.gate import Gate
 from appliance.runtime.api.models import Models
 from appliance.runtime.api.native.abort import Aborts
+from appliance.runtime.api.openapi import document
 from appliance.runtime.api.series import Series
 from appliance.runtime.api.server import HttpServer, raise_file_limit
 from appliance.runtime.api.state import CancelFile, RunStateFile
@@ -172,10 +171,10 @@ def build_app(
     )
     table = [*routes(frontend, models, admin, aborts, config), *batches.routes()]
     batches.answer_by({path: _Guard(endpoint).answer for _, path, endpoint, _ in table})
-    document = msgspec.json.encode(_openapi(table))
+    shown = document(table)
 
     async def openapi(request: Request) -> Response:
-        return Response(document, media_type="application/json")
+        return Response(shown, media_type="application/json")
 
     for method, path, endpoint, _ in [*table, ("GET", "/openapi.json", openapi, None)]:
         app.add_route(path, _Guard(endpoint).answer, methods=[method])
@@ -189,30 +188,6 @@ def keyring(config: RuntimeConfig, index: int) -> Keyring | None:
         return None
     usage = Usage(paths.key_usage(Path(config.dir)), config.serve.frontends, index)
     return Keyring(Path(config.serve.keys_file), usage)
-
-
-def _openapi(table: list[tuple[str, str, Endpoint, type | None]]) -> dict[str, Any]:
-    bodies = [body for _, _, _, body in table if body is not None]
-    references, components = msgspec.json.schema_components(
-        bodies, ref_template="#/components/schemas/{name}"
-    )
-    shown = dict(zip(bodies, references, strict=True))
-    found: dict[str, Any] = {}
-    for method, path, _, body in table:
-        operation: dict[str, Any] = {
-            "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}"),
-            "responses": {"200": {"description": "OK"}},
-        }
-        if body is not None:
-            content = {"application/json": {"schema": shown[body]}}
-            operation["requestBody"] = {"required": True, "content": content}
-        found.setdefault(path.replace(":path", ""), {})[method.lower()] = operation
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "appliance", "version": "1"},
-        "paths": found,
-        "components": {"schemas": components},
-    }
 
 
 class FrontendProcess:

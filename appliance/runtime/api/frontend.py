@@ -312,9 +312,9 @@ class Frontend:
             if tokens > 1:
                 series.tpot.observe((now - live.first_at) / (tokens - 1), model)
 
-    def _fail(self, live: Live, error: RequestError, reason: str = reason) -> None:
+    def _fail(self, live: Live, error: RequestError, reason: str = "error") -> None:
         self._forget(live, error.code)
-        self.series.finished.add(1.0, self.series.model, "error")
+        self.series.finished.add(1.0, self.series.model, reason)
         live.answer.fail(error)
 
     def _forget(self, live: Live, finish: str) -> None:

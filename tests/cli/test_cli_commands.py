@@ -115,7 +115,9 @@ def test_dry_run_tells_every_value(cli: Cli, tiny: Path, own_home: Path) -> None
     plan = json.loads(cli(*words, "--json").out)
     assert plan["schema"] == "appliance.plan/1"
     assert plan["config"]["serve"]["port"] == 9000
-    assert "auto" not in {a["value"] for a in plan["answers"] if isinstance(a["value"], str)}
+    # the chat template says which parsers, where it is read
+    open_ = {a["field"] for a in plan["answers"] if a["value"] == "auto"}
+    assert open_ <= {"model.tool_parser", "model.reasoning_parser"}
     assert not held(paths.runtime_dir() / "default")
 
 

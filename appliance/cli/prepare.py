@@ -106,7 +106,7 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     flags = {
         FLAGS[k]: convert(FLAGS[k], v, f"--{k.replace('_', '-')}")
         for k, v in asked.options.items()
-        if v not in (None, (), False)
+        if v is not None and v is not False and v != ()
     }
     flags |= compose.set_values(asked.settings)
     environment = compose.environment_values(environ)

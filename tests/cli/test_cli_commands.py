@@ -119,6 +119,8 @@ def test_dry_run_tells_every_value(cli: Cli, tiny: Path, own_home: Path) -> None
     open_ = {a["field"] for a in plan["answers"] if a["value"] == "auto"}
     assert open_ <= {"model.tool_parser", "model.reasoning_parser"}
     assert not held(paths.runtime_dir() / "default")
+    any_port = json.loads(cli(*words[:-1], "0", "--json").out)
+    assert any_port["config"]["serve"]["port"] == 0
 
 
 @pytest.mark.usefixtures("machine")

@@ -111,6 +111,10 @@ class Frontend:
     def live(self) -> int:
         return len(self._live)
 
+    def busy(self, above: int) -> bool:
+        """A request of a priority above `above` is live."""
+        return any(live.request.priority > above for live in self._live.values())
+
     def starved(self, above: int, seconds: float) -> bool:
         """A request of a priority above `above` has waited longer than this for its pages, of an
         engine that is there."""

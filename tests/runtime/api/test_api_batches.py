@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from openai.types import Batch
 from served_frontend import Served
 
 from appliance import keys
+from appliance.errors import RequestError
 from appliance.runtime.api.batches.calls import PRIORITY
 from appliance.runtime.api.batches.records import ENDED, BatchRecord
 from appliance.runtime.api.batches.store import Store
@@ -349,8 +351,11 @@ class StandIn:
         welcome = Welcome(1, 1, 512, 4096, 16, 64, 300, 1)
         self.engines = [SimpleNamespace(connected=True, welcome=welcome)]
         self.draining = False
-        self.live = 0
+        self.others = False
         self.waits = 0.0
+
+    def busy(self, above: int) -> bool:
+        return self.others
 
     def starved(self, above: int, seconds: float) -> bool:
         return self.waits > seconds
@@ -375,11 +380,17 @@ async def test_lines_take_what_is_left_over() -> None:
     turn = Turn(frontend, share=2)  # type: ignore[arg-type]
     lines = await begun(turn, 99)
     assert len(lines) == 64 // 2 // 2
-    frontend.live = len(lines) + 5
+    frontend.others = True
     for line in lines[:-3]:
         line.cancel()
     await asyncio.sleep(0)
-    assert len(await begun(turn, 99)) == 64 // 8 // 2 - 3
+    assert not await begun(turn, 1)
+    lines[-1].cancel()
+    lines[-2].cancel()
+    await asyncio.sleep(0)
+    assert len(await begun(turn, 99)) == 64 // 16 // 2 - 1
+    frontend.others = False
+    assert not await begun(turn, 1), "it was not quiet for long"
     frontend.waits = 0.3
     turn.look()
     assert not await begun(turn, 1)
@@ -432,3 +443,12 @@ def test_a_lease_that_ran_out_is_anybodys(tmp_path: Path) -> None:
     store._db.execute("UPDATE batches SET owner = ?", (gone,))
     assert [r.id for r in store.claim("third", 8)] == ["b"]
     store.close()
+
+
+def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    with sqlite3.connect(tmp_path / "batches.sqlite") as db:
+        db.execute("PRAGMA user_version = 7")
+    db.close()
+    with pytest.raises(RequestError, match="another version"):
+        Store(tmp_path)

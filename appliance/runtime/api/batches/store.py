@@ -26,6 +26,7 @@ MAX_STORED = 8 << 30
 MIN_FREE = 256 << 20
 MAX_UNFINISHED = 256
 _BUSY_S = 10.0
+_VERSION = 1
 
 _OPEN = "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
 _SCHEMA = """
@@ -40,6 +41,7 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE TABLE IF NOT EXISTS lines (
     batch TEXT NOT NULL, number INTEGER NOT NULL, ok INTEGER NOT NULL, answer BLOB NOT NULL,
     PRIMARY KEY (batch, number)) WITHOUT ROWID;
+PRAGMA user_version = {version};
 CREATE INDEX IF NOT EXISTS open_batches ON batches (seq) WHERE {open};
 """
 
@@ -84,7 +86,10 @@ class Store:
             try:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
-                self._db.executescript(_SCHEMA.format(open=_OPEN))
+                (version,) = self._db.execute("PRAGMA user_version").fetchone()
+                if version not in (0, _VERSION):
+                    raise _of_another_version(self.folder, version)
+                self._db.executescript(_SCHEMA.format(open=_OPEN, version=_VERSION))
                 return
             except sqlite3.OperationalError:
                 if time.monotonic() > end:
@@ -353,6 +358,16 @@ class Archive:
         if self._store is not None:
             self._thread.submit(self._store.close)
         self._thread.shutdown()
+
+
+def _of_another_version(folder: Path, version: int) -> RequestError:
+    return RequestError(
+        f"The files and batches of this server were kept by another version of it ({version}, this "
+        f"one reads {_VERSION}). Move the folder {folder} away, or start that version again.",
+        status=500,
+        type="server_error",
+        code="stored_by_another_version",
+    )
 
 
 def _packed(record: FileRecord | BatchRecord) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from appliance.runtime.api.batches.calls import PRIORITY
 from appliance.runtime.api.frontend import Frontend
@@ -11,8 +12,12 @@ STARVED_S = 0.5
 """A live request that has waited this long for its pages takes them from lines of batches."""
 
 
+QUIET_S = 5.0
+"""Without a live request for this long, lines take more rows."""
+
+
 class Turn:
-    """Half of the engines' rows where nothing else runs, else an eighth, and none while a live
+    """Half of the engines' rows where nothing else runs, else a sixteenth, and none while a live
     request waits. share: frontends among which this is divided."""
 
     def __init__(self, frontend: Frontend, share: int) -> None:
@@ -20,6 +25,7 @@ class Turn:
         self._running: list[asyncio.Task[None]] = []
         self._order = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._busy_at = float("-inf")
 
     async def wait(self) -> None:
         """Until one more line may run; in the order of asking."""
@@ -53,5 +59,7 @@ class Turn:
         rows = sum(e.welcome.max_running for e in frontend.engines if e.connected and e.welcome)
         if not rows:
             return 0
-        alone = frontend.live <= len(self._running)
-        return max(1, rows // (2 if alone else 8) // self._share)
+        if frontend.busy(above=PRIORITY):
+            self._busy_at = time.monotonic()
+        quiet = time.monotonic() - self._busy_at >= QUIET_S
+        return max(1, rows // (2 if quiet else 16) // self._share)

@@ -10,7 +10,7 @@ import asyncio
 import http.client
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -115,19 +115,48 @@ class Client:
         """plan.json of the run: the resolved config and where each value came from."""
         return self._decode("/plan", dict[str, Any])
 
-    def logs(self, lines: int = 200, component: str = "", level: str = "") -> str:
-        """The last `lines` lines, each ended by a newline."""
-        query = urlencode({"lines": lines, "component": component, "level": level})
+    def logs(
+        self,
+        lines: int = 200,
+        component: str = "",
+        level: str = "",
+        *,
+        since: str = "",
+        until: str = "",
+        holds: Sequence[str] = (),
+    ) -> str:
+        """The last `lines` lines, each ended by a newline.
+
+        since, until: `2026-11-20T12:00:01`, in UTC. holds: texts that each line has.
+        """
+        query = _log_query(lines, component, level, since, until, holds)
         with self._ask("GET", f"/logs?{query}") as answer:
             return answer.read().decode(errors="replace")
 
-    def follow_logs(self, lines: int = 20, component: str = "", level: str = "") -> Iterator[str]:
+    def follow_logs(
+        self,
+        lines: int = 20,
+        component: str = "",
+        level: str = "",
+        *,
+        since: str = "",
+        until: str = "",
+        holds: Sequence[str] = (),
+    ) -> Iterator[str]:
         """The last `lines` lines, then each new one without its newline, until the run ends."""
-        with self._follow(lines, component, level) as answer:
+        with self._follow(lines, component, level, since, until, holds) as answer:
             yield from answer.lines()
 
-    def _follow(self, lines: int, component: str, level: str) -> _Answer:
-        query = urlencode({"lines": lines, "component": component, "level": level, "follow": 1})
+    def _follow(
+        self,
+        lines: int,
+        component: str,
+        level: str,
+        since: str = "",
+        until: str = "",
+        holds: Sequence[str] = (),
+    ) -> _Answer:
+        query = _log_query(lines, component, level, since, until, holds) + "&follow=1"
         return self._ask("GET", f"/logs?{query}", timeout=None)
 
     def down(self, drain_s: float = 30.0, on_step: Callable[[str], None] | None = None) -> None:
@@ -268,6 +297,14 @@ class _Answer:
         except OSError as e:
             raise _gone(self._path, e) from e
         return line.decode(errors="replace").rstrip("\n") if line else None
+
+
+def _log_query(
+    lines: int, component: str, level: str, since: str, until: str, holds: Sequence[str]
+) -> str:
+    told = {"component": component, "level": level, "since": since, "until": until}
+    said = [("lines", str(lines)), *((k, v) for k, v in told.items() if v)]
+    return urlencode([*said, *(("holds", text) for text in holds)])
 
 
 def _gone(path: Path, cause: Exception) -> NotRunningError:

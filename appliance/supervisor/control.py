@@ -93,7 +93,13 @@ def make_app(run: Path, lifecycle: Lifecycle, view: View, book: LogBook, steps: 
     @app.get(f"{base}/logs")
     async def logs(request: Request) -> Response:
         query = request.query_params
-        wanted = Filter(query.get("component", ""), query.get("level", ""))
+        wanted = Filter(
+            query.get("component", ""),
+            query.get("level", ""),
+            query.get("since", ""),
+            query.get("until", ""),
+            tuple(query.getlist("holds")),
+        )
         try:
             count = max(0, min(_MAX_LINES, int(query.get("lines", "200"))))
         except ValueError:

@@ -17,25 +17,40 @@ from appliance.log import LineFormatter
 
 MAX_BYTES = 10 << 20
 KEPT_FILES = 5
-_LINE = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z (\w+) +(\S+) ")
+_LINE = re.compile(r"^(?P<at>\d{4}-\d\d-\d\dT[\d:.]+)Z (?P<level>\w+) +(?P<component>\S+) ")
 _LEVELS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 4}
 
 
 class Line(Struct, frozen=True):
-    """component: supervisor, frontend-0, engine-0, engine-0.1. level: index into _LEVELS."""
+    """component: supervisor, frontend-0, engine-0, engine-0.1. level: index into _LEVELS.
+
+    at: the time that the line, or the last one before it that has one, begins with.
+    """
 
     component: str
     level: int
     text: str
+    at: str = ""
 
 
 class Filter(Struct, frozen=True):
-    """component: a whole component or its first part (`engine`). level: that and worse."""
+    """component: a whole component or its first part (`engine`). level: that and worse.
+
+    since, until: times as a line begins with, compared as text (`2026-11-20T12:00:01`); a line
+    without a time is taken with the one before it. holds: texts that a line has, all of them.
+    """
 
     component: str = ""
     level: str = ""
+    since: str = ""
+    until: str = ""
+    holds: tuple[str, ...] = ()
 
     def takes(self, line: Line) -> bool:
+        if not all(text in line.text for text in self.holds):
+            return False
+        if (self.since and line.at < self.since) or (self.until and line.at > self.until):
+            return False
         if self.level and line.level < _LEVELS.get(self.level.upper(), 0):
             return False
         wanted, name = self.component, line.component
@@ -72,9 +87,10 @@ class LogBook:
         """
         clean = "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
         match = _LINE.match(clean)
-        level = _LEVELS.get(match[1], 1) if match else self._levels.get(component, 1)
+        level = _LEVELS.get(match["level"], 1) if match else self._levels.get(component, 1)
         self._levels[component] = level
-        self._keep(Line(component, level, clean))
+        at = match["at"] if match else (self.ring[-1].at if self.ring else "")
+        self._keep(Line(component, level, clean, at))
 
     def tail(self, count: int, wanted: Filter | None = None) -> list[Line]:
         """The last `count` lines that the filter takes, oldest first."""
@@ -170,12 +186,13 @@ def read_file(path: Path, count: int, wanted: Filter) -> list[str]:
     except OSError:
         return []
     found: list[str] = []
-    component, level = "", 1
+    component, level, at = "", 1, ""
     for text in lines:
         match = _LINE.match(text)
         if match:
-            level, component = _LEVELS.get(match[1], 1), match[2]
-        if wanted.takes(Line(component, level, text)):
+            level, component = _LEVELS.get(match["level"], 1), match["component"]
+            at = match["at"]
+        if wanted.takes(Line(component, level, text, at)):
             found.append(text)
     return found[-count:] if count else []
 

@@ -90,3 +90,21 @@ def test_file_of_an_ended_run_is_filtered_alike(tmp_path: Path) -> None:
     found = read_file(book.path, 10, Filter("engine", "error"))
     assert [line.split()[-1] for line in found] == ["broken", "x"]
     assert read_file(tmp_path / "none.log", 10, Filter()) == []
+
+
+def test_lines_by_time_and_text(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    book = LogBook(path)
+    book.add("engine-0", "2026-11-20T12:00:01.000Z INFO    engine-0 req-1 begins")
+    book.add("engine-0", "2026-11-20T12:00:02.000Z ERROR   engine-0 req-2 fails")
+    book.add("engine-0", "    with a trace")
+    book.add("engine-0", "2026-11-20T12:00:03.000Z INFO    engine-0 req-1 ends")
+    for wanted, ends in (
+        (Filter(since="2026-11-20T12:00:02"), ["fails", "trace", "ends"]),
+        (Filter(until="2026-11-20T12:00:02.000"), ["begins", "fails", "trace"]),
+        (Filter(holds=("req-1",)), ["begins", "ends"]),
+        (Filter(since="2026-11-20T12:00:02", holds=("req-1", "ends")), ["ends"]),
+    ):
+        assert [line.text.split()[-1] for line in book.tail(9, wanted)] == ends
+        assert [text.split()[-1] for text in read_file(path, 9, wanted)] == ends
+    book.close()

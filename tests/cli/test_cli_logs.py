@@ -1,0 +1,59 @@
+"""logs of a run that has ended, by time, text and request; several runs side by side."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance import paths
+from appliance.cli.logs import moment
+from appliance.errors import UsageError
+
+Cli = Callable[..., Any]
+LINES = """\
+2026-11-20T12:00:01.000Z INFO    engine-0 req-1 begins
+2026-11-20T12:00:02.000Z ERROR   engine-0 req-2 fails
+2026-11-20T12:00:03.000Z INFO    frontend-0 req-1 ends
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        ((), ["begins", "fails", "ends"]),
+        (("--since", "2026-11-20T12:00:02Z"), ["fails", "ends"]),
+        (("--until", "2026-11-20T12:00:02Z"), ["begins", "fails"]),
+        (("--since", "1m"), []),
+        (("--request", "req-1"), ["begins", "ends"]),
+        (("--grep", "req-1", "--grep", "end"), ["ends"]),
+        (("--level", "error"), ["fails"]),
+        (("--component", "frontend"), ["ends"]),
+    ],
+)
+def test_logs_of_an_ended_run(
+    cli: Cli, own_home: Path, words: tuple[str, ...], ends: list[str]
+) -> None:
+    path = paths.supervisor_log("default")
+    path.parent.mkdir(parents=True)
+    path.write_text(LINES)
+    said = cli("logs", *words, "--json")
+    assert said.code == 0
+    found = [json.loads(line)["line"] for line in said.out.splitlines()]
+    assert [line.split()[-1] for line in found] == ends
+
+
+def test_times() -> None:
+    assert moment(None, "--since") == ""
+    assert moment("2026-11-20T12:00:02+01:00", "--since") == "2026-11-20T11:00:02.000"
+    now = datetime.datetime.now(datetime.UTC)
+    found = datetime.datetime.fromisoformat(moment("10m", "--since") + "+00:00")
+    assert datetime.timedelta(minutes=9) < now - found < datetime.timedelta(minutes=11)
+    assert len(moment("14:30", "--since")) == 23
+    for wrong in ("soon", "25:00", "10y", "99999999999d"):
+        with pytest.raises(UsageError, match="is no time"):
+            moment(wrong, "--until")

@@ -105,7 +105,7 @@ class RequestIds:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
+            if scope["method"] == "POST" and scope["path"].startswith(("/v1/", "/generate")):
                 gone = state.get("cancelled", False)
                 outcome = "cancelled" if gone else _class_of(status)
                 self._series.requests.add(1.0, self._series.model, outcome)

@@ -54,6 +54,7 @@ def dialect_routes(
         ("POST", "/v1/messages", messages.post, MessagesRequest),
         ("POST", "/v1/messages/count_tokens", messages.count, CountRequest),
         ("POST", "/v1/responses", responses.post, ResponsesRequest),
+        ("POST", "/v1/responses/input_tokens", responses.count, ResponsesRequest),
         ("GET", "/v1/responses/{id}", responses.show, None),
         ("DELETE", "/v1/responses/{id}", responses.delete, None),
         ("POST", "/v1/responses/{id}/cancel", responses.cancel, None),

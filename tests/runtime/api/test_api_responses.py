@@ -147,6 +147,15 @@ def test_what_is_kept_is_shown_and_deleted_by_any_frontend(
         assert refused.value.param == "previous_response_id"
 
 
+def test_tokens_are_counted(served: Served, engine: FakeEngine) -> None:
+    with client(served) as c:
+        first = c.responses.create(model="default", input="Hi", max_output_tokens=3)
+        more = {"model": "default", "input": "More", "previous_response_id": first.id}
+        counted = c.responses.input_tokens.count(**more)
+        c.responses.create(**more, max_output_tokens=3)
+    assert counted.input_tokens == len(prompt(engine))
+
+
 def test_what_shall_not_be_kept_is_not(served: Served) -> None:
     with client(served) as c:
         made = c.responses.create(model="default", input="Hi", max_output_tokens=3, store=False)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from appliance.errors import RequestError
-from appliance.runtime.api.chat import ChatCompletions
+from appliance.runtime.api.chat import ChatCompletions, as_chat
 from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.generate import read_body, send_to_engines
 from appliance.runtime.api.models import Models
@@ -55,6 +55,19 @@ class Responses:
         if not body.stream:
             return await exchange.whole(form)
         return await exchange.stream(form, True, False, self._keep_alive_s, form.framing)
+
+    async def count(self, request: Request) -> Response:
+        """How many tokens the input of such a response has."""
+        body = decode_body(ResponsesRequest, await read_body(request))
+        self._models.check(body.model)
+        before: list[dict[str, Any]] = []
+        if body.previous_response_id is not None:
+            kept = self._kept(body.previous_response_id, _owner(request), "previous_response_id")
+            before = kept.messages
+        chat = as_chat(body.as_chat(before, messages_of(body.items())))
+        ids = await self._frontend.text.encode(chat, True)
+        shown = {"object": "response.input_tokens", "input_tokens": len(ids)}
+        return Response(encode(shown), media_type=JSON)
 
     async def show(self, request: Request) -> Response:
         return Response(encode(self._named(request).response), media_type=JSON)

@@ -71,6 +71,8 @@ def _check(tool: dict[str, Any], i: int) -> str:
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise wrong(".function.parameters must be a JSON schema, which is an object.")
+    if parameters and parameters.get("type", "object") != "object":
+        raise wrong(".function.parameters must have the type 'object'.")
     size = len(msgspec.json.encode(tool))
     if size > MAX_TOOL_BYTES:
         raise wrong(f" has {size:,} bytes; at most {MAX_TOOL_BYTES:,} are taken.")

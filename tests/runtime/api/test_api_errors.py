@@ -112,6 +112,10 @@ CHATS: list[tuple[dict[str, Any], str, str | None, str]] = [
     ({"tool_choice": "maybe"}, "invalid_value", "tool_choice", "'required'"),
     ({"tools": [{"type": "code"}]}, "invalid_value", "tools", "only 'function'"),
     ({"tools": [{"function": {"name": "a b"}}]}, "invalid_value", "tools", r"tools[0]"),
+    (
+        {"tools": [{"function": {"name": "f", "parameters": {"type": "string"}}}]},
+        "invalid_value", "tools", "'object'",
+    ),
     ({"reasoning_effort": "lots"}, "invalid_value", "reasoning_effort", "lots"),
     (
         {"chat_template_kwargs": {"messages": []}},

@@ -58,11 +58,12 @@ def calls_grammar(
 
 
 def _tags(form: Tagged, names: list[str], schemas: list[Any], parallel: bool) -> Grammar:
+    # without a bound a model that is forced where it has nothing to say writes blanks for ever
     tags = [
         {
             "type": "tag",
             "begin": form.before + json.dumps(name) + form.between,
-            "content": {"type": "json_schema", "json_schema": schema},
+            "content": {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 1},
             "end": form.behind,
         }
         for name, schema in zip(names, schemas, strict=True)

@@ -78,7 +78,7 @@ class Gate:
             if scope["path"] in OPEN:
                 return STRANGER
             raise _unauthorised(any(_given(headers)))
-        if scope["method"] == "POST":
+        if scope["method"] in ("POST", "PUT"):
             caller.count_request(wall_clock())
         return caller
 

@@ -20,6 +20,7 @@ from appliance.cli.prepare import run_folder
 from appliance.client import Client
 from appliance.errors import NotRunningError, UsageError
 from appliance.status import TopSnapshot
+from appliance.tui.remote import Remote
 from appliance.tui.source import DEMO, HISTORY_S, Recorder, Replay, Source
 
 _FRAME_S = 0.5
@@ -39,6 +40,7 @@ _ANSWER_WITHIN_S = 2.0
 @click.option("--inline", is_flag=True, help="In a few lines under the prompt.")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write to FILE.")
 @click.option("--replay", type=click.Path(dir_okay=False, path_type=Path), help="Play FILE.")
+@click.option("--url", metavar="URL", help="A server elsewhere; its key: APPLIANCE_API_KEY.")
 @click.option("--demo", is_flag=True, help="Play a recording of a made-up busy server.")
 @click.pass_context
 def top(
@@ -51,15 +53,18 @@ def top(
     inline: bool,
     record: Path | None,
     replay: Path | None,
+    url: str | None,
     demo: bool,
 ) -> None:
     """Live dashboard of run NAME."""
     out: Output = context.obj
     if sum((record is not None, replay is not None, demo)) > 1:
         raise UsageError("--record, --replay and --demo exclude one another.", "Give one of them.")
+    if url is not None and (replay is not None or demo):
+        raise UsageError("--url shows a server, --replay and --demo do not.", "Give one of them.")
     played = replay is not None or demo
     frame_s = interval or _FRAME_S
-    with _source(name, frame_s, record, replay, demo) as (source, label):
+    with _source(name, url, frame_s, record, replay, demo) as (source, label):
         if out.json and interval is not None and not once:
             _stream(out, source, frame_s)
         elif once or out.json or not _terminal():
@@ -76,24 +81,34 @@ def top(
                 source,
                 interval=frame_s,
                 ascii=ascii,
-                readonly=readonly or played,
+                readonly=readonly or played or url is not None,
                 inline=inline,
                 label=label,
             )
-            if not played:
+            if not played and url is None:
                 out.note("The server keeps running; appliance down stops it.")
 
 
 @contextmanager
 def _source(
-    name: str, frame_s: float, record: Path | None, replay: Path | None, demo: bool
+    name: str,
+    url: str | None,
+    frame_s: float,
+    record: Path | None,
+    replay: Path | None,
+    demo: bool,
 ) -> Iterator[tuple[Source, str]]:
     """Where the snapshots come from, and what is said of it in the title."""
     if replay is not None or demo:
         played = Replay(replay or DEMO)
         yield played, played.label
         return
-    client = Client(paths.control_socket(run_folder(name)), timeout=_ANSWER_WITHIN_S)
+    client: Source
+    if url is not None:
+        key = os.environ.get("APPLIANCE_API_KEY") or os.environ.get("OPENAI_API_KEY") or ""
+        client = Remote(url, key, timeout=_ANSWER_WITHIN_S)
+    else:
+        client = Client(paths.control_socket(run_folder(name)), timeout=_ANSWER_WITHIN_S)
     if record is None:
         yield client, ""
         return

@@ -39,6 +39,7 @@ from appliance.runtime.api.openapi import document
 from appliance.runtime.api.series import Series
 from appliance.runtime.api.server import HttpServer, raise_file_limit
 from appliance.runtime.api.state import CancelFile, RunStateFile
+from appliance.runtime.api.window import ROUTE, Window
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.wire.text import TextRoom
 from appliance.status import Beat, Phase, Ready, StatusPipe
@@ -75,6 +76,7 @@ def routes(
         ("GET", "/startupz", admin.startup, None),
         ("GET", "/metrics", admin.metrics, None),
         ("GET", "/version", admin.version, None),
+        ("GET", ROUTE, Window(paths.control_socket(Path(config.dir))).top, None),
         ("GET", "/", admin.root, None),
     ]
 

@@ -68,6 +68,19 @@ def test_a_streamed_call(client: openai.OpenAI) -> None:
     assert chunks[-1].finish_reason == "tool_calls"
 
 
+def test_strict_calls_hold_to_their_schema(client: openai.OpenAI) -> None:
+    tool = json.loads(json.dumps(WEATHER))
+    parameters = tool["function"]["parameters"]
+    parameters["properties"]["unit"] = {"enum": ["c", "f"]}
+    parameters |= {"required": ["city", "unit"], "additionalProperties": False}
+    tool["function"]["strict"] = True
+    ((name, arguments),) = called(ask(client, BERLIN, tools=[tool], max_tokens=120))
+    assert name == "get_weather" and set(arguments) == {"city", "unit"}
+    assert arguments["unit"] in ("c", "f")
+    greeting = ask(client, {"role": "user", "content": "Hi!"}, tools=[tool]).choices[0]
+    assert greeting.finish_reason == "stop" and greeting.message.content
+
+
 def test_calls_can_be_forced_and_forbidden(client: openai.OpenAI) -> None:
     choice = {"type": "function", "function": {"name": "get_time"}}
     assert called(ask(client, BERLIN, tool_choice=choice)) == [("get_time", {"city": "Berlin"})]

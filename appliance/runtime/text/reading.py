@@ -14,7 +14,7 @@ from appliance.runtime.text.reasoning import (
 from appliance.runtime.text.sink import Sink
 from appliance.runtime.text.tape import Reading, Tape, marks
 from appliance.runtime.text.tools.calls import Tools
-from appliance.runtime.text.tools.forced import TAGGED, calls_grammar
+from appliance.runtime.text.tools.forced import TAGGED, calls_grammar, strict_grammar
 from appliance.runtime.text.tools.forms import TOOL_FORMS, tool_form_of
 from appliance.runtime.text.tools.harmony import harmony
 from appliance.runtime.wire.request import Grammar
@@ -105,13 +105,17 @@ class Forms:
         return self.tools if self.tools in TAGGED else "json"
 
     def grammar(self, request: TextRequest) -> Grammar | None:
-        """What holds an answer to the calls that the request forces; None when it forces none.
-        RequestError when that cannot be done."""
+        """What holds an answer to the calls that the request forces, or its calls to the schemas of
+        strict tools; else what the request says itself. RequestError when that cannot be done."""
         chat = request.prompt
-        if request.calls != "forced" or not isinstance(chat, Chat):
+        if not isinstance(chat, Chat) or request.grammar is not None or not chat.tools:
+            return request.grammar
+        if request.calls == "model":
+            return strict_grammar(self.tools, chat.tools, request.parallel_calls)
+        if request.calls == "none":
             return None
         return calls_grammar(
-            self._forced_form, chat.tools or [], request.may_call, request.parallel_calls
+            self._forced_form, chat.tools, request.may_call, request.parallel_calls
         )
 
     def thought_before(self, request: TextRequest, prompt_end: str) -> str:

@@ -75,7 +75,7 @@ class TextWorker:
     def tokenize_now(self, request: TextRequest, context: int) -> list[TokenRequest]:
         """`tokenize` without an event loop."""
         made = self._tokenizing.requests(request, context)
-        grammar = self._forms.grammar(request) or request.grammar
+        grammar = self._forms.grammar(request)
         if grammar is None:
             return made
         id = self._vocabulary.id_of(self._forms.thought_before(request, self._end(made[0])))

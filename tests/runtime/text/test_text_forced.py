@@ -10,7 +10,7 @@ import pytest
 from golden_answers import TIME, TOOLS, WEATHER
 
 from appliance.errors import RequestError
-from appliance.runtime.text.tools.forced import calls_grammar
+from appliance.runtime.text.tools.forced import calls_grammar, strict_grammar
 
 NODE = {
     "type": "function",
@@ -78,3 +78,15 @@ def test_too_much_is_told() -> None:
         deep = {"items": deep}
     with pytest.raises(RequestError, match="deeply"):
         calls_grammar("json", [{"function": {"name": "f", "parameters": deep}}], {"f"}, True)
+
+
+def test_strict_tools_are_held_to_their_schemas_where_they_are_called() -> None:
+    strict = {"function": {**WEATHER["function"], "strict": True}}
+    grammar = strict_grammar("hermes", [strict, TIME], True)
+    assert grammar is not None
+    shape = json.loads(grammar.source)["format"]
+    assert shape["type"] == "triggered_tags" and shape["triggers"] == ["<tool_call>"]
+    schemas = [tag["content"]["json_schema"] for tag in shape["tags"]]
+    assert schemas == [WEATHER["function"]["parameters"], {"type": "object"}]
+    assert strict_grammar("hermes", TOOLS, True) is None, "none is strict"
+    assert strict_grammar("llama3", [strict], True) is None, "no marks to hold to"

@@ -1,5 +1,5 @@
-"""The grammar of an answer that must be tool calls: in the model's own form where that is JSON
-between marks, else a JSON list of calls."""
+"""The grammars of tool calls: of an answer that must be calls, in the model's own form where that
+is JSON between marks, else as a JSON list; and of calls that hold to their schemas if any come."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ class Tagged(NamedTuple):
     behind: str
     apart: str
     """Between two calls."""
+    trigger: str
+    """What of `before` no other text begins with."""
 
 
 TAGGED: dict[str, Tagged] = {
-    "hermes": Tagged('<tool_call>\n{"name": ', ', "arguments": ', "}\n</tool_call>", "\n"),
+    "hermes": Tagged(
+        '<tool_call>\n{"name": ', ', "arguments": ', "}\n</tool_call>", "\n", "<tool_call>"
+    ),
 }
 
 
@@ -35,17 +39,50 @@ def calls_grammar(
     """tools: OpenAI's, checked. names: those that may be called. RequestError when it is too large
     or nested too deeply."""
     functions = [t["function"] for t in tools if t["function"]["name"] in names]
-    schemas = [
-        {"type": "object", "properties": {}} | (f.get("parameters") or {}) for f in functions
-    ]
     called = [f["name"] for f in functions]
+    schemas = [_schema(f) for f in functions]
     try:
         if form in TAGGED:
             grammar = _tags(TAGGED[form], called, schemas, parallel)
         else:
             grammar = _list(called, schemas, parallel)
     except RecursionError as e:
-        raise RequestError("a schema in tools is nested too deeply.", param="tools") from e
+        raise _too_deep() from e
+    return _within_limits(grammar)
+
+
+def strict_grammar(form: str, tools: Sequence[dict[str, Any]], parallel: bool) -> Grammar | None:
+    """Of an answer that may call: where it does, a tool that is `strict` gets what its schema says.
+
+    None when no tool is, or the form cannot be held. RequestError as of calls_grammar.
+    """
+    functions = [t["function"] for t in tools]
+    if form not in TAGGED or not any(f.get("strict") is True for f in functions):
+        return None
+    tagged = TAGGED[form]
+    schemas = [_schema(f) if f.get("strict") is True else {"type": "object"} for f in functions]
+    shape = {
+        "type": "triggered_tags",
+        "triggers": [tagged.trigger],
+        "tags": _tag_list(tagged, [f["name"] for f in functions], schemas),
+        "stop_after_first": not parallel,
+    }
+    try:
+        source = json.dumps({"type": "structural_tag", "format": shape})
+    except RecursionError as e:
+        raise _too_deep() from e
+    return _within_limits(Grammar("structural_tag", source))
+
+
+def _schema(function: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {}} | (function.get("parameters") or {})
+
+
+def _too_deep() -> RequestError:
+    return RequestError("a schema in tools is nested too deeply.", param="tools")
+
+
+def _within_limits(grammar: Grammar) -> Grammar:
     size = len(grammar.source.encode())
     if size > MAX_SOURCE:
         raise RequestError(
@@ -57,9 +94,9 @@ def calls_grammar(
     return grammar
 
 
-def _tags(form: Tagged, names: list[str], schemas: list[Any], parallel: bool) -> Grammar:
+def _tag_list(form: Tagged, names: list[str], schemas: list[Any]) -> list[dict[str, Any]]:
     # without a bound a model that is forced where it has nothing to say writes blanks for ever
-    tags = [
+    return [
         {
             "type": "tag",
             "begin": form.before + json.dumps(name) + form.between,
@@ -68,9 +105,12 @@ def _tags(form: Tagged, names: list[str], schemas: list[Any], parallel: bool) ->
         }
         for name, schema in zip(names, schemas, strict=True)
     ]
+
+
+def _tags(form: Tagged, names: list[str], schemas: list[Any], parallel: bool) -> Grammar:
     shape = {
         "type": "tags_with_separator",
-        "tags": tags,
+        "tags": _tag_list(form, names, schemas),
         "separator": form.apart,
         "at_least_one": True,
         "stop_after_first": not parallel,

@@ -11,12 +11,18 @@ MAX_DEPTH = 64
 _STRUCTURE = b'{}[]"'
 _REST = bytes(set(range(256)) - set(_STRUCTURE))
 _PIECE = 1 << 18
+_FIRST = 1 << 12
 
 
 def check_depth(data: bytes) -> None:
     """RequestError 400 for more than MAX_DEPTH objects and lists in each other."""
     if data.count(b"{") + data.count(b"[") <= MAX_DEPTH:
         return
+    _check(data[:_FIRST])  # most of what is too deep is so at once
+    _check(data)
+
+
+def _check(data: bytes) -> None:
     # without escaped backslashes, then without escaped quotes, each quote begins or ends a text
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _REST)
     signs = np.frombuffer(plain, dtype=np.uint8)

@@ -244,6 +244,8 @@ class HttpServer:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
+        # a line for each malformed request would let anybody fill the log
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._listener = listener
         self._state = ServerState()
         self._server: asyncio.Server | None = None

@@ -11,6 +11,9 @@ from msgspec import Struct
 
 _CGROUP = Path("/sys/fs/cgroup")
 
+_P2P_READ = 0
+"""NVML_P2P_CAPS_INDEX_READ, which nvidia-ml-py holds as a tuple."""
+
 _THROTTLE = {
     0x04: "power",
     0x08: "hw-slowdown",
@@ -48,6 +51,13 @@ class Gpu(Struct, frozen=True):
     """Memory errors since the driver was loaded that could not be corrected."""
 
 
+class Peers(Struct, frozen=True):
+    """How several GPUs reach one another. cut: pairs without a direct way. nvlinks: that are up."""
+
+    cut: tuple[tuple[int, int], ...] = ()
+    nvlinks: int = 0
+
+
 class HardwareSnapshot(Struct, frozen=True):
     cores: int
     memory_total: int
@@ -73,6 +83,15 @@ def detect() -> HardwareSnapshot:
             cuda=gpus.cuda,
             problem=gpus.problem,
         )
+    finally:
+        gpus.close()
+
+
+def peers() -> Peers:
+    """As the driver tells now; nothing is cut where it does not tell."""
+    gpus = Gpus()
+    try:
+        return gpus.peers()
     finally:
         gpus.close()
 
@@ -199,6 +218,17 @@ class Gpus:
         return tuple(
             GpuProcess(row.pid, _process_name(row.pid), int(row.usedGpuMemory or 0)) for row in rows
         )
+
+    def peers(self) -> Peers:
+        n, links, cut = self._nvml, 0, []
+        for at, (index, handle) in enumerate(self._handles):
+            for link in range(n.NVML_NVLINK_MAX_LINKS):
+                links += self._ask(n.nvmlDeviceGetNvLinkState, handle, link) == 1
+            for other, peer in self._handles[at + 1 :]:
+                status = self._ask(n.nvmlDeviceGetP2PStatus, handle, peer, _P2P_READ)
+                if status not in (None, n.NVML_P2P_STATUS_OK):
+                    cut.append((index, other))
+        return Peers(tuple(cut), links // 2)
 
     def _ask(self, call: Any, *args: Any) -> Any:
         """The answer of one sensor, or None when this GPU has none."""

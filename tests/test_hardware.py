@@ -22,6 +22,8 @@ class FakeNvml(ModuleType):
     NVML_CLOCK_SM = 1
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
     NVML_VOLATILE_ECC = 0
+    NVML_NVLINK_MAX_LINKS = 18
+    NVML_P2P_STATUS_OK = 0
 
     def __init__(self, missing: set[str]) -> None:
         super().__init__("pynvml")
@@ -45,6 +47,8 @@ class FakeNvml(ModuleType):
             "nvmlDeviceGetTemperature": lambda h, kind: 63,
             "nvmlDeviceGetClockInfo": lambda h, kind: 1980,
             "nvmlDeviceGetTotalEccErrors": lambda h, kind, counter: 0,
+            "nvmlDeviceGetNvLinkState": lambda h, link: int(link < 4),
+            "nvmlDeviceGetP2PStatus": lambda h, other, kind: 1,
             "nvmlDeviceGetComputeRunningProcesses": lambda h: [
                 SimpleNamespace(pid=1, usedGpuMemory=None)
             ],
@@ -151,3 +155,12 @@ def test_host() -> None:
     total, available = host_memory()
     assert 0 < available <= total
     assert cores() >= 1
+
+
+def test_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(set()))
+    assert hardware.peers() == hardware.Peers(((0, 1),), 4)
+    silent = FakeNvml({"nvmlDeviceGetNvLinkState", "nvmlDeviceGetP2PStatus"})
+    monkeypatch.setitem(sys.modules, "pynvml", silent)
+    assert hardware.peers() == hardware.Peers()
+    assert silent.closed == 1

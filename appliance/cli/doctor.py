@@ -10,18 +10,19 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import click
 import msgspec
-from msgspec import Struct
 
 from appliance import paths
+from appliance.cli import conditions
+from appliance.cli.bundle import write_bundle
+from appliance.cli.conditions import Check
 from appliance.cli.output import Output, gigabytes
-from appliance.cli.version import of
+from appliance.cli.version import of, version_data
 from appliance.client import Client
 from appliance.errors import ApplianceError, BusyError, NotRunningError
-from appliance.hardware import HardwareSnapshot, detect
+from appliance.hardware import HardwareSnapshot, Peers, detect, peers
 from appliance.profiles import match, store
 from appliance.supervisor.claim import bind
 
@@ -31,23 +32,23 @@ OLDEST_SM = 75
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "block": ("✗", "red")}
 
 
-class Check(Struct, frozen=True):
-    """name: what was looked at. fix: a command or an action; empty when all is well."""
-
-    name: str
-    verdict: Literal["ok", "warn", "block"]
-    found: str
-    fix: str = ""
-
-
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, help="Port to be served on.")
+@click.option("--network", "ask", is_flag=True, help="Ask the hubs, too.")
+@click.option(
+    "--bundle",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write findings, settings and logs to FILE (.tar.gz), without secrets.",
+)
 @click.pass_context
-def doctor(ctx: click.Context, port: int) -> None:
+def doctor(ctx: click.Context, port: int, ask: bool, bundle: Path | None) -> None:
     """Check this machine. Exit code 8 when something stands in the way."""
     out = ctx.find_object(Output) or Output()
     hardware = detect()
     checks = examine(hardware, port)
+    if ask:
+        checks += conditions.network(conditions.hubs())
     lines = []
     for check in checks:
         mark, color = _MARKS[check.verdict]
@@ -66,6 +67,10 @@ def doctor(ctx: click.Context, port: int) -> None:
         "ok": not blocked,
         "checks": [msgspec.to_builtins(c) for c in checks],
     }
+    if bundle is not None:
+        held = write_bundle(bundle, data, version_data())
+        out.note(f"{bundle} holds {', '.join(held)}; read it before you send it.")
+        data |= {"bundle": str(bundle)}
     out.result("\n".join(lines), data)
     if blocked:
         ctx.exit(8)
@@ -77,13 +82,22 @@ def examine(hardware: HardwareSnapshot, port: int) -> list[Check]:
     rest: list[Callable[[], Check]] = [
         lambda: _torch(hardware),
         lambda: _flashinfer(hardware),
+        lambda: conditions.compilers(hardware),
+        lambda: conditions.shared_memory(hardware),
         _disk,
+        conditions.disk_speed,
         _runtime_dir,
         _files,
         lambda: _port(port),
         _default_model,
     ]
-    return found + [check() for check in rest]
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    maybe = [
+        conditions.links(hardware, peers() if len(hardware.gpus) > 1 else Peers()),
+        conditions.throttling(hardware),
+        conditions.memory_lock(hardware, soft, resource.RLIM_INFINITY),
+    ]
+    return found + [c for c in maybe if c is not None] + [check() for check in rest]
 
 
 def _python() -> Check:

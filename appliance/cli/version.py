@@ -17,8 +17,14 @@ _PACKAGES = ("torch", "flashinfer-python", "triton", "transformers", "tokenizers
 @click.pass_obj
 def version(out: Output) -> None:
     """Versions of the appliance, its engine's parts, and the driver."""
+    data = version_data()
+    text = "\n".join(f"{name:<18} {value or '-'}" for name, value in data.items())
+    out.result(text, {"schema": "appliance.version/1", **data})
+
+
+def version_data() -> dict[str, str | None]:
     machine = detect()
-    data: dict[str, str | None] = {
+    return {
         "appliance": of("appliance"),
         "python": platform.python_version(),
         **{name: of(name) for name in _PACKAGES},
@@ -26,8 +32,6 @@ def version(out: Output) -> None:
         "cuda_driver": machine.cuda or None,
         "platform": platform.platform(),
     }
-    text = "\n".join(f"{name:<18} {value or '-'}" for name, value in data.items())
-    out.result(text, {"schema": "appliance.version/1", **data})
 
 
 def of(package: str) -> str | None:

@@ -227,7 +227,10 @@ class _XMatching:
         return bool(self._matcher.is_completed())
 
     def forced(self) -> bytes:
-        text: str = self._matcher.find_jump_forward_string()
+        try:
+            text: str = self._matcher.find_jump_forward_string()
+        except UnicodeDecodeError:  # it begins or ends within a character
+            return b""
         return text.encode()
 
     def fault(self) -> str:

@@ -6,8 +6,10 @@ settles.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,10 @@ from appliance.runtime.schedule.grammar.jump import LEAST, Jump
 from appliance.runtime.wire.request import Grammar
 
 Uint32s = npt.NDArray[np.uint32]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 STEP_S = 0.005
 """Thread seconds a token may cost in the long run."""
@@ -63,13 +69,7 @@ class Constraint:
         """Nothing but an end may follow."""
         if not self._begun or self._fault is not None or self._accepted > self._settled:
             return False
-        if not self._matching.is_complete():
-            return False
-        try:
-            return not self._allowed().any()
-        except Fault as fault:
-            self._fault = fault
-            return False
+        return self._is_complete() and self._fault is None and not self._allowed().any()
 
     def accept(self, index: int, token: int) -> None:
         """Output token number `index` has settled. A stop id that ends the request is not told."""
@@ -91,18 +91,19 @@ class Constraint:
 
         All tokens before it have been accepted. Fault when there can be none.
         """
-        if self._fault is not None:
-            raise self._fault
+        self._raise_fault()
         if not self._begun:
             return None
         if self._accepted == index:
             self._look_ahead(index)
         if index in self._forced:
+            self._raise_fault()
             return self._only(self._forced[index])
         bits = self._allowed()
-        if self._matching.is_complete():
+        if self._is_complete():
             bits = bits.copy()
             self._set(bits, self._ends)
+        self._raise_fault()
         if not bits.any():
             raise Fault("grammar_dead_end", "No token of this model can go on in the grammar.")
         if self._owed > CREDIT_S:
@@ -119,9 +120,7 @@ class Constraint:
     def _look_ahead(self, index: int) -> None:
         if self._jump is None:
             return
-        begin = time.thread_time()
-        text = self._matching.forced()
-        self._owed += time.thread_time() - begin
+        text = self._ask(self._matching.forced, b"")
         ids = self._jump.tokens(self._last, text) if text else ()
         stops = [at for at, id in enumerate(ids) if id in self._stop_ids]
         ids = ids[: stops[0]] if stops else ids
@@ -132,34 +131,45 @@ class Constraint:
             self._take(token)
         self._accepted = index + len(ids)
         self._last = ids[-1]
-        if self._fault is not None:
-            raise self._fault
 
     def _take(self, token: int) -> None:
         self._bits = None
-        begin = time.thread_time()
-        taken = self._matching.accept(token)
-        self._spend(time.thread_time() - begin - STEP_S)
-        if not taken:
-            self._fault = _given_up(self._matching.fault(), token)
+        taken = self._ask(lambda: self._matching.accept(token), False)
+        self._owed = max(0.0, self._owed - STEP_S)
+        if not taken and self._fault is None:
+            self._fault = _given_up(self._ask(self._matching.fault, ""), token)
 
-    def _spend(self, seconds: float) -> None:
-        self._owed = max(0.0, self._owed + seconds)
+    def _is_complete(self) -> bool:
+        return self._ask(self._matching.is_complete, False)
 
     def _allowed(self) -> Uint32s:
         """The library's bits, without those of ids that are not the model's."""
         if self._bits is None:
             bits = np.zeros((self._vocab + 32) // 32, dtype=np.int32)
-            begin = time.thread_time()
-            self._matching.fill(bits)
-            self._spend(time.thread_time() - begin)
-            fault = self._matching.fault()
+            self._ask(lambda: self._matching.fill(bits), None)
+            fault = self._ask(self._matching.fault, "")
             if fault:
-                raise _given_up(fault, -1)
+                self._fault = _given_up(fault, -1)
             self._bits = bits.view(np.uint32)
             self._bits[self._vocab // 32] &= np.uint32((1 << (self._vocab % 32)) - 1)
             self._bits = self._bits[: (self._vocab + 31) // 32]
         return self._bits
+
+    def _ask(self, what: Callable[[], T], otherwise: T) -> T:
+        """What a library says, on the request's account; its failure is this request's alone."""
+        begin = time.thread_time()
+        try:
+            return what()
+        except Exception:
+            log.exception("a grammar's library failed")
+            self._fault = Fault("grammar_failed", "The grammar could not be followed further.")
+            return otherwise
+        finally:
+            self._owed += time.thread_time() - begin
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
 
     def _only(self, token: int) -> Uint32s:
         bits = np.zeros((self._vocab + 31) // 32, dtype=np.uint32)

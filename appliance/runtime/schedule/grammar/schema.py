@@ -20,7 +20,7 @@ _NOTES = frozenset(
 """Keywords that say nothing of what is valid."""
 
 _BY_TYPE: dict[str, frozenset[str]] = {
-    "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
+    "string": frozenset({"pattern", "format"}),
     "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
     "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
     "array": frozenset({"items", "prefixItems", "minItems", "maxItems"}),
@@ -28,14 +28,15 @@ _BY_TYPE: dict[str, frozenset[str]] = {
     "boolean": frozenset(),
     "null": frozenset(),
 }
-"""What xgrammar holds to in a node of that type."""
+"""What xgrammar holds to in a node of that type. A string that it counts may hold control
+characters, which are no JSON."""
 
 _FORMATS = frozenset(
     {
-        "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "json-pointer",
-        "relative-json-pointer", "time", "uri", "uri-reference", "uri-template", "uuid",
+        "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
     }
 )  # fmt: skip
+"""Those that llguidance holds to. xgrammar's are loose (octets such as 003) but for uuid."""
 
 _PLAIN_PATTERN = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-[]{}(),+*? :/@#"
@@ -157,12 +158,12 @@ def _is_plain_node(node: Any) -> bool:
 
 
 def _is_plain_string(node: dict[str, Any], keys: set[str]) -> bool:
-    if len(keys & {"pattern", "format"}) + bool(keys & {"minLength", "maxLength"}) > 1:
-        return False
     if "pattern" not in keys:
-        return True
+        return node.get("format") in (None, "uuid")
     pattern = node["pattern"]
-    if not (isinstance(pattern, str) and pattern[:1] == "^" and pattern[-1:] == "$"):
+    if "format" in keys or not (
+        isinstance(pattern, str) and pattern[:1] == "^" and pattern[-1:] == "$"
+    ):
         return False
     return set(pattern[1:-1]) <= _PLAIN_PATTERN
 

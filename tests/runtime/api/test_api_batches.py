@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import socket
 import sqlite3
 import time
@@ -23,7 +24,7 @@ from served_frontend import Served
 from appliance import keys
 from appliance.errors import RequestError
 from appliance.runtime.api.batches.calls import PRIORITY
-from appliance.runtime.api.batches.records import ENDED, BatchRecord
+from appliance.runtime.api.batches.records import ENDED, BatchRecord, FileRecord
 from appliance.runtime.api.batches.store import Store
 from appliance.runtime.api.batches.turn import Turn
 from appliance.runtime.wire.delta import Welcome
@@ -452,3 +453,44 @@ def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(RequestError, match="another version"):
         Store(tmp_path)
+
+
+def test_a_sweep_takes_what_is_old(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    now = int(time.time())
+    for id, expires_at in (("file-a", now - 5), ("file-b", now + 60), ("file-c", None)):
+        (tmp_path / "x").write_bytes(b"x")
+        record = FileRecord(
+            id=id, bytes=1, created_at=now, filename="f", purpose="batch", expires_at=expires_at
+        )
+        store.add_file(record, tmp_path / "x")
+    left, fresh = tmp_path / "files" / "file-d.part", tmp_path / "files" / "file-e.part"
+    left.write_bytes(b"")
+    fresh.write_bytes(b"")
+    os.utime(left, (now - 2 * 24 * 3600,) * 2)
+    store.sweep()
+    assert {p.name for p in (tmp_path / "files").iterdir()} == {"file-b", "file-c", fresh.name}
+    assert [f.id for f in store.files("", "", "", 9, True)] == ["file-b", "file-c"]
+    store.close()
+
+
+def test_answers_are_written_again_after_a_death(
+    client: openai.OpenAI, engine: FakeEngine, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try dies after its files are there and before the record says so."""
+    finish, calls = Store.finish, []
+
+    def dies_once(store: Store, *arguments: Any, **fields: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError("no space left")
+        return finish(store, *arguments, **fields)
+
+    monkeypatch.setattr(Store, "finish", dies_once)
+    monkeypatch.setattr("appliance.runtime.api.batches.work.PATIENCE_S", 0.05)
+    batch = until(client, create(client, [asked(i) for i in range(5)]).id, ended)
+    assert batch.status == "completed" and len(calls) == 2
+    assert len(lines_of(client, batch.output_file_id)) == 5
+    kept = served.run_dir / "state" / "batches" / "test" / "files"
+    assert {p.name for p in kept.iterdir()} == {batch.input_file_id, batch.output_file_id}
+    assert len(engine.requests) == 5

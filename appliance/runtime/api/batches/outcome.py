@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,12 +55,13 @@ async def write_files(archive: Archive, record: BatchRecord) -> list[FileRecord]
     """The file of answers and the file of errors, in the order of the input; none for no line."""
     assert record.output_file_id is not None and record.error_file_id is not None
     folder = archive.folder / "files"
+    attempt = secrets.token_hex(
+        4
+    )  # a thread of a process that is ending may still write to its own
     parts = {
-        True: folder / f"{record.output_file_id}.part",
-        False: folder / f"{record.error_file_id}.part",
+        True: folder / f"{record.output_file_id}.{attempt}.part",
+        False: folder / f"{record.error_file_id}.{attempt}.part",
     }
-    for part in parts.values():
-        part.unlink(missing_ok=True)
     after = -1
     while rows := await archive.do(Store.lines, record.id, after, _SLICE):
         after = rows[-1][0]
@@ -83,7 +85,7 @@ def _keep(part: Path, record: BatchRecord, word: str) -> FileRecord:
     with part.open("rb") as file:
         os.fsync(file.fileno())
         size = file.seek(0, os.SEEK_END)
-    whole = part.with_suffix("")
+    whole = part.with_name(part.name.partition(".")[0])
     os.replace(part, whole)
     now, kept = int(time.time()), record.output_expires_after_s
     return FileRecord(

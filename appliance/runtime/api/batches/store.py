@@ -22,6 +22,8 @@ from appliance.errors import RequestError
 from appliance.runtime.api.batches.records import BatchRecord, FileRecord, Status
 
 LEASE_S = 10.0
+LEFT_S = 24 * 3600
+"""Nobody writes to a part that has not changed for so long."""
 MAX_STORED = 8 << 30
 MIN_FREE = 256 << 20
 MAX_UNFINISHED = 256
@@ -175,13 +177,17 @@ class Store:
             self.bytes_of(id).unlink(missing_ok=True)
         return gone
 
-    def remove_expired_files(self) -> None:
+    def sweep(self) -> None:
+        """Removes files that have expired, and parts that a death left behind."""
         old = self._db.execute("SELECT id FROM files WHERE expires_at < ?", (int(time.time()),))
         for (id,) in old.fetchall():
             try:
                 self.remove_file(id)
             except RequestError:
                 continue
+        for part in (self.folder / "files").glob("*.part"):
+            if part.stat().st_mtime < time.time() - LEFT_S:
+                part.unlink(missing_ok=True)
 
     # Batches
 

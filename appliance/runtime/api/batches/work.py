@@ -26,6 +26,7 @@ from appliance.runtime.api.errors import error_body
 LOOK_S = 0.25
 MOST_AT_ONCE = 8
 SWEEP_S = 60.0
+PATIENCE_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Worker:
         self._jobs = {id: (job, task) for id, (job, task) in self._jobs.items() if not task.done()}
         if time.monotonic() - self._swept > SWEEP_S:
             self._swept = time.monotonic()
-            await self._archive.do(Store.remove_expired_files)
+            await self._archive.do(Store.sweep)
         if self._jobs:
             held = await self._archive.do(Store.beat, self._owner)
             for id, (job, task) in self._jobs.items():
@@ -97,7 +98,7 @@ class Worker:
             await job.run()
         except Exception:
             log.exception("batch %s", job.id)
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(PATIENCE_S)
             await self._archive.do(Store.release, self._owner, job.id)
         finally:
             self._woken.set()

@@ -20,6 +20,9 @@ from appliance.runtime.wire.text import Chat
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 """Private-use characters around a special token that a message spells out."""
 
+_ASKS_FOR_NONE = ("content'] is none", "content is none")
+"""In a template that shows the calls of a message only where it has no content at all."""
+
 _OURS = frozenset({"conversations", "chat_template", "tools", "documents", "messages"})
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
 
@@ -49,6 +52,7 @@ class ChatTemplate:
         spelled = "|".join(map(re.escape, vocabulary.special_texts))
         self._spelled = re.compile(spelled) if spelled else None
         self._knows_developer = template is not None and "developer" in template
+        self._asks_for_none = any(ask in (template or "") for ask in _ASKS_FOR_NONE)
 
     def encode(self, chat: Chat) -> list[int]:
         """The prompt's ids. RequestError when the model has no template, or the template refuses
@@ -114,6 +118,8 @@ class ChatTemplate:
         calls = out.get("tool_calls")
         if isinstance(calls, list):
             out["tool_calls"] = [_with_parsed_arguments(c) for c in calls]
+            if self._asks_for_none and not out.get("content"):
+                out["content"] = None
         return out
 
     def _encode_inner(self, text: str, plain: bool, first: bool) -> list[int]:

@@ -103,6 +103,19 @@ def test_a_grammar_waits_for_the_end_of_thoughts(
     assert asyncio.run(worker.tokenize(plain, 512))[0].grammar == grammar
 
 
+def test_a_template_may_show_calls_only_where_no_content_is(tmp_path: Path) -> None:
+    template = (
+        "{% if messages[0]['content'] is none %}{{ messages[0].tool_calls[0].function.name }}"
+        "{% else %}{{ 'said ' + messages[0]['content'] }}{% endif %}"
+    )
+    worker = room(tmp_path, byte_level(), template)
+    call = {"id": "1", "type": "function", "function": {"name": "w", "arguments": "{}"}}
+    for content, shown in (("", "w"), ("so", "said so")):
+        chat = Chat([{"role": "assistant", "content": content, "tool_calls": [call]}])
+        ids = asyncio.run(worker.encode(chat, False))
+        assert asyncio.run(worker.decode(ids, True)) == shown
+
+
 def test_a_template_may_want_arguments_as_text(tmp_path: Path) -> None:
     template = "{{ 'a' + messages[0].tool_calls[0].function.arguments }}"
     worker = room(tmp_path, byte_level(), template)

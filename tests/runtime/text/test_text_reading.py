@@ -196,7 +196,7 @@ def test_the_form_is_told_by_the_template() -> None:
     assert tool_form_of("<tool_call>{name}\n<arg_key>") == "glm45"
     assert tool_form_of("<tool_call>\n<function=") == "qwen3-coder"
     assert tool_form_of("[TOOL_CALLS]") == "mistral"
-    assert tool_form_of("<|python_tag|>") == "llama3"
+    assert tool_form_of("<|python_tag|>") == tool_form_of("Environment: ipython") == "llama3"
     assert tool_form_of("<｜tool▁calls▁begin｜>") == "deepseek-v3"
     assert tool_form_of("<|start|>assistant<|channel|>") == "harmony"
     assert tool_form_of("[func_name1(params_name1=") == "pythonic"

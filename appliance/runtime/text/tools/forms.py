@@ -90,6 +90,7 @@ _TOLD_BY: tuple[tuple[str, str], ...] = (
     ("<tool_call>", "hermes"),
     ("[TOOL_CALLS]", "mistral"),
     ("<|python_tag|>", "llama3"),
+    ("Environment: ipython", "llama3"),
     ("<|python_start|>", "pythonic"),
     ("[func_name1(", "pythonic"),
     ("<|observation|>", "glm4"),

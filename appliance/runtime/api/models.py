@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -13,6 +14,8 @@ from appliance.runtime.api.sse import encode
 from appliance.runtime.config import ModelConfig
 
 DEFAULT = "default"
+_ANTHROPIC = "anthropic-version"
+"""A header that Anthropic's clients send with everything, and nobody else."""
 
 
 class Models:
@@ -39,12 +42,24 @@ class Models:
         )
 
     async def list(self, request: Request) -> Response:
-        data = [self._card(name) for name in self._names]
-        return Response(encode({"object": "list", "data": data}), media_type="application/json")
+        shown: dict[str, Any] = {"object": "list", "data": [self._card(n) for n in self._names]}
+        if _ANTHROPIC in request.headers:
+            shown = {
+                "data": [self._anthropic_card(name) for name in self._names],
+                "has_more": False,
+                "first_id": self._names[0],
+                "last_id": self._names[-1],
+            }
+        return Response(encode(shown), media_type="application/json")
 
     async def show(self, request: Request) -> Response:
         name = self.check(request.path_params["model"])
-        return Response(encode(self._card(name)), media_type="application/json")
+        card = self._anthropic_card if _ANTHROPIC in request.headers else self._card
+        return Response(encode(card(name)), media_type="application/json")
+
+    def _anthropic_card(self, name: str) -> dict[str, Any]:
+        created = datetime.fromtimestamp(self._created, UTC).isoformat()
+        return {"type": "model", "id": name, "display_name": name, "created_at": created}
 
     def _card(self, name: str) -> dict[str, Any]:
         return {

@@ -221,6 +221,14 @@ def test_a_client_that_leaves_ends_its_request(served: Served, engine: FakeEngin
     engine.wait(lambda: bool(engine.aborts))
 
 
+def test_models_as_its_client_reads_them(served: Served) -> None:
+    with client(served) as c:
+        assert [m.id for m in c.models.list()] == ["org/tiny", "small"]
+        assert c.models.retrieve("small").display_name == "small"
+        with pytest.raises(anthropic.NotFoundError):
+            c.models.retrieve("gpt-9")
+
+
 def test_what_agents_probe(served: Served) -> None:
     assert httpx.head(served.url).status_code == 200
     with client(served, default_headers={"anthropic-beta": "new-2030,old"}) as c:

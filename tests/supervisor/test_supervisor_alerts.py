@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -67,3 +70,9 @@ def test_two_gpus_are_two_alerts() -> None:
 def test_seconds_above() -> None:
     assert seconds_above([0.99, 0.1, 0.95, 0.96], 0.9) == 2
     assert seconds_above([], 0.9) == 0
+
+
+def test_the_document_has_every_alert() -> None:
+    root = Path(__file__).parent.parent.parent
+    document = (root / "docs" / "dashboard.md").read_text()
+    assert set(re.findall(r"APL-ALR-\d+", document)) == {c for c in CAUSES if "ALR" in c}

@@ -25,6 +25,7 @@ from appliance.tui.source import DEMO, HISTORY_S, Recorder, Replay, Source
 
 _FRAME_S = 0.5
 _ANSWER_WITHIN_S = 2.0
+_PATIENCE_S = 10.0
 
 
 @click.command()
@@ -64,17 +65,17 @@ def top(
         raise UsageError("--url shows a server, --replay and --demo do not.", "Give one of them.")
     played = replay is not None or demo
     frame_s = interval or _FRAME_S
-    with _source(name, url, frame_s, record, replay, demo) as (source, label):
+    draws = not (once or out.json) and _terminal()
+    wait_s = _ANSWER_WITHIN_S if draws else _PATIENCE_S
+    with _source(name, url, wait_s, frame_s, record, replay, demo) as (source, label):
         if out.json and interval is not None and not once:
             _stream(out, source, frame_s)
-        elif once or out.json or not _terminal():
+        elif not draws:
             if record is not None and not once:
                 _stream(None, source, frame_s)
             if not _print(out, source, ascii) and once:
                 context.exit(NotRunningError.exit_code)
         else:
-            if not played:
-                source.top(1, 0)  # nothing runs: said in words, not on a full screen
             from appliance.tui.app import run
 
             run(
@@ -93,12 +94,16 @@ def top(
 def _source(
     name: str,
     url: str | None,
+    wait_s: float,
     frame_s: float,
     record: Path | None,
     replay: Path | None,
     demo: bool,
 ) -> Iterator[tuple[Source, str]]:
-    """Where the snapshots come from, and what is said of it in the title."""
+    """Where the snapshots come from, and what is said of it in the title.
+
+    When nothing runs, that is said now: in words, before a screen or a file is begun.
+    """
     if replay is not None or demo:
         played = Replay(replay or DEMO)
         yield played, played.label
@@ -106,13 +111,13 @@ def _source(
     client: Source
     if url is not None:
         key = os.environ.get("APPLIANCE_API_KEY") or os.environ.get("OPENAI_API_KEY") or ""
-        client = Remote(url, key, timeout=_ANSWER_WITHIN_S)
+        client = Remote(url, key, timeout=wait_s)
     else:
-        client = Client(paths.control_socket(run_folder(name)), timeout=_ANSWER_WITHIN_S)
+        client = Client(paths.control_socket(run_folder(name)), timeout=wait_s)
+    client.top(1, 0)
     if record is None:
         yield client, ""
         return
-    client.top(1, 0)  # before a file is made
     recorder = Recorder(client, record, frame_s)
     try:
         yield recorder, ""

@@ -19,6 +19,8 @@ from pathlib import Path
 import fakecontrol
 import pytest
 
+from appliance.tui.source import read_recording
+
 HERE = Path(__file__).parent
 TMUX = shutil.which("tmux")
 
@@ -176,6 +178,21 @@ def test_no_color_has_no_colors() -> None:
         terminal.keys("q")
         terminal.rest()
         assert terminal.process.wait(20) == 0
+
+
+def test_what_is_recorded_on_a_screen_begins_with_all_the_history(tmp_path: Path) -> None:
+    control = tmp_path / "default" / "control.sock"
+    control.parent.mkdir()
+    shown = fakecontrol.snapshot(history={"gen_tok_s": [5.0] * 30}, history_seq=30)
+    file, run = tmp_path / "frames", {"APPLIANCE_RUNTIME_DIR": str(tmp_path)}
+    with fakecontrol.serving(control, shown):
+        with dashboard("--record", str(file), **run) as terminal:
+            terminal.sees("READY", "q quit")
+            terminal.keys("q")
+            assert "The server keeps running" in terminal.rest()
+            assert terminal.process.wait(20) == 0
+    _, frames = read_recording(file)
+    assert len(frames[0].history["gen_tok_s"]) == 30
 
 
 def test_inline_stays_under_the_prompt() -> None:

@@ -63,7 +63,7 @@ class Tape:
             return ""
         else:
             c = yield
-        if self._record is not None:
+        if c and self._record is not None:
             self._record.append(c)
         return c
 

@@ -94,6 +94,18 @@ _PIECES = sorted(
 _FORMS = [(tools, "none") for tools in TOOL_FORMS] + [("hermes", r) for r in REASONING_FORMS]
 
 
+NOTHING_DROPPED = ("hermes", "json", "glm4", "glm45", "qwen3-coder", "mistral")
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=named)
+def test_what_is_cut_off_before_it_is_a_call_stays_text(golden: Golden) -> None:
+    if golden.tools not in NOTHING_DROPPED or golden.thinks != "none" or golden.fields:
+        return
+    for at in range(len(golden.said)):
+        text, _, calls = read(golden, golden.said[:at])
+        assert calls or text == golden.said[:at]
+
+
 @settings(max_examples=300, deadline=None, database=None, derandomize=True)
 @given(st.sampled_from(_FORMS), st.lists(st.sampled_from(_PIECES), max_size=40), st.integers())
 def test_any_text_however_it_is_cut(forms: tuple[str, str], parts: list[str], seed: int) -> None:
@@ -102,6 +114,8 @@ def test_any_text_however_it_is_cut(forms: tuple[str, str], parts: list[str], se
     want = read(golden, [said])
     assert read(golden, parts) == want
     assert read(golden, said) == want
+    if forms[0] in NOTHING_DROPPED and forms[1] == "none" and not want[2]:
+        assert want[0] == said, "what is no call stays as it is"
     cuts, at = random.Random(seed), 0
     pieces = []
     while at < len(said):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from appliance import paths
-from appliance.cli.output import gigabytes, table
+from appliance.cli.output import gigabytes, nearest, table
 from appliance.errors import NotFoundError, UsageError
 from appliance.hardware import HardwareSnapshot, detect
 from appliance.keys import read_keys
@@ -261,7 +261,9 @@ def run_folder(name: str) -> Path:
     if name != "default" and not folder.is_dir():
         known = ", ".join(p.name for p in runs()) or "none"
         raise NotFoundError(
-            f"there is no run named '{name}'.", f"Runs: {known}.", code="APL-NOT-011"
+            f"there is no run named '{name}'.{nearest(name, [p.name for p in runs()])}",
+            f"Runs: {known}.",
+            code="APL-NOT-011",
         )
     return folder
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 import msgspec
 
@@ -44,7 +46,8 @@ def ps(out: Output, /, everything: bool) -> None:
         except NotRunningError:
             if everything:
                 found.append(RunStatus(run=run.name))
-    header = ["NAME", "MODEL", "PROFILE", "STATE", "URL", "MEMORY", "UPTIME", "RESTARTS"]
+    gpus = [gpus_of(s) for s in found]
+    header = ["NAME", "MODEL", "PROFILE", "STATE", "URL", "GPUS", "MEMORY", "UPTIME", "RESTARTS"]
     rows = [header] + [
         [
             s.run,
@@ -52,14 +55,29 @@ def ps(out: Output, /, everything: bool) -> None:
             s.profile or "-",
             s.state,
             s.url or "-",
+            ",".join(map(str, used)) or "-",
             gigabytes(memory_of(s)),
             duration(s.uptime_s),
             str(s.restarts),
         ]
-        for s in found
+        for s, used in zip(found, gpus, strict=True)
     ]
-    text = table(rows, right=(5, 6, 7)) if found else "No model is being served."
-    out.result(text, {"schema": "appliance.ps/1", "runs": [msgspec.to_builtins(s) for s in found]})
+    text = table(rows, right=(6, 7, 8)) if found else "No model is being served."
+    runs_data = [
+        msgspec.to_builtins(s) | {"gpus": used} for s, used in zip(found, gpus, strict=True)
+    ]
+    out.result(text, {"schema": "appliance.ps/1", "runs": runs_data})
+
+
+def gpus_of(s: RunStatus) -> list[int]:
+    """Numbers of the GPUs that a live run uses, as its plan has them; none on a CPU."""
+    if s.state == "stopped":
+        return []
+    try:
+        plan = json.loads(paths.plan_file(paths.runtime_dir() / s.run).read_bytes())
+        return [int(g["index"]) for g in plan["fit"]["gpus"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def memory_of(s: RunStatus) -> int:

@@ -28,7 +28,6 @@ from appliance.cli.prepare import (
 )
 from appliance.client import error_of
 from appliance.errors import EngineError, NotRunningError, UsageError
-from appliance.supervisor.daemon import supervise
 
 _WAIT_S = 1800.0
 
@@ -144,6 +143,8 @@ def _detached(out: Output, claim: start.Claim, wait: bool, limit_s: float) -> No
 
 def _foreground(out: Output, claim: start.Claim) -> None:
     """The supervisor in this process. Its log goes to stderr where no terminal watches."""
+    from appliance.supervisor.daemon import supervise
+
     stop = threading.Event()
     follow = out.interactive() and not out.verbose
 

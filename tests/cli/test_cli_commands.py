@@ -195,6 +195,10 @@ def test_live_run(cli: Cli, live: Path) -> None:
     assert said.code == 0 and said.out.startswith("READY  tiny  at http://127.0.0.1:")
     assert "tiny" in cli("ps").out
     assert json.loads(cli("ps", "--json").out)["runs"][0]["state"] == "ready"
+    fit = {"gpus": [{"index": 2}, {"index": 3}]}
+    paths.plan_file(live).write_text(json.dumps({"fit": fit, "answers": []}))
+    assert json.loads(cli("ps", "--json").out)["runs"][0]["gpus"] == [2, 3]
+    assert "2,3" in cli("ps").out
     assert cli("logs", "--component", "engine", "-n", "1").out.endswith("something odd\n")
     assert cli("logs", "--component", "frontend").out == ""
     top = json.loads(cli("top", "--once", "--json").out)

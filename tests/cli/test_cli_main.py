@@ -185,3 +185,28 @@ def test_words_for_figures() -> None:
     assert [gigabytes(n) for n in (16.06e9, 99e6, 0)] == ["16.1 GB", "99.0 MB", "0.0 MB"]
     assert [duration(s) for s in (3.9, 247, 7980)] == ["3s", "4m07s", "2h13m"]
     assert table([["a", "bb"], ["ccc", "d"]], right=(1,)) == "a    bb\nccc   d"
+
+
+def test_help_of_every_command_loads_nothing_heavy() -> None:
+    """So that it is there at once: what a command needs is loaded when it is run."""
+    heavy = [
+        "torch",
+        "transformers",
+        "fastapi",
+        "uvicorn",
+        "pydantic",
+        "textual",
+        "modelscope",
+        "pynvml",
+    ]
+    code = (
+        "import sys, io; from contextlib import redirect_stdout\n"
+        "from appliance.cli.main import COMMANDS, run\n"
+        "for word in COMMANDS:\n"
+        "    with redirect_stdout(io.StringIO()):\n"
+        "        assert run([word, '--help']) == 0\n"
+        f"    found = [m for m in {heavy!r} if m in sys.modules]\n"
+        "    assert not found, (word, found)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

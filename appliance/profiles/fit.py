@@ -248,6 +248,13 @@ def ways_to(
         if holds(tp=tp, replicas=1):
             ways.append(f"Use `--tp {tp}`: {tp} of the {len(hardware.gpus)} GPUs hold it.")
             break
+    used = config.engine.tp * config.engine.replicas
+    freest = sorted(hardware.gpus, key=lambda g: g.memory_used - g.memory_total)
+    if {g.index for g in freest[:used]} != {g.index for g in hardware.gpus[:used]} and holds(
+        msgspec.structs.replace(hardware, gpus=tuple(freest))
+    ):
+        numbers = ",".join(str(g.index) for g in sorted(freest[:used], key=lambda g: g.index))
+        ways.append(f"Use `--gpus {numbers}`, where there is more room.")
     alone = msgspec.structs.replace(
         hardware,
         gpus=tuple(

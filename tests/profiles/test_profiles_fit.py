@@ -113,6 +113,14 @@ def test_memory_that_others_hold_is_named() -> None:
     assert "Stop what holds" in caught.value.hint
 
 
+def test_other_gpus_are_named_where_they_have_room() -> None:
+    taken = held(H100X8, 70 * GIB)
+    plan = plan_for(SPEC_8B, taken)
+    with pytest.raises(DoesNotFitError) as caught:
+        fit.limit_context(plan, SPEC_8B, taken, asked=False)
+    assert "Use `--gpus 1`, where there is more room." in caught.value.hint
+
+
 def test_cpu_counts_float32_and_the_host() -> None:
     plan = plan_for(SPEC_8B, HOST)
     found = fit.fit(SPEC_8B, plan.config, HOST)

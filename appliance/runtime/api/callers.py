@@ -68,12 +68,14 @@ class Caller:
 
     name: shown in `top`; empty: nobody is told apart. namespace: prefix of the cache's; what is
     kept for one caller is found by the same namespace only. known: may see what is said in full.
+    priority: of all its requests, whatever they ask for; None: theirs.
     """
 
     def __init__(self, key: Key | None = None, usage: Usage | None = None, known: bool = True):
         self.key, self._usage, self.known = key, usage, known
         self.name = key.name if key else ""
         self.namespace = key.namespace if key else ""
+        self.priority: int | None = None
 
     def cache_key(self, asked: str) -> str:
         return f"{self.namespace}/{asked}" if self.namespace else asked

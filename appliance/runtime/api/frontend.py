@@ -178,6 +178,8 @@ class Frontend:
                 if caller.namespace:
                     key = caller.cache_key(request.cache_key)
                     request = msgspec.structs.replace(request, cache_key=key)
+                if caller.priority is not None:
+                    request = msgspec.structs.replace(request, priority=caller.priority)
                 tokens = await self.text.tokenize(request, self.context)
                 self._check_capacity(tokens[0], request.param)
                 made += [(request, t, name) for t in tokens]
@@ -212,9 +214,12 @@ class Frontend:
             log.info("%s: cancelled by the operator", name)
 
     def abort(self, namespace: str, name: str) -> None:
-        """A caller ends requests of theirs: those of this name, or all of them when it is empty."""
+        """A caller ends requests of theirs: those of this name, or all of them when it is empty.
+        Lines of batches end with their batch."""
         for live in list(self._live.values()):
             if live.caller.namespace != namespace or name not in ("", live.name):
+                continue
+            if not name and live.caller.priority is not None:
                 continue
             live.engine.send(Abort(rid=live.request.rid))
             if live.answer.takes_aborts:

@@ -25,6 +25,7 @@ from appliance import keys
 from appliance.errors import RequestError
 from appliance.runtime.api.batches.calls import PRIORITY
 from appliance.runtime.api.batches.records import ENDED, BatchRecord, FileRecord
+from appliance.runtime.api.batches.room import ENDPOINTS
 from appliance.runtime.api.batches.store import Store
 from appliance.runtime.api.batches.turn import Turn
 from appliance.runtime.wire.delta import Welcome
@@ -178,6 +179,28 @@ def test_a_batch_is_answered(client: openai.OpenAI, engine: FakeEngine) -> None:
     assert out.purpose == "batch_output" and out.filename.endswith("_output.jsonl")
 
 
+def test_every_endpoint_of_a_batch(client: openai.OpenAI, engine: FakeEngine) -> None:
+    asked_of = {
+        CHAT: {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "priority": 9},
+        "/v1/completions": {"prompt": "Hi", "max_tokens": 4, "priority": 9},
+        "/v1/responses": {"input": "Hi", "max_output_tokens": 16},
+        "/v1/embeddings": {"input": "Hi"},
+    }
+    assert set(asked_of) == set(ENDPOINTS)
+    for url, body in asked_of.items():
+        whole = {"model": "default", **body}
+        line = {"custom_id": "c", "method": "POST", "url": url, "body": whole}
+        batch = until(client, create(client, [line], url).id, ended)
+        assert batch.status == "completed"
+        if url == "/v1/embeddings":  # this model writes text
+            (answer,) = lines_of(client, batch.error_file_id)
+            assert answer["response"]["status_code"] == 400
+        else:
+            (answer,) = lines_of(client, batch.output_file_id)
+            assert answer["response"]["body"]["id"]
+    assert [r.priority for r in engine.requests] == [PRIORITY] * 3
+
+
 def test_a_chat_batch(client: openai.OpenAI) -> None:
     body = {"model": "default", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
     line = {"custom_id": "c", "method": "POST", "url": CHAT, "body": body}
@@ -249,6 +272,18 @@ def test_cancelling(client: openai.OpenAI, engine: FakeEngine) -> None:
         done = until(client, create(client, [asked(0)]).id, ended)
         client.batches.cancel(done.id)
     assert client.files.delete(batch.input_file_id).deleted
+
+
+def test_an_abort_of_everything_spares_batches(
+    served: Served, client: openai.OpenAI, engine: FakeEngine
+) -> None:
+    engine.hold.set()
+    batch = create(client, [asked(i) for i in range(4)])
+    engine.wait(lambda: len(engine.requests) == 4)
+    assert httpx.post(f"{served.url}/abort_request", json={"abort_all": True}).is_success
+    engine.hold.clear()
+    batch = until(client, batch.id, ended)
+    assert batch.request_counts and batch.request_counts.completed == 4
 
 
 def test_expiry(client: openai.OpenAI, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ class Calls:
 
     async def ask(self, path: str, body: dict[str, Any], id: str, caller: Caller) -> Answered:
         """Cancelling it aborts what is computed."""
-        data = encode(body | {"priority": PRIORITY})
+        data = encode(body)
         scope = self._scope(path, len(data), {"request_id": id, "caller": caller})
         unread = [data]
 

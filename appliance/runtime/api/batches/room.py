@@ -17,7 +17,7 @@ from appliance.runtime.api.batches.turn import Turn
 from appliance.runtime.api.batches.work import Worker
 from appliance.runtime.api.frontend import Frontend
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 """What a batch may be for."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]

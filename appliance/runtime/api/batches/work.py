@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from appliance.errors import RequestError
-from appliance.runtime.api.batches.calls import Answered, Calls
+from appliance.runtime.api.batches.calls import PRIORITY, Answered, Calls
 from appliance.runtime.api.batches.input import Line, examine, offsets, read_line
 from appliance.runtime.api.batches.outcome import Outcome, answer_line, expired_lines, write_files
 from appliance.runtime.api.batches.records import BatchRecord, Fault, Status, new_id
@@ -286,7 +286,7 @@ class Job:
 def account(record: BatchRecord) -> Caller:
     """The key's own part of the prefix cache, without its limits: those are for live traffic."""
     caller = Caller()
-    caller.name, caller.namespace = record.key, record.namespace
+    caller.name, caller.namespace, caller.priority = record.key, record.namespace, PRIORITY
     return caller
 
 

@@ -268,7 +268,7 @@ def test_host_names(value: str, name: str) -> None:
 def test_origins(served: Served) -> None:
     own = {"origin": served.url}
     assert httpx.get(served.url + "/v1/models", headers=own).status_code == 200
-    for origin in ("https://evil.example", "null", "http://localhost:1", "file://", "x", "http://"):
+    for origin in ("https://x", "null", "http://localhost:1", "file://", "x", "http://"):
         for method in ("GET", "POST", "OPTIONS"):
             answer = httpx.request(
                 method, served.url + "/v1/models", headers={"origin": origin}, json={}

@@ -84,8 +84,8 @@ def test_a_reader_that_stops_is_dropped(
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", served.port))
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-        sock.sendall(head.encode() + body)
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+        sock.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
         state = served.process.server._state
         engine.wait(lambda: len(engine.requests) == 16)
         served.until(lambda: not state.connections)

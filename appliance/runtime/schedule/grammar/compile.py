@@ -21,6 +21,7 @@ Int32s = npt.NDArray[np.int32]
 MAX_SOURCE = 256 << 10
 """Bytes of a grammar's source."""
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_FAR = 64
 _MOST_SPACES = 24
 """Whitespace characters in a row where layout is free; a model could write them for ever."""
 
@@ -95,6 +96,10 @@ class Libraries:
         """Refused, with words for the caller."""
         if grammar.kind in ("json_schema", "json_object"):
             return self._compile_json(grammar)
+        if grammar.kind == "regex" and _counts_far(grammar.source):
+            form = self._llguidance.LLMatcher.grammar_from_regex(grammar.source)
+            if not self._refusal(form):
+                return Compiled("llguidance", form)
         compiler = self._xgrammar.GrammarCompiler(self._tokens, max_threads=1, cache_enabled=False)
         try:
             match grammar.kind:
@@ -258,6 +263,13 @@ class _LLMatching:
 
     def fault(self) -> str:
         return _first_line(self._matcher.get_error()) if self._matcher.is_error() else ""
+
+
+def _counts_far(expression: str) -> bool:
+    """Whether something is repeated a counted number of times that xgrammar would write out."""
+    counts = [part.partition("}")[0] for part in expression.split("{")[1:]]
+    numbers = [n for c in counts for n in c.split(",") if n.isascii() and n.isdigit()]
+    return any(len(n) > 4 or int(n) >= _FAR for n in numbers)
 
 
 def _plain_words(error: Exception) -> str:

@@ -73,6 +73,13 @@ def test_a_bomb_at_compile_time_is_refused_and_the_next_is_served(box: Box, name
     assert box.compile(PLAIN).library == "xgrammar"
 
 
+def test_a_long_counted_repeat_is_no_bomb(box: Box) -> None:
+    assert box.compile(Grammar("regex", ".{0,500}")).library == "llguidance"
+    with pytest.raises(Refused):
+        box.compile(Grammar("regex", "((a{1,999}){1,999}){1,999}(b|"))
+    assert box.compile(Grammar("regex", "[a-z]{0,9}")).library == "xgrammar"
+
+
 def test_memory_is_bounded(words: Words) -> None:
     box = Box(words, 3072, limit_s=30.0, memory=4 << 20)
     try:

@@ -224,14 +224,34 @@ class AsyncClient:
     async def plan(self) -> dict[str, Any]:
         return await asyncio.to_thread(self._client.plan)
 
-    async def logs(self, lines: int = 200, component: str = "", level: str = "") -> str:
-        return await asyncio.to_thread(self._client.logs, lines, component, level)
+    async def logs(
+        self,
+        lines: int = 200,
+        component: str = "",
+        level: str = "",
+        *,
+        since: str = "",
+        until: str = "",
+        holds: Sequence[str] = (),
+    ) -> str:
+        return await asyncio.to_thread(
+            self._client.logs, lines, component, level, since=since, until=until, holds=holds
+        )
 
     async def follow_logs(
-        self, lines: int = 20, component: str = "", level: str = ""
+        self,
+        lines: int = 20,
+        component: str = "",
+        level: str = "",
+        *,
+        since: str = "",
+        until: str = "",
+        holds: Sequence[str] = (),
     ) -> AsyncIterator[str]:
         """Leaving the loop, or its cancellation, closes the connection."""
-        answer = await asyncio.to_thread(self._client._follow, lines, component, level)
+        answer = await asyncio.to_thread(
+            self._client._follow, lines, component, level, since, until, holds
+        )
         try:
             while (line := await asyncio.to_thread(answer.line)) is not None:
                 yield line

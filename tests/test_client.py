@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import tempfile
 import threading
@@ -131,6 +132,18 @@ def test_error_of_picks_the_class() -> None:
     assert isinstance(error_of({"message": "m", "exit_code": 7}), DoesNotFitError)
     assert isinstance(error_of({"message": "m", "exit_code": 11}), BusyError)
     assert type(error_of({"message": "m"})) is ApplianceError
+
+
+def test_both_faces_take_the_same() -> None:
+    def of(face: type) -> dict[str, list[inspect.Parameter]]:
+        methods = inspect.getmembers(face, inspect.isfunction)
+        return {
+            name: list(inspect.signature(method).parameters.values())
+            for name, method in methods
+            if not name.startswith("_")
+        }
+
+    assert of(AsyncClient) == of(Client)
 
 
 async def test_async_face() -> None:

@@ -17,7 +17,13 @@ from appliance import paths
 from appliance.cli.output import Output
 from appliance.cli.prepare import run_folder
 from appliance.client import Client
-from appliance.errors import EngineError, NetworkError, NotRunningError, UsageError
+from appliance.errors import (
+    EngineError,
+    NetworkError,
+    NotAuthorisedError,
+    NotRunningError,
+    UsageError,
+)
 
 
 class Answer:
@@ -96,6 +102,11 @@ def _refusal(status: int, body: bytes) -> Exception:
         message = body[:200].decode(errors="replace")
     if status == 503:
         return NotRunningError(message, "`appliance status` shows how far it is.")
+    if status == 401:
+        return NotAuthorisedError(
+            f"the server refused: {message}",
+            "Put a key into APPLIANCE_API_KEY. `appliance key add NAME` makes one.",
+        )
     if status < 500:
         return UsageError(f"the server refused with status {status}: {message}")
     return EngineError(f"the server failed with status {status}: {message}", "appliance logs")

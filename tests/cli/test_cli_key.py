@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from appliance import keys, paths
+from appliance.cli import chat
+from appliance.errors import NotAuthorisedError
 
 Cli = Callable[..., Any]
 
@@ -65,3 +67,9 @@ def test_a_file_of_keys_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     assert said.code == 2 and "cannot be read" in said.err
     said = plan(cli, "--set", "serve.keys_file=keys.json")
     assert said.code == 2 and "--set serve.keys_file=/" in said.err
+
+
+def test_chat_without_a_key_says_where_to_put_one() -> None:
+    refused = chat._refusal(401, b'{"error": {"message": "this server asks for an API key."}}')
+    assert isinstance(refused, NotAuthorisedError)
+    assert "APPLIANCE_API_KEY" in refused.hint

@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from appliance.profiles.fit import FP8_SM
 from appliance.profiles.known import KNOWN, KnownGpu
 from appliance.runtime.plan import gpu_class
 
@@ -55,10 +56,11 @@ MEASURED = {
 }  # fmt: skip
 
 
-def text_of(gpu: KnownGpu, count: int) -> str:
+def text_of(gpu: KnownGpu, count: int, fp8: bool) -> str:
     """The file of one class on `count` GPUs."""
     dtype = "bfloat16" if gpu.sm >= 80 else "float16"
-    name = name_of(gpu, count)
+    name = name_of(gpu, count, fp8)
+    numbers = "weights rounded to 8-bit float" if fp8 else dtype
     sizes = gpu_class(gpu.mib * MIB)
     gib = gpu.mib * MIB / GIB
     few = {1: "One", 2: "Two", 4: "Four", 8: "Eight"}[count]
@@ -66,8 +68,8 @@ def text_of(gpu: KnownGpu, count: int) -> str:
     lines = [
         "# written by profiles/make.py",
         f'name = "{name}"',
-        f'summary = "{few} {WORDS[gpu.word]} of {gib:.0f} GiB, {dtype}"',
-        f'suggest = "{_suggested(gpu, count)}"',
+        f'summary = "{few} {WORDS[gpu.word]} of {gib:.0f} GiB, {numbers}"',
+        f'suggest = "{_suggested(gpu, count, fp8)}"',
         "",
         "[match]",
         'device = "cuda"',
@@ -81,6 +83,7 @@ def text_of(gpu: KnownGpu, count: int) -> str:
         "",
         "[model]",
         f'dtype = "{dtype}"',
+        *(['quantization = "fp8"'] if fp8 else []),
         "",
         "[engine]",
         'device = "cuda"',
@@ -102,12 +105,12 @@ def text_of(gpu: KnownGpu, count: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def name_of(gpu: KnownGpu, count: int) -> str:
-    return f"{gpu.word}x{count}-{'bf16' if gpu.sm >= 80 else 'fp16'}"
+def name_of(gpu: KnownGpu, count: int, fp8: bool) -> str:
+    return f"{gpu.word}x{count}-{'fp8' if fp8 else 'bf16' if gpu.sm >= 80 else 'fp16'}"
 
 
-def _suggested(gpu: KnownGpu, count: int) -> str:
-    room = gpu.mib * MIB * count / 1e9 * 0.8
+def _suggested(gpu: KnownGpu, count: int, fp8: bool) -> str:
+    room = gpu.mib * MIB * count / 1e9 * (1.4 if fp8 else 0.8)
     return next(model for weights, model in SUGGEST if weights <= room)
 
 
@@ -125,7 +128,12 @@ def _evidence(name: str, gpu: KnownGpu) -> list[str]:
 
 def files() -> dict[str, str]:
     """File name -> content, of every profile that this script writes."""
-    return {f"{name_of(g, n)}.toml": text_of(g, n) for g in KNOWN for n in COUNTS}
+    return {
+        f"{name_of(gpu, count, fp8)}.toml": text_of(gpu, count, fp8)
+        for gpu in KNOWN
+        for count in COUNTS
+        for fp8 in ((False, True) if gpu.sm >= FP8_SM else (False,))
+    }
 
 
 if __name__ == "__main__":

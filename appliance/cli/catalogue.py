@@ -277,7 +277,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "APL-NOT-012": Entry(
         "no profile has this name",
-        "it is misspelt, or it is for numbers that the engine does not compute (fp8)",
+        "it is misspelt, or no class of GPU has it",
         "appliance profile list",
     ),
     "APL-NOT-013": Entry(

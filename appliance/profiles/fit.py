@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from appliance.errors import DoesNotFitError, HardwareError
+from appliance.errors import ApplianceError, DoesNotFitError, HardwareError
 from appliance.hardware import Gpu, HardwareSnapshot
 from appliance.profiles.footprint import CUDA_CONTEXT, DTYPE_BYTES, footprint
 from appliance.profiles.known import IDLE_MIB, KNOWN, machine_of
@@ -22,6 +22,8 @@ from appliance.runtime.spec import ModelSpec
 CPU_MOST_POOL = 8 << 30
 SMALLEST_CONTEXT = 512
 """A pool of fewer tokens than this serves nobody."""
+FP8_SM = 89
+"""Compute capability from which linears are computed in 8-bit float."""
 _LEAST_CHUNK, _LEAST_RUNNING = 1024, 64
 """What is advised where a smaller workspace makes the model fit."""
 
@@ -231,9 +233,15 @@ def ways_to(
     """Changes that make the model fit on this machine with a context of so many tokens (0: any);
     each one has been computed, so none leads to another refusal."""
 
-    def holds(now: HardwareSnapshot = hardware, schedule: Any = None, **engine: Any) -> bool:
+    def holds(
+        now: HardwareSnapshot = hardware,
+        schedule: Any = None,
+        quantization: str = config.model.quantization,
+        **engine: Any,
+    ) -> bool:
         changed = msgspec.structs.replace(
             config,
+            model=msgspec.structs.replace(config.model, quantization=quantization),
             engine=msgspec.structs.replace(config.engine, **engine),
             schedule=schedule or config.schedule,
         )
@@ -248,6 +256,13 @@ def ways_to(
         if holds(tp=tp, replicas=1):
             ways.append(f"Use `--tp {tp}`: {tp} of the {len(hardware.gpus)} GPUs hold it.")
             break
+    if (
+        spec.quant is None
+        and config.model.quantization == "none"
+        and min(g.sm for g in hardware.gpus) >= FP8_SM
+        and holds(quantization="fp8")
+    ):
+        ways.append("Use `--set model.quantization=fp8`: weights in 8 bits, rounded as they load.")
     used = config.engine.tp * config.engine.replicas
     freest = sorted(hardware.gpus, key=lambda g: g.memory_used - g.memory_total)
     if {g.index for g in freest[:used]} != {g.index for g in hardware.gpus[:used]} and holds(
@@ -299,13 +314,15 @@ def machine_that_holds(spec: ModelSpec, config: RuntimeConfig) -> str:
     for gpu in KNOWN:
         for tp in divisors(spec, 8):
             machine = machine_of(gpu, tp)
-            bare = RuntimeConfig(
-                run="",
-                dir="",
-                model=ModelConfig(path="", id="", context=config.model.context),
-                engine=EngineConfig(tp=tp),
-            )
-            if fit(spec, resolve(bare, spec, machine).config, machine).fits:
+            model = ModelConfig(path="", id="", context=config.model.context)
+            if spec.quant is None and config.model.quantization == "fp8":
+                model = msgspec.structs.replace(model, quantization="fp8")
+            bare = RuntimeConfig(run="", dir="", model=model, engine=EngineConfig(tp=tp))
+            try:
+                resolved = resolve(bare, spec, machine).config
+            except ApplianceError:
+                break  # this GPU has no 8-bit float
+            if fit(spec, resolved, machine).fits:
                 found.append((tp * gpu.mib, f"{gpu.word}x{tp}"))
                 break
     words = [word for _, word in sorted(found)[:3]]

@@ -42,12 +42,15 @@ class Footprint(Struct, frozen=True):
         return self.activations + self.graphs
 
 
-def parameter_bytes(spec: ModelSpec, dtype: str, tp: int) -> int:
-    """Bytes of one rank's parameters. Norms and such, which every rank holds whole, are counted
-    as shared out; they are below a thousandth."""
+def parameter_bytes(spec: ModelSpec, dtype: str, tp: int, quantization: str = "none") -> int:
+    """Bytes of one rank's parameters; in 8 bits all but the embeddings and the head.
+
+    Norms and such, which every rank holds whole, are counted as shared out, and scales are not
+    counted: both are below a thousandth.
+    """
     size = DTYPE_BYTES[dtype]
     total = spec.parameters()
-    if spec.quant is None:
+    if spec.quant is None and quantization != "fp8":
         return total * size // tp
     embeddings = (1 if spec.tied_embeddings else 2) * spec.vocab * spec.hidden
     return ((total - embeddings) + embeddings * size) // tp
@@ -56,7 +59,7 @@ def parameter_bytes(spec: ModelSpec, dtype: str, tp: int) -> int:
 def footprint(spec: ModelSpec, config: RuntimeConfig) -> Footprint:
     """config: resolved (no `auto` left)."""
     tp, dtype = config.engine.tp, config.model.dtype
-    weights = parameter_bytes(spec, dtype, tp)
+    weights = parameter_bytes(spec, dtype, tp, config.model.quantization)
     steps = max(_prefill(spec, config), _sampling(spec, config))
     if config.engine.device != "cuda":
         return Footprint(weights, steps, 0)
@@ -68,11 +71,13 @@ def footprint(spec: ModelSpec, config: RuntimeConfig) -> Footprint:
 
 
 def _prefill(spec: ModelSpec, config: RuntimeConfig) -> int:
-    """Hidden states, queries and the gated halves of the MLP of the largest prefill step."""
+    """Hidden states, queries and the gated halves of the MLP of the largest prefill step; in 8
+    bits, what goes into a linear once more."""
     a, tp = spec.attention, config.engine.tp
     rows = max(config.schedule.chunk, 1)
     width = 4 * spec.hidden + 2 * a.heads * a.head_dim // tp + 3 * spec.intermediate // tp
-    return rows * width * DTYPE_BYTES[config.model.dtype]
+    rounded = spec.intermediate // tp if config.model.quantization == "fp8" else 0
+    return rows * (width * DTYPE_BYTES[config.model.dtype] + rounded)
 
 
 def _sampling(spec: ModelSpec, config: RuntimeConfig) -> int:

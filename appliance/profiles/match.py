@@ -33,7 +33,7 @@ def candidates(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> list[C
             (-rank, not s.own, m.count, -m.cores_min, s.profile.name, Chosen(s.profile, why))
             for s in profiles
             for m in [s.profile.match]
-            if not mismatch(s.profile, hardware)
+            if not mismatch(s.profile, hardware) and (s.own or not rounds(s.profile))
             for rank, why in [_rank(m, hardware)]
         ),
         key=lambda entry: entry[:5],
@@ -45,6 +45,12 @@ def candidates(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> list[C
             code="APL-NOT-013",
         )
     return [entry[5] for entry in ranked if entry[0] == ranked[0][0]]
+
+
+def rounds(profile: Profile) -> bool:
+    """Whether it makes 8 bits of a plain checkpoint: that changes answers, so it is never chosen
+    for anybody, only named."""
+    return profile.model.get("quantization", "auto") not in ("auto", "none")
 
 
 def choose(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> Chosen:

@@ -47,9 +47,8 @@ def find(name: str, profiles: dict[str, Stored] | None = None) -> Stored:
         return known[name]
     close = difflib.get_close_matches(name, list(known), 1, 0.4)
     meant = f" Did you mean '{close[0]}'?" if close else ""
-    odd = " fp8 is not computed by this engine." if name.endswith("-fp8") else ""
     raise NotFoundError(
-        f"there is no profile '{name}'.{odd}{meant}",
+        f"there is no profile '{name}'.{meant}",
         f"Profiles: {', '.join(sorted(known)) or 'none'}.",
         code="APL-NOT-012",
     )

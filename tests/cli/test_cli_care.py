@@ -89,7 +89,7 @@ def test_completion_script(cli: Cli, shell: str, own_home: Path, monkeypatch: An
     ("typed", "offered"),
     [
         ("appliance prof", "profile"),
-        ("appliance profile show h100x8", "h100x8-bf16"),
+        ("appliance profile show h100x8-b", "h100x8-bf16"),
         ("appliance up --profile cpu-l", "cpu-large"),
         ("appliance explain APL-BUG", "APL-BUG-001"),
         ("appliance connect claude", "claude-code"),

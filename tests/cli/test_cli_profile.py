@@ -53,6 +53,10 @@ def test_dry_run_on_a_machine_that_is_not_here(cli: Cli, shape: str) -> None:
     assert data["fit"]["longest_context"] == 131072
     assert [g["name"] for g in data["fit"]["gpus"]] == ["NVIDIA H100 80GB HBM3"]
     assert "1 of 8 GPUs are used; `--set engine.replicas=8` serves from all" in said.err
+    words = ("--assume-gpus", "h100x8", "--profile", "h100x8-fp8", "--json")
+    fp8 = json.loads(cli("up", shape, "--dry-run", *words).out)
+    assert fp8["config"]["model"]["quantization"] == "fp8"
+    assert fp8["config"]["engine"]["tp"] == 8
     text = cli("up", shape, "--dry-run", "--assume-gpus", "h100x8", "--tp", "2").out
     assert "profile  h100x2-bf16" in text and "GPU 1 NVIDIA H100" in text
     assert "KV pages" in text and "graphs" in text
@@ -72,7 +76,7 @@ def test_dry_run_that_does_not_fit_is_7_with_ways_out(cli: Cli, shape: str) -> N
         (["--assume-gpus", "h100x8"], "--dry-run"),
         (["--dry-run", "--assume-gpus", "h10x8"], "Did you mean 'h100'"),
         (["--dry-run", "--assume-gpus", "h100x1", "--tp", "2"], "1 can be seen"),
-        (["--dry-run", "--profile", "h100x8-fp8"], "fp8 is not computed by this engine"),
+        (["--dry-run", "--profile", "h100x8-fp88"], "Did you mean 'h100x8-fp8'"),
     ],
 )
 def test_what_cannot_be_assumed(cli: Cli, shape: str, words: list[str], says: str) -> None:

@@ -6,7 +6,18 @@ from typing import Any
 
 import msgspec
 import pytest
-from profiles_machines import GIB, H100, H100X8, H200, HOST, RTX4090, T4, held, llama, llama_70b
+from profiles_machines import (
+    A100,
+    GIB,
+    H100,
+    H100X8,
+    HOST,
+    RTX4090,
+    T4,
+    held,
+    llama,
+    llama_70b,
+)
 
 from appliance.errors import DoesNotFitError, HardwareError, UsageError
 from appliance.hardware import HardwareSnapshot
@@ -43,6 +54,21 @@ def test_fp8_checkpoint_takes_half() -> None:
     spec = msgspec.structs.replace(SPEC_8B, quant=QuantSpec("fp8"))
     tables = 2 * 128256 * 4096
     assert footprint.parameter_bytes(spec, "bfloat16", 1) == (8_030_261_248 - tables) + 2 * tables
+
+
+def test_eight_bits_are_advised_where_they_help_and_can_be_computed() -> None:
+    h200 = known.assumed("h200")
+    plan = plan_for(SPEC_70B, h200)
+    with pytest.raises(DoesNotFitError) as caught:
+        fit.limit_context(plan, SPEC_70B, h200, asked=False)
+    assert "--set model.quantization=fp8" in caught.value.hint
+    fp8 = msgspec.structs.replace(plan.config.model, quantization="fp8")
+    found = fit.fit(SPEC_70B, msgspec.structs.replace(plan.config, model=fp8), h200)
+    assert found.fits and found.weights_bytes == pytest.approx(72e9 + 2.1e9, rel=0.02)
+    a100 = known.assumed("a100-80")
+    with pytest.raises(DoesNotFitError) as caught:
+        fit.limit_context(plan_for(SPEC_70B, a100), SPEC_70B, a100, asked=False)
+    assert "fp8" not in caught.value.hint
 
 
 def test_8b_on_an_h100() -> None:
@@ -95,9 +121,9 @@ def test_70b_does_not_fit_one_h100_and_names_the_tp_that_does() -> None:
 
 
 def test_70b_on_one_gpu_says_what_size_would_fit() -> None:
-    plan = plan_for(SPEC_70B, H200)
+    plan = plan_for(SPEC_70B, A100)
     with pytest.raises(DoesNotFitError, match=r"141\.\d GB") as caught:
-        fit.limit_context(plan, SPEC_70B, H200, asked=False)
+        fit.limit_context(plan, SPEC_70B, A100, asked=False)
     assert "billion weights" in caught.value.hint
 
 

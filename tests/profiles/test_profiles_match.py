@@ -25,13 +25,22 @@ def shipped(tmp_path: Path) -> dict[str, store.Stored]:
 def test_shipped_set(shipped: dict[str, store.Stored]) -> None:
     written = {Path(name).stem for name in FILES}
     assert set(shipped) == {"cpu", "cpu-large", "generic"} | written
-    assert len(written) == 13 * 4
+    assert len(written) == (13 + 7) * 4
     for name, stored in shipped.items():
         assert Path(stored.path).stem == name
         assert stored.profile.evidence.note
         assert not stored.own
         if not stored.profile.evidence.measured:
             assert stored.profile.evidence.note.startswith("derived")
+
+
+def test_a_profile_that_rounds_is_named_and_never_chosen(shipped: dict[str, store.Stored]) -> None:
+    fp8 = shipped["h100x8-fp8"].profile
+    assert fp8.model["quantization"] == "fp8" and match.rounds(fp8)
+    assert not match.mismatch(fp8, H100X8)
+    offered = [c.profile.name for c in match.candidates(shipped.values(), H100X8)]
+    assert offered == [f"h100x{n}-bf16" for n in (1, 2, 4, 8)]
+    assert not any(name.startswith(("a100", "t4")) and "fp8" in name for name in shipped)
 
 
 def test_files_are_as_the_table_says() -> None:

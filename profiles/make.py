@@ -110,6 +110,7 @@ def name_of(gpu: KnownGpu, count: int, fp8: bool) -> str:
 
 
 def _suggested(gpu: KnownGpu, count: int, fp8: bool) -> str:
+    # in 8 bits a model takes little more than half of what SUGGEST says
     room = gpu.mib * MIB * count / 1e9 * (1.4 if fp8 else 0.8)
     return next(model for weights, model in SUGGEST if weights <= room)
 

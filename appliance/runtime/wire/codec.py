@@ -65,7 +65,12 @@ def encode(message: Any) -> bytes:
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes | memoryview) -> T:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as e:
+    except (
+        msgspec.DecodeError,
+        RecursionError,
+        UnicodeDecodeError,
+        NotImplementedError,  # something else where an array should be
+    ) as e:
         raise CodecError(f"unreadable message of {len(data)} bytes: {e}") from e
 
 

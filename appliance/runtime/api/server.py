@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from appliance.errors import RequestError
 from appliance.runtime.api.errors import error_body
+from appliance.runtime.api.linger import LingeringTransport
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_FIELDS = 100
@@ -61,17 +62,22 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     # A connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
+        lingering = LingeringTransport(transport, self.loop, lambda: self._body_timer is not None)
+        super().connection_made(lingering)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             # What is left in the kernel when an answer is out is nobody's but its own to time out.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(WRITE_STALL_S * 1000))
         if len(self.connections) > MAX_CONNECTIONS:
-            self._refuse(503, "too_many_connections", "this server holds too many connections.")
+            self._answer(503, "too_many_connections", "this server holds too many connections.")
+            transport.close()  # at once: there are too many
         else:
             self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.lingering:
+            self.transport.discard(data)
+            return
         super().data_received(data)
         if self._in_head:
             self._raw_bytes += len(data)
@@ -83,6 +89,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop(head=True, body=True, stall=True)
+        self.transport.lost()
         super().connection_lost(exc)
 
     def _idle(self) -> bool:
@@ -210,13 +217,16 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         if self.transport.is_closing():
             return
         if not self.pipeline and (self._idle() or not self.cycle.response_started):
-            kind = "server_error" if status >= 500 else "invalid_request_error"
-            body = error_body(RequestError(message, status=status, type=kind, code=code))
-            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-            head += f"connection: close\r\ncontent-length: {len(body)}\r\n"
-            head += "content-type: application/json\r\n\r\n"
-            self.transport.write(head.encode() + body)
-        self.transport.close()
+            self._answer(status, code, message)
+        self.transport.close_lingering()
+
+    def _answer(self, status: int, code: str, message: str) -> None:
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        body = error_body(RequestError(message, status=status, type=kind, code=code))
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        head += f"connection: close\r\ncontent-length: {len(body)}\r\n"
+        head += "content-type: application/json\r\n\r\n"
+        self.transport.write(head.encode() + body)
 
 
 def _check_target(url: bytes, hosts: list[bytes]) -> None:

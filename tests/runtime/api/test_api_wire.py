@@ -12,7 +12,7 @@ import pytest
 from fake_engine import FakeEngine
 from served_frontend import Served
 
-from appliance.runtime.api import server
+from appliance.runtime.api import linger, server
 
 H = b"host: localhost\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\n" + H
@@ -218,3 +218,46 @@ def test_a_fault_behind_a_stream_does_not_mix_with_it(served: Served, engine: Fa
             got += piece
     assert got.count(b"HTTP/1.1 ") == 1 and b"bad_request" not in got
     served.until(lambda: served.frontend.live == 0)
+
+
+def test_a_refusal_reaches_a_client_that_sends_on(served: Served) -> None:
+    """The connection is not reset under the answer while the client still sends."""
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=20) as sock:
+            sock.sendall(POST + b"content-length: %d\r\n\r\n" % (40 << 20))
+            for _ in range(40):
+                sock.sendall(b" " * (1 << 20))
+                time.sleep(0.002)
+            got = b""
+            while piece := sock.recv(65536):
+                got += piece
+        assert status_of(got) == 413
+
+
+def test_a_client_that_never_ends_is_not_read_for_ever(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linger, "LINGER_BYTES", 8 << 20)
+    with (
+        socket.create_connection(("127.0.0.1", served.port), timeout=20) as sock,
+        pytest.raises((ConnectionResetError, BrokenPipeError)),
+    ):
+        sock.sendall(POST + b"content-length: 10000000000\r\n\r\n")
+        for _ in range(1000):
+            sock.sendall(b" " * (1 << 20))
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_lingering_ends(served: Served, monkeypatch: pytest.MonkeyPatch, sends: bool) -> None:
+    """After a silence, and after its whole time however much comes."""
+    monkeypatch.setattr(linger, "LINGER_IDLE_S", 0.2)
+    monkeypatch.setattr(linger, "LINGER_S", 0.6)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as sock:
+        sock.sendall(b"\x16\x03\x01\x02\x00\x01")
+        while sock.recv(65536):
+            pass
+        began = time.monotonic()
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while time.monotonic() < began + 10:
+                time.sleep(0.05 if sends else 0.5)
+                sock.sendall(b"x")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 LINGER_S = 30.0
 LINGER_IDLE_S = 5.0
@@ -31,10 +30,13 @@ class LingeringTransport:
         self._timer: asyncio.TimerHandle | None = None
         self._came = 0
         self.lingering = False
-        self.write = transport.write  # once for every delta of a stream: no lookup through us
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+        # What a protocol asks of a transport, without a way through us: a delta is a write.
+        self.write = transport.write
+        self.abort = transport.abort
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.set_protocol = transport.set_protocol
 
     def is_closing(self) -> bool:
         return self.lingering or self._transport.is_closing()

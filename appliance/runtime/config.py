@@ -38,9 +38,13 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     served_names: tuple[str, ...] = ()
     """Further names it answers to; `default` always works."""
     revision: str = ""
+    """Commit of the files on the hub; empty for a folder of your own."""
     dtype: Dtype = "auto"
+    """Of weights and activations; auto: as the checkpoint is stored, float32 on a CPU."""
     quantization: Quantization = "auto"
+    """auto: as the checkpoint is stored; fp8 rounds the weights of a plain one as they are read."""
     load_format: LoadFormat = "auto"
+    """dummy: made-up weights of the model's shape, for measuring."""
     context: NotNegative = 0
     """Longest prompt + output in tokens; 0: the longest that the model knows and memory fits."""
     tool_parser: ToolParser = "auto"
@@ -51,9 +55,11 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
+    """Address to listen on. Beyond this machine keys are needed, or `no_auth`."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    """Port to listen on; 0: any that is free."""
     frontends: NotNegative = 0
-    """HTTP processes; 0: one for each 8 cores, at most 8."""
+    """HTTP processes; 0: one for each 4 cores, at most 8."""
     max_queue: Positive = 4096
     """Live requests one frontend holds before it answers 429."""
     keep_alive_comment_s: float = 0.0
@@ -66,7 +72,10 @@ class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     policy: Policy = "fcfs"
+    """Which waiting request is next: fcfs by arrival, lpm by the longest prefix that is cached,
+    dfs-weight by the busiest branch of the prefix tree, random."""
     page_size: Positive = 16
+    """Tokens of one page of the KV cache."""
     chunk: NotNegative = 0
     """Prompt tokens of one prefill step; 0: by GPU class."""
     max_prefill: Positive = 16384
@@ -78,6 +87,7 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     conservativeness: Annotated[float, Meta(ge=0.0, le=10.0)] = 1.0
     """Scales the share of max_tokens reserved for running requests at admission."""
     prefix_cache: bool = True
+    """Pages of prompts that have been computed are kept for those that begin alike."""
     depth: Annotated[int, Meta(ge=0, le=1)] = 1
     """Flights kept in the air beside the one being settled: 0 plain, 1 overlapped."""
     jump_forward: bool = True
@@ -88,19 +98,25 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     device: Device = "auto"
+    """Where the model is computed; auto: NVIDIA GPUs where there are any."""
     tp: Positive = 1
+    """GPUs that share one copy of the model."""
     replicas: Positive = 1
+    """Copies of the model, each an engine of its own; a request goes to the least busy."""
     memory_fraction: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     """Share of a GPU's memory for weights, pages and workspace together; 0: all but a margin."""
     max_total_tokens: NotNegative = 0
     """Tokens in the page pool; 0: what is measured to be free after load."""
     attention: AttentionBackend = "auto"
+    """Which kernels; auto: flashinfer on NVIDIA, else reference, which is plain torch."""
     graphs: bool = True
+    """Passes are captured as CUDA graphs after load."""
     graph_batch_sizes: tuple[int, ...] = ()
     """Row counts at which decode is captured; empty: by GPU class."""
     threads: NotNegative = 0
     """CPU threads of one rank; 0: cores divided by ranks."""
     seed: int = 0
+    """Of the made-up weights of `load_format` dummy."""
     profile_steps: NotNegative = 0
     """Steps to write a torch trace of, soon after the start; 0: none."""
 

@@ -1,10 +1,14 @@
-"""One line format for every process: time, level, process name, request id, message."""
+"""One line format for every process: time, level, process name, request id, message. And files of
+lines that do not grow without end."""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
 import time
+from pathlib import Path
 
 _RESERVED = set(vars(logging.makeLogRecord({})))
 
@@ -46,3 +50,71 @@ def setup(process: str, level: str = "info") -> None:
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "urllib3", "filelock", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class RotatingFile:
+    """Lines in `path`; a full file becomes `path.1`, which becomes `path.2`, up to `path.KEPT`.
+
+    No file is longer than `max_bytes`, but for one line that is longer by itself. Each line is
+    whole or not there, and lies in one file.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int, kept: int) -> None:
+        self.path = path
+        self._max_bytes, self._kept = max_bytes, kept
+        self._fd = -1
+        self._size = 0
+
+    def write(self, lines: bytes) -> None:
+        """Appends whole lines, all of them or none. OSError when the disk refuses."""
+        if self._fd < 0:
+            self._open()
+        if self._size and self._size + len(lines) > self._max_bytes:
+            self._rotate()
+        view = memoryview(lines)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError:
+            if len(view) < len(lines):
+                os.ftruncate(self._fd, self._size)
+            raise
+        self._size += len(lines)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._fd = os.open(self.path, flags, 0o600)
+        self._size = os.fstat(self._fd).st_size
+
+    def _rotate(self) -> None:
+        for n in range(self._kept - 1, 0, -1):
+            older = _numbered(self.path, n)
+            if older.exists():
+                older.replace(_numbered(self.path, n + 1))
+        if self._kept and self.path.exists():
+            self.path.replace(_numbered(self.path, 1))
+        elif not self._kept:
+            self.path.unlink(missing_ok=True)
+        self.close()
+        self._open()
+
+
+def rotated(path: Path) -> list[Path]:
+    """The files that `path` was rotated into and itself, newest first; those that are there."""
+    numbers = [
+        int(found[1])
+        for other in path.parent.glob(f"{path.name}.*")
+        if (found := re.fullmatch(re.escape(path.name) + r"\.(\d+)", other.name))
+    ]
+    own = [path] if path.exists() else []
+    return own + [_numbered(path, n) for n in sorted(numbers)]
+
+
+def _numbered(path: Path, n: int) -> Path:
+    return path.with_name(f"{path.name}.{n}")

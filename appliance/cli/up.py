@@ -144,6 +144,7 @@ def _detached(out: Output, claim: start.Claim, wait: bool, limit_s: float) -> No
 def _foreground(out: Output, claim: start.Claim) -> None:
     """The supervisor in this process. Its log goes to stderr where no terminal watches."""
     from appliance.supervisor.daemon import supervise
+    from appliance.supervisor.logs import Line, journal_text, on_journal
 
     stop = threading.Event()
     follow = out.interactive() and not out.verbose
@@ -156,8 +157,10 @@ def _foreground(out: Output, claim: start.Claim) -> None:
         elif kind == "step":
             out.note(text)
 
-    def echo(line: str) -> None:
-        sys.stderr.write(line + "\n")
+    journal = on_journal(2)
+
+    def echo(line: Line) -> None:
+        sys.stderr.write((journal_text(line) if journal else line.text) + "\n")
 
     def show() -> None:
         try:

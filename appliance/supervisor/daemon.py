@@ -21,7 +21,7 @@ from appliance.supervisor.claim import RunLock, bind
 from appliance.supervisor.control import ControlServer, Steps, make_app
 from appliance.supervisor.health import Limits
 from appliance.supervisor.lifecycle import Lifecycle, Watcher
-from appliance.supervisor.logs import LogBook, LogHandler
+from appliance.supervisor.logs import Line, LogBook, LogHandler
 from appliance.supervisor.replica import Death
 from appliance.supervisor.snapshot import Sampler
 from appliance.supervisor.view import View
@@ -46,7 +46,7 @@ async def supervise(
     commands: Commands | None = None,
     limits: Limits | None = None,
     watcher: Watcher | None = None,
-    echo: Callable[[str], None] | None = None,
+    echo: Callable[[Line], None] | None = None,
     leave_when_failed: bool = False,
 ) -> Death | None:
     """Runs the run until it is told to stop; returns what made it fail, if anything did.

@@ -7,13 +7,12 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from msgspec import Struct
 
-from appliance.log import LineFormatter
+from appliance.log import LineFormatter, RotatingFile, rotated
 
 MAX_BYTES = 10 << 20
 KEPT_FILES = 5
@@ -66,18 +65,15 @@ class LogBook:
         *,
         lines: int = 5000,
         max_bytes: int = MAX_BYTES,
-        echo: Callable[[str], None] | None = None,
+        echo: Callable[[Line], None] | None = None,
     ) -> None:
         self.path = path
         self._echo = echo
         self.ring: deque[Line] = deque(maxlen=lines)
-        self._max_bytes = max_bytes
         self._levels: dict[str, int] = {}
         self._followers: set[asyncio.Queue[Line | None]] = set()
         self._disk_full = False
-        self._file: BinaryIO | None = None
-        self._size = 0
-        self._open()
+        self._file = RotatingFile(path, max_bytes=max_bytes, kept=KEPT_FILES)
 
     def add(self, component: str, text: str) -> None:
         """A line of a process, kept as it is but for control characters.
@@ -115,53 +111,47 @@ class LogBook:
     def close(self) -> None:
         for queue in self._followers:
             _offer(queue, None)
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
     def _keep(self, line: Line) -> None:
         self.ring.append(line)
         if self._echo is not None:
-            self._echo(line.text)
+            self._echo(line)
         for queue in self._followers:
             _offer(queue, line)
         self._write(line.text.encode(errors="replace") + b"\n")
 
     def _write(self, data: bytes) -> None:
         try:
-            if self._size + len(data) > self._max_bytes:
-                self._rotate()
-            if self._file is None:
-                self._open()
-            if self._file is not None:
-                self._file.write(data)
-                self._size += len(data)
-            if self._disk_full:
-                self._disk_full = False
-                self.add("supervisor", "the log file can be written again")
+            self._file.write(data)
         except OSError:
             self._disk_full = True
+            return
+        if self._disk_full:
+            self._disk_full = False
+            self.add("supervisor", "the log file can be written again")
 
-    def _open(self) -> None:
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            self._file = os.fdopen(fd, "ab", buffering=0)
-            self._size = os.fstat(fd).st_size
-        except OSError:
-            self._file, self._disk_full = None, True
 
-    def _rotate(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        for n in range(KEPT_FILES - 1, 0, -1):
-            older = self.path.with_name(f"{self.path.name}.{n}")
-            if older.exists():
-                older.replace(self.path.with_name(f"{self.path.name}.{n + 1}"))
-        if self.path.exists():
-            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-        self._open()
+_PRIORITIES = (7, 6, 4, 3, 2)
+"""syslog's, by level."""
+
+
+def on_journal(fd: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether what is written to `fd` goes to systemd's journal."""
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        st = os.fstat(fd)
+    except OSError:
+        return False
+    return (str(st.st_dev), str(st.st_ino)) == (device, inode)
+
+
+def journal_text(line: Line) -> str:
+    """A line as the journal wants it: its priority as `<N>`; the time and the level are the
+    journal's own to show."""
+    match = _LINE.match(line.text)
+    said = f"{line.component} {line.text[match.end() :]}" if match else line.text
+    return f"<{_PRIORITIES[line.level]}>{said}"
 
 
 class LogHandler(logging.Handler):
@@ -178,10 +168,20 @@ class LogHandler(logging.Handler):
 
 
 def read_file(path: Path, count: int, wanted: Filter) -> list[str]:
-    """The last `count` lines of a log file that the filter takes, for a run that has ended."""
+    """The last `count` lines of a log, rotated files included, that the filter takes; for a run
+    that has ended."""
+    found: deque[str] = deque()
+    for file in rotated(path):
+        if len(found) >= count:
+            break
+        found.extendleft(reversed(_lines_of(file, wanted)))
+    return list(found)[-count:] if count else []
+
+
+def _lines_of(path: Path, wanted: Filter) -> list[str]:
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - (4 << 20)))
+            file.seek(max(0, path.stat().st_size - MAX_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []
@@ -194,7 +194,7 @@ def read_file(path: Path, count: int, wanted: Filter) -> list[str]:
             at = match["at"]
         if wanted.takes(Line(component, level, text, at)):
             found.append(text)
-    return found[-count:] if count else []
+    return found
 
 
 def _offer(queue: asyncio.Queue[Line | None], line: Line | None) -> None:

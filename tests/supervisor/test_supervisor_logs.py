@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import logging
 import os
 from pathlib import Path
 
 import pytest
+from supervisor_stage import staged
 
-from appliance.supervisor.logs import KEPT_FILES, Filter, LogBook, read_file
+from appliance import paths
+from appliance.log import rotated
+from appliance.supervisor import daemon
+from appliance.supervisor.logs import (
+    KEPT_FILES,
+    Filter,
+    Line,
+    LogBook,
+    journal_text,
+    on_journal,
+    read_file,
+)
 
 LINE = "2026-11-20T12:00:01.123Z {level:<7} {who} {text}"
 
@@ -108,3 +123,104 @@ def test_lines_by_time_and_text(tmp_path: Path) -> None:
         assert [line.text.split()[-1] for line in book.tail(9, wanted)] == ends
         assert [text.split()[-1] for text in read_file(path, 9, wanted)] == ends
     book.close()
+
+
+def test_no_line_is_lost_or_cut_by_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    said = [f"{n:04d} " + "x" * (n % 90) for n in range(300)]
+    book = LogBook(path, max_bytes=4000)
+    for text in said[:150]:
+        book.add("engine-0", text)
+    book.close()
+    book = LogBook(path, max_bytes=4000)  # the run that follows goes on in the same files
+    for text in said[150:]:
+        book.add("engine-0", text)
+    book.close()
+    files = rotated(path)
+    assert [f.name for f in files] == ["run.log"] + [f"run.log.{n}" for n in range(1, len(files))]
+    assert 3 < len(files) <= KEPT_FILES + 1
+    written = [line for f in reversed(files) for line in f.read_text().splitlines()]
+    assert written == said
+    assert all(f.stat().st_size <= 4000 and f.stat().st_mode & 0o777 == 0o600 for f in files)
+    assert read_file(path, 200, Filter()) == said[-200:]
+    assert read_file(path, 1000, Filter(holds=("00",))) == [t for t in said if "00" in t]
+
+
+async def test_who_follows_does_not_notice_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "LogBook", functools.partial(LogBook, max_bytes=2000))
+    heard: list[str] = []
+    followed, ended = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async with staged() as stage:
+        await stage.heard("ready")
+
+        def listen() -> None:
+            for line in stage.client.follow_logs(5, holds=("count ",)):
+                heard.append(line.rpartition(" ")[2])
+                loop.call_soon_threadsafe(followed.set)
+                if heard[-1] == "200":
+                    break
+            loop.call_soon_threadsafe(ended.set)
+
+        logging.getLogger("appliance.test").warning("count 0")
+        ear = asyncio.create_task(asyncio.to_thread(listen))
+        async with asyncio.timeout(60):
+            await followed.wait()
+            for n in range(1, 201):
+                logging.getLogger("appliance.test").warning("count %d", n)
+                await asyncio.sleep(0)
+            await ended.wait()
+            await ear
+        assert heard == [str(n) for n in range(201)]
+        assert len(rotated(paths.supervisor_log(stage.run.name))) > 3
+
+
+def test_a_disk_that_was_full_is_written_to_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = LogBook(tmp_path / "run.log")
+    book.add("engine-0", "before")
+    real, room = os.write, [3]
+
+    def short(fd: int, data: bytes) -> int:
+        if not room:
+            raise OSError(28, "No space left on device")
+        return real(fd, data[: room.pop()])
+
+    monkeypatch.setattr(os, "write", short)
+    book.add("engine-0", "cut short")
+    book.add("engine-0", "not written")
+    monkeypatch.undo()
+    book.add("engine-0", "after")
+    book.close()
+    assert (tmp_path / "run.log").read_text().splitlines() == [
+        "before", "after", "the log file can be written again",
+    ]  # fmt: skip
+    assert [line.text for line in book.tail(2)][0] == "after"
+
+
+def test_the_journal_gets_priorities_and_no_second_time(tmp_path: Path) -> None:
+    told: list[Line] = []
+    book = LogBook(tmp_path / "run.log", echo=told.append)
+    say(book, "engine-0", "ERROR", "broken <5>")
+    book.add("engine-0", "  File x")
+    say(book, "frontend-0", "INFO", "accepts")
+    say(book, "supervisor", "WARNING", "slow")
+    book.close()
+    assert [journal_text(line) for line in told] == [
+        "<3>engine-0 broken <5>",
+        "<3>  File x",
+        "<6>frontend-0 accepts",
+        "<4>supervisor slow",
+    ]
+
+
+def test_the_journal_is_known_by_its_stream(tmp_path: Path) -> None:
+    with (tmp_path / "stream").open("w") as file:
+        st = os.fstat(file.fileno())
+        told = {"JOURNAL_STREAM": f"{st.st_dev}:{st.st_ino}"}
+        assert on_journal(file.fileno(), told)
+        assert not on_journal(2, told) and not on_journal(file.fileno(), {})
+        assert not on_journal(file.fileno(), {"JOURNAL_STREAM": "nonsense"})
+    assert not on_journal(987_654, told)

@@ -197,7 +197,7 @@ def test_a_disk_that_was_full_is_written_to_again(
     assert (tmp_path / "run.log").read_text().splitlines() == [
         "before", "after", "the log file can be written again",
     ]  # fmt: skip
-    assert [line.text for line in book.tail(2)][0] == "after"
+    assert next(line.text for line in book.tail(2)) == "after"
 
 
 def test_the_journal_gets_priorities_and_no_second_time(tmp_path: Path) -> None:

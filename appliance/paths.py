@@ -138,8 +138,18 @@ def key_usage(run: Path) -> Path:
     return run / "keys.usage"
 
 
+def last_pull() -> Path:
+    """How fast the last large download was (JSON)."""
+    return state_dir() / "last-pull.json"
+
+
 def supervisor_log(name: str) -> Path:
     return state_dir() / "logs" / f"{name}.log"
+
+
+def request_log(name: str, frontend: int) -> Path:
+    """Requests that ended in one frontend of a run, a JSON line each; rotated like the log."""
+    return state_dir() / "logs" / f"{name}.requests-{frontend}.jsonl"
 
 
 def keys_file() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import threading
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 import click
 
 from appliance import paths
+from appliance.cli.amounts import seconds
 from appliance.cli.output import Output, gigabytes, table
 from appliance.errors import IntegrityError, UsageError
 from appliance.hub import store
 from appliance.hub.layout import hf_cache, modelscope_cache
 from appliance.hub.upkeep import Checked, Partial, partials, verify
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @click.group()
@@ -66,7 +64,8 @@ def prune(
     out: Output, /, want_partials: bool, kernels: bool, older_than: str | None, dry_run: bool
 ) -> None:
     """Remove what can be had again: unfinished downloads, compiled kernels."""
-    parts = partials(_seconds(older_than)) if want_partials or not kernels else []
+    age = seconds(older_than, "--older-than") if older_than is not None else 0.0
+    parts = partials(age) if want_partials or not kernels else []
     folder = paths.cache_dir()
     kernel_bytes, kernel_files = _folder(folder) if kernels else (0, 0)
     total = sum(p.size_bytes for p in parts) + kernel_bytes
@@ -133,15 +132,6 @@ def _listed(parts: list[Partial], kernel_bytes: int, folder: Path) -> list[str]:
         by_model[part.model] = by_model.get(part.model, 0) + part.size_bytes
     lines = [f"{gigabytes(size)} of unfinished {name}" for name, size in by_model.items()]
     return lines + ([f"{gigabytes(kernel_bytes)} in {folder}"] if kernel_bytes else [])
-
-
-def _seconds(text: str | None) -> float:
-    if text is None:
-        return 0.0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
-    if not found:
-        raise UsageError(f"'{text}' is no length of time.", "Write such as 12h, 30d or 2w.")
-    return float(found[1]) * _UNITS[found[2]]
 
 
 def _folder(folder: Path) -> tuple[int, int]:

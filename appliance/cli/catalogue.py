@@ -415,4 +415,14 @@ CATALOGUE: dict[str, Entry] = {
         "the server's processes work in another folder",
         "its whole path",
     ),
+    "APL-USE-033": Entry(
+        "an amount is not understood",
+        "a number of bytes or a length of time has no unit, or one that means two things",
+        "write such as 100MB, 40GiB, 500ms, 10m or 30d",
+    ),
+    "APL-USE-034": Entry(
+        "a file that holds a secret cannot be used",
+        "it is not there, holds no text, or others may read it",
+        "chmod 600 FILE",
+    ),
 }

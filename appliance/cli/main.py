@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "down": ("down", "down", "drain and stop"),
     "restart": ("down", "restart", "start the engines again; streams go on"),
     "list": ("models", "list_", "models on disk"),
-    "show": ("models", "show", "one model in detail"),
+    "show": ("show", "show", "one model in detail"),
     "rm": ("models", "rm", "remove a model from disk"),
     "key": ("key", "key", "API keys: who may call"),
     "profile": ("profile", "profile", "settings for a kind of machine"),
@@ -44,6 +45,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("doctor", "doctor", "check this machine"),
     "version": ("version", "version", "versions of everything"),
 }
+
+_HANDED_DOWN = ("APPLIANCE_CONFIG", "APPLIANCE_OFFLINE", "CUDA_VISIBLE_DEVICES")
 
 ALIASES = {"ls": "list", "serve": "up", "start": "up", "stop": "down", "download": "pull"}
 
@@ -64,6 +67,10 @@ def _set_output(ctx: click.Context, param: click.Parameter, value: Any) -> None:
             out.verbose = int(value)
         case "color":
             out.color = value
+        case "config_file":
+            os.environ["APPLIANCE_CONFIG"] = str(value.absolute())
+        case "offline":
+            os.environ["APPLIANCE_OFFLINE"] = "1"
         case _:
             out.yes = True
 
@@ -71,7 +78,12 @@ def _set_output(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 def _global_options(hidden: bool) -> list[click.Option]:
     def option(*names: str, **more: Any) -> click.Option:
         return click.Option(
-            names, expose_value=False, callback=_set_output, is_eager=True, hidden=hidden, **more
+            list(names),
+            expose_value=False,
+            callback=_set_output,
+            is_eager=True,
+            hidden=hidden,
+            **more,
         )
 
     return [
@@ -82,6 +94,13 @@ def _global_options(hidden: bool) -> list[click.Option]:
             "--color", type=click.Choice(["auto", "always", "never"]), help="When to use colour."
         ),
         option("--no-progress", is_flag=True, help="Draw no progress."),
+        option(
+            "--config",
+            "config_file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="One more file of settings, stronger than the others.",
+        ),
+        option("--offline", is_flag=True, help="Ask no hub."),
         option("-y", "--yes", is_flag=True, help="Answer questions with yes."),
     ]
 
@@ -160,6 +179,7 @@ def group(ctx: click.Context, version: bool) -> None:
 def run(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; never raises."""
     out = Output(json="--json" in argv)
+    before = dict(os.environ)
 
     def attempt() -> int:
         code = group.main(args=list(argv), prog_name="appliance", obj=out, standalone_mode=False)
@@ -171,6 +191,12 @@ def run(argv: Sequence[str]) -> int:
         # the reader of our stdout has gone (`| head`); nothing may be flushed to it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        # options that hold for everything below are handed down there by the environment
+        for name in _HANDED_DOWN:
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def _guard(out: Output, attempt: Callable[[], int]) -> int:

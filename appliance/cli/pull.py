@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from appliance.cli.bars import Style, drawing
+from appliance import paths
+from appliance.cli.amounts import byte_count
+from appliance.cli.bars import Drawing, Style, drawing
 from appliance.cli.output import Output, duration, gigabytes
+from appliance.errors import UsageError
 from appliance.hub import local
 from appliance.hub.plan import Plan, SourceChoice, Want, already_here, check_disk, make_plan
 from appliance.hub.pull import Progress, Pulled, carry_out
 from appliance.hub.source import Patience
+from appliance.profiles import store
 from appliance.profiles.pick import verdict
+from appliance.profiles.schema import Profile
+
+LARGE_PULL = 10_000_000
+"""Bytes from which on a pull's rate says something of the next one's."""
 
 
 @click.command("pull")
@@ -32,6 +44,19 @@ from appliance.profiles.pick import verdict
 @click.option("--all-files", is_flag=True, help="Second formats of the same weights too.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and leave.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=8, help="Files at once.")
+@click.option("--max-rate", metavar="RATE", help="Bytes a second at most: 100MB/s.")
+@click.option(
+    "--verify",
+    type=click.Choice(["full", "size"]),
+    default="full",
+    help="size: believe files that are here by their size. What is fetched is always verified.",
+)
+@click.option("--for-profile", metavar="PROFILE", help="Whether it fits with this profile.")
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Take the hub's token from a file.",
+)
 @click.option(
     "--progress",
     type=click.Choice(["auto", "plain", "json", "none"]),
@@ -50,12 +75,17 @@ def pull(
     all_files: bool,
     dry_run: bool,
     jobs: int,
+    max_rate: str | None,
+    verify: Literal["full", "size"],
+    for_profile: str | None,
+    token_file: Path | None,
     progress: Style,
 ) -> None:
     """Download MODEL, such as Qwen/Qwen3-8B or Qwen/Qwen3-8B@main.
 
     An interrupted pull goes on where it stopped when the same command is run again.
     """
+    limit = byte_count(max_rate, "--max-rate") if max_rate else 0
     if local.is_folder_name(model):
         _tell_local(out, model, local.folder_of(model))
         return
@@ -65,24 +95,93 @@ def pull(
         _tell_local(out, model, here.folder)
         return
     patience = Patience()
+    click.get_current_context().with_resource(token_of(token_file))
     plan = make_plan(want, patience)
-    fit = fits(plan)
+    fit = fits(plan, store.find(for_profile).profile if for_profile else None)
     if dry_run:
         out.result(plan_text(plan, fit), plan_data(plan, fit) | {"dry_run": True})
         return
     out.note(plan_text(plan, fit))
     check_disk(plan)
-    pulled = _carry_out(out, plan, patience, jobs, progress)
+    draw = drawing(progress, out)
+    pulled = fetch(out, plan, patience, jobs, draw, max_rate=limit, read_all=verify == "full")
+    if not limit:
+        keep_rate(pulled)
     out.result(pulled_text(plan, pulled), plan_data(plan, fit) | _pulled_data(pulled))
 
 
-def fits(plan: Plan) -> str | None:
+@contextlib.contextmanager
+def token_of(file: Path | None) -> Iterator[None]:
+    """Both hubs' clients find the token of `file` where they look first. UsageError when the file
+    cannot be read, or others can."""
+    if file is None:
+        yield
+        return
+    try:
+        mode, token = file.stat().st_mode, file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "it is no text"
+        raise UsageError(
+            f"the token's file {file} cannot be read: {why}.",
+            "Name a file that holds nothing but the token.",
+            code="APL-USE-034",
+        ) from e
+    if mode & 0o077:
+        raise UsageError(
+            f"others may read the token's file {file} (mode {mode & 0o777:03o}).",
+            f"chmod 600 {file}",
+            code="APL-USE-034",
+        )
+    names = ("HF_TOKEN", "MODELSCOPE_API_TOKEN")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, token))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def keep_rate(pulled: Pulled) -> None:
+    """Remembers how fast a large pull was, so that the next one can say how long it may take."""
+    if pulled.received_bytes < LARGE_PULL:
+        return
+    file = paths.last_pull()
+    rate = pulled.received_bytes / max(pulled.seconds, 1e-3)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"bytes_per_s": rate}))
+
+
+def last_rate() -> float:
+    """Bytes a second of the last large pull; 0 where there was none."""
+    try:
+        return float(json.loads(paths.last_pull().read_bytes())["bytes_per_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def fits(plan: Plan, profile: Profile | None = None) -> str | None:
     """Whether the model can be served on this machine; None when its shape is not known."""
-    return verdict(plan.config, plan.weight_bytes) if plan.config is not None else None
+    if plan.config is None:
+        return None
+    return verdict(plan.config, plan.weight_bytes, profile=profile)
 
 
-def _carry_out(out: Output, plan: Plan, patience: Patience, jobs: int, style: Style) -> Pulled:
-    draw = drawing(style, out)
+def fetch(
+    out: Output,
+    plan: Plan,
+    patience: Patience,
+    jobs: int,
+    draw: Drawing,
+    *,
+    max_rate: float = 0.0,
+    read_all: bool = True,
+) -> Pulled:
+    """Carries out a plan and shows how it goes on; Ctrl-C says where it stopped."""
     done = plan.here_bytes
 
     def tell(p: Progress) -> None:
@@ -91,7 +190,7 @@ def _carry_out(out: Output, plan: Plan, patience: Patience, jobs: int, style: St
         draw.show(p)
 
     try:
-        return carry_out(plan, patience, jobs, tell)
+        return carry_out(plan, patience, jobs, tell, max_rate=max_rate, read_all=read_all)
     except KeyboardInterrupt:
         draw.close()
         out.note(
@@ -125,6 +224,9 @@ def plan_text(plan: Plan, fit: str | None) -> str:
     to_come = f"{gigabytes(plan.remaining_bytes)} to download"
     if plan.here_bytes:
         to_come = f"already here {gigabytes(plan.here_bytes)}, {to_come}"
+    rate = last_rate()
+    if rate and plan.remaining_bytes > LARGE_PULL:
+        to_come += f", about {duration(plan.remaining_bytes / rate)} at your last rate"
     lines.append(f"      to {plan.layout.cache} ({gigabytes(plan.free_bytes)} free); {to_come}")
     if plan.free_bytes < plan.needed_bytes:
         lacks = plan.needed_bytes - plan.free_bytes

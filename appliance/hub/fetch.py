@@ -27,6 +27,7 @@ from appliance.errors import (
 )
 from appliance.hub.part import Part, Stopped
 from appliance.hub.source import MAY_PASS, Patience, RemoteFile, Request, TryAgain
+from appliance.hub.throttle import Throttle
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _LONGEST_BODY = 32 << 30
@@ -56,9 +57,15 @@ class Fetcher:
     """Fetches files over one pool of connections; safe to call from several threads."""
 
     def __init__(
-        self, patience: Patience, stop: threading.Event, longest_body: int = _LONGEST_BODY
+        self,
+        patience: Patience,
+        stop: threading.Event,
+        longest_body: int = _LONGEST_BODY,
+        max_rate: float = 0.0,
     ) -> None:
+        """max_rate: bytes a second of all transfers together; 0 is no limit."""
         self._patience = patience
+        self._throttle = Throttle(max_rate)
         self._stop = stop
         self._longest_body = longest_body
         self._sockets: set[socket.socket] = set()
@@ -188,6 +195,9 @@ class Fetcher:
                     part.write(block)
                     t.received += len(block)
                     t.reached(part.have)
+                    wait = self._throttle.taken(len(block))
+                    if wait > 0 and self._stop.wait(wait):
+                        raise Stopped
                 if part.have < end:
                     raise TryAgain(f"the connection was cut at {part.have} of {size} bytes")
         finally:

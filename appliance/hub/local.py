@@ -120,6 +120,23 @@ def card(folder: Path) -> Card:
     )
 
 
+def chat_template(folder: Path) -> str:
+    """The model's chat template; of several, each under its name. Empty where there is none."""
+    for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
+        path = folder / name
+        if not _plain(path):
+            continue
+        if path.suffix == ".jinja":
+            return path.read_text(errors="replace")
+        found = read_json(path).get("chat_template")
+        if isinstance(found, list):
+            named = [(t.get("name"), t.get("template")) for t in found if isinstance(t, dict)]
+            return "\n\n".join(f"{{# {name} #}}\n{text}" for name, text in named)
+        if found:
+            return str(found)
+    return ""
+
+
 def _tensors(path: Path) -> list[tuple[str, list[int], int]]:
     """(dtype, shape, bytes) of every tensor, from a safetensors header."""
     try:

@@ -53,8 +53,19 @@ class Pulled:
 Tell = Callable[[Progress], None]
 
 
-def carry_out(plan: Plan, patience: Patience, jobs: int, tell: Tell) -> Pulled:
+def carry_out(
+    plan: Plan,
+    patience: Patience,
+    jobs: int,
+    tell: Tell,
+    *,
+    max_rate: float = 0.0,
+    read_all: bool = True,
+) -> Pulled:
     """Leaves the model complete and verified in `plan.layout.folder`.
+
+    max_rate: bytes a second; 0 is no limit. read_all: files that another tool left are read and
+    compared with their digests; else their size is believed. What is fetched is always verified.
 
     Errors of `Fetcher.fetch`; DoesNotFitError before the first byte when the disk is too small.
     KeyboardInterrupt passes through at once; what came is kept.
@@ -69,7 +80,7 @@ def carry_out(plan: Plan, patience: Patience, jobs: int, tell: Tell) -> Pulled:
                 free_bytes=free_bytes(plan.layout.cache),
             )
             check_disk(now)
-            work = _Work(now, patience)
+            work = _Work(now, patience, max_rate, read_all)
             try:
                 work.run(max(1, jobs), tell)
             except DoesNotFitError as e:
@@ -104,10 +115,11 @@ def _only_one(plan: Plan, tell: Tell) -> Iterator[None]:
 class _Work:
     """The transfers of one pull and the threads that carry them."""
 
-    def __init__(self, plan: Plan, patience: Patience) -> None:
+    def __init__(self, plan: Plan, patience: Patience, max_rate: float, read_all: bool) -> None:
         self._plan = plan
+        self._read_all = read_all
         self._stop = threading.Event()
-        self._fetcher = Fetcher(patience, self._stop)
+        self._fetcher = Fetcher(patience, self._stop, max_rate=max_rate)
         self._manifest = Manifest.read(plan.listing.source, plan.listing.name)
         # Small files first: they say what the model is. Then the largest, so that none is last.
         order = sorted(plan.takes, key=lambda t: (t.file.size > 1 << 20, -t.file.size))
@@ -178,7 +190,8 @@ class _Work:
             transfer.state = "checking"
             # Other tools name files without looking at their bytes, so what we have not
             # verified ourselves is read once.
-            if self._manifest.is_stamped(file, present) or verified(file, present, self._stop):
+            known = not self._read_all or self._manifest.is_stamped(file, present)
+            if known or verified(file, present, self._stop):
                 transfer.state = "here"
                 plan.layout.show(file)
                 return
@@ -190,6 +203,8 @@ class _Work:
 
     def _keep(self, transfer: Transfer) -> None:
         body = self._plan.layout.present(transfer.file)
+        if transfer.state == "here" and not self._read_all:
+            return
         if body is not None and not self._manifest.is_stamped(transfer.file, body):
             self._manifest.stamp(transfer.file, body)
             self._unsaved = True

@@ -231,8 +231,9 @@ def offline_variable(environ: Mapping[str, str]) -> str:
 
 
 def refuse_offline(variable: str) -> ApplianceError:
+    who = "--offline or APPLIANCE_OFFLINE" if variable == "APPLIANCE_OFFLINE" else variable
     return NetworkError(
-        f"the network is switched off by {variable}, and the model is not complete on this disk.",
+        f"the network is switched off by {who}, and the model is not complete on this disk.",
         f"env -u {variable} appliance pull …",
         code="APL-NET-003",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,13 @@ def file_values(files: Iterable[Path]) -> dict[str, tuple[Any, str]]:
 
 
 def config_files() -> tuple[Path, ...]:
-    """Weakest first."""
+    """Weakest first. The last is the one that `--config` or APPLIANCE_CONFIG names, if one does."""
+    named = os.environ.get("APPLIANCE_CONFIG")
     return (
         Path("/etc/appliance/config.toml"),
         paths.config_dir() / "config.toml",
         Path.cwd() / "appliance.toml",
+        *((Path(named),) if named else ()),
     )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from appliance.errors import UsageError
 from appliance.hardware import Gpu, HardwareSnapshot
+from appliance.profiles.schema import Match
 
 MIB = 1 << 20
 IDLE_MIB = 550
@@ -57,6 +58,17 @@ def assumed(text: str) -> HardwareSnapshot:
             code="APL-USE-015",
         )
     return machine_of(words[found[1]], int(found[2] or 1))
+
+
+def assumed_for(match: Match) -> HardwareSnapshot | None:
+    """An idle machine that a profile is made for; None where it names no GPU that is known."""
+    for gpu in KNOWN:
+        gib = gpu.mib / 1024
+        named = any(part.casefold() in gpu.name.casefold() for part in match.gpus)
+        low, high = match.memory_min_gib, match.memory_max_gib
+        if named and (not low or gib >= low) and (not high or gib <= high):
+            return machine_of(gpu, match.count)
+    return None
 
 
 def machine_of(gpu: KnownGpu, count: int) -> HardwareSnapshot:

@@ -11,7 +11,8 @@ from msgspec import Struct
 from appliance.errors import ApplianceError
 from appliance.hardware import HardwareSnapshot, detect
 from appliance.profiles.fit import Fit, fit, gb, machine_that_holds
-from appliance.profiles.match import Chosen, candidates
+from appliance.profiles.known import assumed_for
+from appliance.profiles.match import Chosen, candidates, mismatch
 from appliance.profiles.schema import Profile
 from appliance.profiles.store import load
 from appliance.runtime.config import RuntimeConfig
@@ -66,19 +67,25 @@ def pick(
 
 
 def verdict(
-    config_json: dict[str, Any], weight_bytes: int, hardware: HardwareSnapshot | None = None
+    config_json: dict[str, Any],
+    weight_bytes: int,
+    hardware: HardwareSnapshot | None = None,
+    profile: Profile | None = None,
 ) -> str:
     """One sentence on whether a model can be served here, before it is downloaded.
 
-    weight_bytes: of its safetensors together. hardware: None looks at this machine.
+    weight_bytes: of its safetensors together. hardware: None looks at this machine. profile: the
+    verdict for this one, on the machine it is for where this one is not such a machine.
     """
     try:
         spec = spec_of(config_json)
     except ApplianceError as e:
         return f"cannot be served: {e.message}"
     machine = hardware or detect()
+    if profile and mismatch(profile, machine):
+        machine = assumed_for(profile.match) or machine
     try:
-        offered = candidates(load().values(), machine)
+        offered = [Chosen(profile, "named")] if profile else candidates(load().values(), machine)
         picked = pick(offered, spec, machine, lambda p: _plan_of(spec, p.values(), machine))
     except ApplianceError as e:
         return f"cannot be served here: {e.message}"

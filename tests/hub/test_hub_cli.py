@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fakehub import FakeHub, Repo, tiny_model
+from fakehub import TOKEN, FakeHub, Repo, tiny_model
 from pulling import QUICK, Puller
 
 from appliance.cli import pull as pull_module
 from appliance.cli.main import run
+from appliance.hub.throttle import Throttle
 
 Captured = pytest.CaptureFixture[str]
 
@@ -72,11 +76,99 @@ def test_words_for_people(hf: Puller, capsys: Captured) -> None:
     assert out.startswith("Here already: org/tiny, 0.4 MB")
     assert run(["list"]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    assert head.split() == ["NAME", "SOURCE", "REV", "SIZE", "FILES", "COMPLETE"]
+    assert head.split() == ["NAME", "SOURCE", "REV", "SIZE", "FILES", "LAST", "USED", "COMPLETE"]
     assert row.split()[:2] == ["org/tiny", "hf"] and row.endswith("yes")
     assert run(["show", "org/tiny"]) == 0
     card = capsys.readouterr().out
     assert "100.00 k" in card and "512 tokens" in card and "apache-2.0" in card
+
+
+def test_list_tree_sort_and_show_parts(hf: Puller, capsys: Captured) -> None:
+    hf.pull()
+    assert run(["list", "--tree", "--sort", "used"]) == 0
+    tree = capsys.readouterr().out
+    assert tree.startswith("org/tiny  hf\n  main@") and "model.safetensors.index.json" in tree
+    code, listed, _ = answer(capsys, "list", "--sort", "used")
+    assert code == 0 and listed["models"][0]["used"].endswith("+00:00")
+    code, shown, _ = answer(capsys, "show", "org/tiny", "--files", "--template", "--config")
+    assert code == 0 and {f["path"] for f in shown["files"]} == set(hf.files)
+    assert shown["config"]["hidden_size"] and "template" in shown
+    code, shown, _ = answer(capsys, "show", "org/tiny", "--fit")
+    told = {f["profile"]: f["fit"] for f in shown["fits"]}
+    assert code == 0 and told["cpu"].startswith("fits with profile cpu")
+    assert told["h100x1-bf16"].startswith("fits with profile h100x1-bf16")
+
+
+def test_one_revision_goes(hf: Puller, capsys: Captured) -> None:
+    hf.pull()
+    code, said, _ = answer(capsys, "rm", "org/tiny", "--revision", "nope", "-y")
+    assert code == 4
+    code, said, _ = answer(capsys, "rm", "org/tiny", "--revision", "main", "-y")
+    assert code == 0 and said["freed_bytes"] > 0
+
+
+def test_no_more_than_the_rate_that_was_asked_for(hf: Puller, capsys: Captured) -> None:
+    now = [100.0]
+    throttle = Throttle(1000, lambda: now[0])
+    assert throttle.taken(500) == 0.5 and throttle.taken(500) == 1.0
+    now[0] += 10
+    assert throttle.taken(500) == 0.5, "silence is not saved up"
+    assert Throttle(0).taken(1 << 40) == 0
+    code, pulled, _ = answer(capsys, "pull", "org/tiny", "--max-rate", "2MB/s")
+    assert code == 0
+    assert pulled["downloaded_bytes"] / pulled["duration_s"] < 4e6
+    code, error, _ = answer(capsys, "pull", "org/tiny", "--max-rate", "2k")
+    assert code == 2 and error["error"]["code"] == "APL-USE-033"
+
+
+def test_files_of_other_tools_are_read_or_believed(hf: Puller, capsys: Captured) -> None:
+    folder = hf.pull().folder
+    manifests = list((folder.parents[1]).rglob("*.json"))
+    body = (folder / "model-00001-of-00002.safetensors").resolve()
+    content = bytearray(body.read_bytes())
+    content[-1] ^= 1
+    body.write_bytes(content)
+    assert manifests
+    before = len(hf.hub.bodies("model-00001"))
+    code, _, _ = answer(capsys, "pull", "org/tiny", "--verify", "size")
+    assert code == 0 and len(hf.hub.bodies("model-00001")) == before
+    code, _, _ = answer(capsys, "pull", "org/tiny", "--verify", "full")
+    assert code == 0 and len(hf.hub.bodies("model-00001")) == before + 1
+    hf.assert_complete(folder)
+
+
+def test_the_verdict_for_another_machine(hf: Puller, capsys: Captured) -> None:
+    code, plan, _ = answer(capsys, "pull", "org/tiny", "--dry-run", "--for-profile", "h100x1-bf16")
+    assert code == 0 and plan["fit"].startswith("fits with profile h100x1-bf16")
+    code, error, _ = answer(capsys, "pull", "org/tiny", "--for-profile", "h100x1-bf61")
+    assert code == 4 and "Did you mean 'h100x1-bf16'" in error["error"]["message"]
+
+
+def test_a_token_from_a_file(
+    hub: FakeHub, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.hf["org/tiny"] = Repo(tiny_model(), private=True)
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o644)
+    code, error, _ = answer(capsys, "pull", "org/tiny", "--token-file", str(file))
+    assert code == 2 and error["error"]["fix"] == [f"chmod 600 {file}"]
+    file.chmod(0o600)
+    code, _, _ = answer(capsys, "pull", "org/tiny", "--token-file", str(file))
+    assert code == 0 and "HF_TOKEN" not in os.environ
+    code, error, _ = answer(capsys, "pull", "org/tiny", "--token-file", str(tmp_path / "none"))
+    assert code == 2 and error["error"]["code"] == "APL-USE-034"
+
+
+def test_how_long_it_may_take(
+    hf: Puller, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull_module, "LARGE_PULL", 100_000)
+    assert run(["pull", "org/tiny"]) == 0
+    assert "last rate" not in capsys.readouterr().err
+    assert run(["rm", "org/tiny", "-y"]) == 0
+    assert run(["pull", "org/tiny", "--dry-run"]) == 0
+    assert re.search(r"about \d+s at your last rate", capsys.readouterr().out)
 
 
 def test_dry_run(hf: Puller, capsys: Captured) -> None:

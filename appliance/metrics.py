@@ -125,7 +125,7 @@ def quantile(value: Sequence[float], buckets: Sequence[float], q: float) -> floa
     rank, seen, lower = q * total, 0.0, 0.0
     for count, upper in zip(counts, buckets, strict=False):
         if seen + count >= rank and count > 0:
-            return lower + (upper - lower) * (rank - seen) / count
+            return min(lower + (upper - lower) * (rank - seen) / count, upper)
         seen += count
         lower = upper
     return float(buckets[-1])

@@ -8,6 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The suite tries the same cases each time and however slowly: `--hypothesis-profile=explore` finds
+# new ones.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile("suite")
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
@@ -17,6 +18,7 @@ import msgspec
 
 from appliance import paths
 from appliance.client import Client
+from appliance.errors import NotRunningError
 from appliance.runtime.config import (
     EngineConfig,
     ModelConfig,
@@ -164,7 +166,8 @@ async def staged(
     finally:
         if not stage.task.done():
             try:
-                await asyncio.to_thread(stage.client.down, 0.0)
+                with contextlib.suppress(NotRunningError):  # it is on its way down already
+                    await asyncio.to_thread(stage.client.down, 0.0)
             finally:
                 await asyncio.wait_for(stage.task, 20)
         lock.release()

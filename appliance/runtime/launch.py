@@ -81,7 +81,7 @@ def run_engine(
     logs.setup(name, config.log_level)
     started = time.monotonic()
     status.send(Phase(name="import", limit_s=_LIMITS["import"]))
-    from appliance.runtime.engine.profile import TracingExecutor
+    from appliance.runtime.engine.profile import TracingExecutor, span
     from appliance.runtime.engine.rank import RankBuilder, RingExecutor, follow
     from appliance.runtime.schedule.grammar.shelf import Shelf
     from appliance.runtime.schedule.loop import Loop
@@ -146,6 +146,7 @@ def run_engine(
         generation=generation,
         warmup=built.warmup,
         beat=lambda steps, limit_s: status.send(Beat(steps=steps, limit_s=limit_s)),
+        span=span if config.engine.profile_steps else None,
     )
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     status.send(Ready(facts={**facts, "start_s": round(time.monotonic() - started, 3)}))

@@ -30,6 +30,7 @@ import numpy as np
 from appliance import hardware, paths
 from appliance.errors import EngineError, RequestError, UsageError
 from appliance.runtime.config import ModelConfig, RuntimeConfig, write_config
+from appliance.runtime.engine.profile import TracingExecutor, span
 from appliance.runtime.engine.rank import RankBuilder, RingExecutor
 from appliance.runtime.generation import Generation, asked_of, per_prompt, with_logprobs
 from appliance.runtime.model.registry import read_spec
@@ -149,7 +150,16 @@ class Engine:
             self.spec.vocab,
             self._shelf,
         )
-        self._loop = Loop(self.scheduler, executor, self._door, self.config.schedule.depth)
+        traced = self.config.engine.profile_steps
+        if traced:
+            executor = TracingExecutor(executor, traced, paths.trace_file(self.config.run, 0))
+        self._loop = Loop(
+            self.scheduler,
+            executor,
+            self._door,
+            self.config.schedule.depth,
+            span=span if traced else None,
+        )
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 

@@ -67,8 +67,11 @@ ENGINE_SERIES: tuple[tuple[str, str, str, str], ...] = (
     ("appliance_preemptions_total", "counter", "retractions", "Running requests put back"),
     ("appliance_evicted_tokens_total", "counter", "evicted_tokens", "Tokens evicted from cache"),
     ("appliance_engine_steps_total", "counter", "steps", "Forward passes"),
-    ("appliance_engine_schedule_seconds_total", "counter", "schedule_s", "Host time of scheduling"),
-    ("appliance_engine_wait_seconds_total", "counter", "wait_s", "Host time waiting for devices"),
+    ("appliance_engine_schedule_seconds_total", "counter", "schedule_s", "Host: choosing steps"),
+    ("appliance_engine_inputs_seconds_total", "counter", "inputs_s", "Host: inputs, within launch"),
+    ("appliance_engine_launch_seconds_total", "counter", "launch_s", "Host: queueing steps"),
+    ("appliance_engine_wait_seconds_total", "counter", "wait_s", "Host: waiting for devices"),
+    ("appliance_engine_settle_seconds_total", "counter", "settle_s", "Host: results to deltas"),
 )
 """name, kind, field of StepStats, help; summed over replicas."""
 

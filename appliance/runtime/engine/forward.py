@@ -57,8 +57,10 @@ class Forward:
             size = self._prefill_graphs.size_for(step)
             if size is not None:
                 return self._prefill_graphs.replay(step, size)
-        batch = batch_of(
-            step, self._slots.page_table, self._slots.last_token, self._page_size, self._staging
-        )
+        slots = self._slots
+        with self._staging.stopwatch:
+            batch = batch_of(
+                step, slots.page_table, slots.last_token, self._page_size, self._staging
+            )
         hidden: Tensor = self._model(batch, self._pages)
         return hidden

@@ -121,14 +121,15 @@ class DecodeGraphs:
     def replay(self, step: Step, size: int) -> Tensor:
         """Hidden states [rows, hidden] of a step of decode rows; overwritten by the next replay."""
         rows = len(step.slots)
-        table = np.zeros(2 * size, dtype=np.int32)
-        table[:rows] = step.slots
-        table[rows:size] = self._slots.spare
-        table[size : size + rows] = step.starts
-        indptr = np.zeros(size + 1, dtype=np.int32)
-        np.cumsum(table[size:] // self._page_size + 1, out=indptr[1:])
-        self._staging.send([table], into=self._table)
-        self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
-        self._backend.plan_graph(size, indptr)
+        with self._staging.stopwatch:
+            table = np.zeros(2 * size, dtype=np.int32)
+            table[:rows] = step.slots
+            table[rows:size] = self._slots.spare
+            table[size : size + rows] = step.starts
+            indptr = np.zeros(size + 1, dtype=np.int32)
+            np.cumsum(table[size:] // self._page_size + 1, out=indptr[1:])
+            self._staging.send([table], into=self._table)
+            self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
+            self._backend.plan_graph(size, indptr)
         self._graphs[size].replay()
         return self._hidden[:rows]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,32 @@ Int32s = npt.NDArray[np.int32]
 Words = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
 
+class Stopwatch:
+    """`with stopwatch:` adds up host seconds until they are taken. span: names them in a trace."""
+
+    def __init__(self, span: Callable[[str], AbstractContextManager[Any]] | None = None) -> None:
+        self._span = span
+        self._inner: AbstractContextManager[Any] | None = None
+        self._began = self._seconds = 0.0
+
+    def __enter__(self) -> None:
+        if self._span is not None:
+            self._inner = self._span("inputs")
+            self._inner.__enter__()
+        self._began = time.monotonic()
+
+    def __exit__(self, *error: Any) -> None:
+        self._seconds += time.monotonic() - self._began
+        if self._inner is not None:
+            self._inner.__exit__(*error)
+            self._inner = None
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
 class Staging:
     """Host numbers -> device without waiting: pinned buffers used in turn, each with an event.
 
@@ -24,8 +53,11 @@ class Staging:
 
     _BUFFERS = 8
 
-    def __init__(self, device: torch.device, capacity: int) -> None:
-        """capacity: int32s of the largest copy."""
+    def __init__(
+        self, device: torch.device, capacity: int, stopwatch: Stopwatch | None = None
+    ) -> None:
+        """capacity: int32s of the largest copy. stopwatch: runs while inputs are made."""
+        self.stopwatch = stopwatch or Stopwatch()
         self._device = device
         self._cuda = device.type == "cuda"
         self._turn = 0

@@ -109,21 +109,23 @@ class PrefillGraphs:
     def replay(self, step: Step, size: int) -> Tensor:
         """Hidden states [tokens, hidden] of the step; overwritten by the next replay."""
         tokens, n = len(step.ids), len(step.slots)
-        lengths = step.lengths
-        begins = np.cumsum(lengths) - lengths
-        table = np.zeros(3 * size + n, dtype=np.int32)
-        table[:tokens] = step.ids
-        table[size : size + tokens] = np.repeat(step.starts - begins, lengths) + np.arange(tokens)
-        table[2 * size : 3 * size] = self._slots.spare
-        table[2 * size : 2 * size + tokens] = np.repeat(step.slots, lengths)
-        table[3 * size :] = step.slots
-        self._staging.send([table], into=self._table)
-        self._backend.plan_prefill_graph(
-            size,
-            self._table[3 * size : 3 * size + n],
-            self._slots.page_table,
-            step.starts + lengths,
-            lengths,
-        )
+        with self._staging.stopwatch:
+            lengths = step.lengths
+            begins = np.cumsum(lengths) - lengths
+            table = np.zeros(3 * size + n, dtype=np.int32)
+            table[:tokens] = step.ids
+            positions = np.repeat(step.starts - begins, lengths) + np.arange(tokens)
+            table[size : size + tokens] = positions
+            table[2 * size : 3 * size] = self._slots.spare
+            table[2 * size : 2 * size + tokens] = np.repeat(step.slots, lengths)
+            table[3 * size :] = step.slots
+            self._staging.send([table], into=self._table)
+            self._backend.plan_prefill_graph(
+                size,
+                self._table[3 * size : 3 * size + n],
+                self._slots.page_table,
+                step.starts + lengths,
+                lengths,
+            )
         self._graphs[size].replay()
         return self._hidden[:tokens]

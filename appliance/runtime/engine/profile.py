@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from appliance.runtime.wire.step import Executor, Flight, Step
 
@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 SKIPPED = 8
 """Steps before the trace begins, so that it shows none that does something for the first time."""
+
+span = record_function
+"""Names a part of a step in the trace: the loop's phases, and the inputs among them."""
 
 
 class TracingExecutor:

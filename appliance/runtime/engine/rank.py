@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from torch.profiler import record_function
 
 from appliance.errors import HardwareError
 from appliance.kernels.ops import CaptureOps
@@ -19,7 +20,7 @@ from appliance.runtime.engine import memory
 from appliance.runtime.engine.executor import DeviceExecutor, StepFlight
 from appliance.runtime.engine.forward import Forward
 from appliance.runtime.engine.graphs import DecodeGraphs
-from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.inputs import Staging, Stopwatch
 from appliance.runtime.engine.kv import pool
 from appliance.runtime.engine.load import DTYPES, Loaded, load_model
 from appliance.runtime.engine.prefill_graphs import PrefillGraphs
@@ -150,7 +151,8 @@ class RankBuilder:
         )
         self._lap("load")
         dtype, size = DTYPES[c.model.dtype], c.schedule.page_size
-        staging = Staging(self._device, 1 << 20)
+        span = record_function if c.engine.profile_steps else None
+        staging = Staging(self._device, 1 << 20, Stopwatch(span))
         slots = Slots(c.schedule.max_running, loaded.columns, loaded.ops, self._device)
         state = SamplingState(c.schedule.max_running, spec.vocab, self._device)
         page_bytes = pool.page_bytes(spec, self._mesh, size, dtype)

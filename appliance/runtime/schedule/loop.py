@@ -9,6 +9,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from appliance.runtime.schedule.desk import Desk, Door
+from appliance.runtime.schedule.phases import Phases, Span
 from appliance.runtime.schedule.pulse import Pulse
 from appliance.runtime.schedule.scheduler import Scheduler
 from appliance.runtime.wire.delta import StepStats
@@ -27,6 +28,7 @@ class Loop:
 
     beat(steps, limit_s) is called from the loop itself at least once a second, or says before a
     longer step how long the silence may be. warmup: (tokens, seconds) of a step timed before.
+    span: makes spans of a trace, where one is taken.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Loop:
         generation: int = 0,
         beat: Callable[[int, float], None] = lambda steps, limit_s: None,
         warmup: tuple[int, float] | None = None,
+        span: Span | None = None,
     ) -> None:
         self.stopping = False
         self._scheduler = scheduler
@@ -47,6 +50,7 @@ class Loop:
         self._generation = generation
         self._pulse = Pulse(beat, warmup)
         self._watch = _Watch()
+        self._phases = Phases(span)
 
     def run(self) -> None:
         """Serves until `stop`. What the executor raises ends it."""
@@ -59,7 +63,7 @@ class Loop:
                 flying.append(self._launch(step))
             while flying:
                 head = flying[0]
-                head.sample(scheduler.masks(head.step))
+                self._sample(head)
                 if step is not None and len(flying) <= self._depth:
                     break
                 self._settle(flying.popleft())
@@ -75,9 +79,8 @@ class Loop:
         self._desk.drain(wait if block else 0.0)
 
     def _next_step(self) -> Step | None:
-        started = time.monotonic()
-        step = self._scheduler.next_step()
-        self._watch.schedule += time.monotonic() - started
+        with self._phases.schedule:
+            step = self._scheduler.next_step()
         notices, admitted = self._scheduler.notices(), self._scheduler.admitted()
         if admitted:
             self._desk.admitted(admitted)
@@ -90,24 +93,30 @@ class Loop:
         self._watch.launched.append(now)
         # On a CPU the forward pass may run inside launch; on a GPU the wait is in `_settle`.
         self._pulse.before(int(step.lengths.sum()), self._watch.steps, now)
-        return self._executor.launch(step)
+        with self._phases.launch:
+            return self._executor.launch(step)
+
+    def _sample(self, flight: Flight) -> None:
+        with self._phases.schedule:
+            masks = self._scheduler.masks(flight.step)
+        with self._phases.launch:
+            flight.sample(masks)
 
     def _settle(self, flight: Flight) -> None:
-        watch, tokens = self._watch, int(flight.step.lengths.sum())
-        before = time.monotonic()
-        self._pulse.before(tokens, watch.steps, before)
-        result = flight.wait()
-        landed = time.monotonic()
-        deltas = self._scheduler.settle(flight.step, result)
-        settled = time.monotonic()
-        watch.steps += 1
-        watch.wait += landed - before
-        watch.schedule += settled - landed
-        took = landed - max(watch.launched.popleft(), watch.landed)
-        watch.landed = landed
-        self._pulse.after(tokens, took, watch.steps, settled)
-        due = settled - watch.told >= STATS_EVERY
-        self._desk.send(deltas, self._stats(settled) if due else None)
+        watch, phases, tokens = self._watch, self._phases, int(flight.step.lengths.sum())
+        self._pulse.before(tokens, watch.steps, time.monotonic())
+        with phases.wait:
+            result = flight.wait()
+        phases.inputs_s += result.inputs_s
+        with phases.settle:
+            landed = phases.settle.began
+            deltas = self._scheduler.settle(flight.step, result)
+            watch.steps += 1
+            took = landed - max(watch.launched.popleft(), watch.landed)
+            watch.landed = landed
+            self._pulse.after(tokens, took, watch.steps, landed)
+            due = landed - watch.told >= STATS_EVERY
+            self._desk.send(deltas, self._stats(landed) if due else None)
 
     def _tell_idle(self) -> None:
         now, watch = time.monotonic(), self._watch
@@ -117,14 +126,17 @@ class Loop:
             self._desk.send([], self._stats(now))
 
     def _stats(self, now: float) -> StepStats:
-        watch = self._watch
+        watch, phases = self._watch, self._phases
         watch.told, watch.told_steps = now, watch.steps
         return replace(
             self._scheduler.stats(),
             time=now,
             generation=self._generation,
-            schedule_s=watch.schedule,
-            wait_s=watch.wait,
+            schedule_s=phases.schedule.seconds,
+            inputs_s=phases.inputs_s,
+            launch_s=phases.launch.seconds,
+            wait_s=phases.wait.seconds,
+            settle_s=phases.settle.seconds,
         )
 
 
@@ -132,7 +144,7 @@ class _Watch:
     """Times of the loop in seconds of the monotonic clock.
 
     launched: of the flights in the air. landed: of the last flight. told, told_steps: when stats
-    were last sent, and after how many steps. schedule, wait: sums for StepStats.
+    were last sent, and after how many steps.
     """
 
     def __init__(self) -> None:
@@ -141,5 +153,3 @@ class _Watch:
         self.steps = 0
         self.told = 0.0
         self.told_steps = 0
-        self.schedule = 0.0
-        self.wait = 0.0

@@ -72,10 +72,16 @@ class StepStats(Struct, frozen=True, array_like=True, gc=False):
     evicted_tokens: int = 0
     new_token_ratio: float = 0.0
     schedule_s: float = 0.0
-    """Counter: host seconds in next_step and settle."""
+    """Counter: host seconds choosing the next step."""
     wait_s: float = 0.0
     """Counter: host seconds waiting for the device."""
     aborts: int = 0
+    inputs_s: float = 0.0
+    """Counter: host seconds making inputs of steps; part of launch_s."""
+    launch_s: float = 0.0
+    """Counter: host seconds queueing steps on the device (on a CPU: computing them)."""
+    settle_s: float = 0.0
+    """Counter: host seconds making deltas of results and sending them."""
 
 
 class Deltas(Struct, frozen=True, array_like=True, tag="deltas", gc=False):

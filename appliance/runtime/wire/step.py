@@ -98,7 +98,9 @@ class StepResult(Struct):
     prompt_logprobs: list[PromptLogprobs] | None = None
     invalid: tuple[int, ...] = ()
     pooled: tuple[tuple[int, npt.NDArray[np.float32]], ...] = ()
-    """(row, hidden state [hidden] after the last norm) of rows that asked for it."""
+    """(row, vector) of rows that asked for one (Sampling.pool)."""
+    inputs_s: float = 0.0
+    """Host seconds in which the step's inputs were made, of those its launch took."""
 
 
 class Masks(Struct):

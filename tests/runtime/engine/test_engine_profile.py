@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 
-from appliance.runtime.engine.profile import TracingExecutor
 from appliance.runtime.offline import Engine
 from tests.reference import models
 
@@ -14,20 +14,20 @@ SETTINGS = {"model.dtype": "float32", "engine.device": "cpu", "engine.threads": 
 GREEDY = {"max_tokens": 40, "temperature": 0.0, "ignore_eos": True}
 
 
-def test_a_trace_is_written_once_and_changes_nothing(tmp_path):
+def test_a_trace_is_written_once_and_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("APPLIANCE_STATE_DIR", str(tmp_path / "state"))
     (tmp_path / "m").mkdir()
     models.make(tmp_path / "m", "llama")
-    path = tmp_path / "traces" / "trace.json.gz"
     with Engine(tmp_path / "m", SETTINGS) as engine:
         [plain] = engine.generate([models.prompts()[0]], GREEDY)
-        loop = engine._loop
-        loop._executor = TracingExecutor(loop._executor, 4, path)
+    with Engine(tmp_path / "m", {**SETTINGS, "engine.profile_steps": 4}) as engine:
         [traced] = engine.generate([models.prompts()[0]], GREEDY)
+        (path,) = (tmp_path / "state" / "traces").iterdir()
         written = path.stat().st_mtime_ns
         engine.generate([models.prompts()[1]], GREEDY)
     assert traced.ids == plain.ids
     assert path.stat().st_mtime_ns == written
     trace = json.loads(gzip.decompress(path.read_bytes()))
-    names = [e["name"] for e in trace["traceEvents"] if e.get("ph") == "X"]
-    embeddings = sum(n == "aten::embedding" for n in names)
-    assert embeddings == 4
+    names = Counter(e["name"] for e in trace["traceEvents"] if e.get("ph") == "X")
+    assert names["aten::embedding"] == 4
+    assert all(names[phase] >= 4 for phase in ("schedule", "inputs", "launch", "wait", "settle"))

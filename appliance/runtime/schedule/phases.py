@@ -1,0 +1,47 @@
+"""Phases: where the host's time of a step goes, counted always and shown in a trace when asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+Span = Callable[[str], AbstractContextManager[Any]]
+"""Makes a named span of a trace."""
+
+
+class Phase:
+    """`with phase:` adds to seconds. One at a time; began: when the last one did (monotonic)."""
+
+    __slots__ = ("_inner", "_name", "_span", "began", "seconds")
+
+    def __init__(self, name: str, span: Span | None) -> None:
+        self.seconds = self.began = 0.0
+        self._name, self._span = name, span
+        self._inner: AbstractContextManager[Any] | None = None
+
+    def __enter__(self) -> None:
+        if self._span is not None:
+            self._inner = self._span(self._name)
+            self._inner.__enter__()
+        self.began = time.monotonic()
+
+    def __exit__(self, *error: Any) -> None:
+        self.seconds += time.monotonic() - self.began
+        if self._inner is not None:
+            self._inner.__exit__(*error)
+            self._inner = None
+
+
+class Phases:
+    """schedule: the next step is chosen. launch: it is queued on the device, its inputs made.
+    wait: for its tokens. settle: they become deltas, on their way to the frontends."""
+
+    def __init__(self, span: Span | None = None) -> None:
+        self.schedule = Phase("schedule", span)
+        self.launch = Phase("launch", span)
+        self.wait = Phase("wait", span)
+        self.settle = Phase("settle", span)
+        self.inputs_s = 0.0
+        """The part of launch in which inputs were made, as the executor tells it."""

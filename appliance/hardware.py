@@ -14,6 +14,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 _P2P_READ = 0
 """NVML_P2P_CAPS_INDEX_READ, which nvidia-ml-py holds as a tuple."""
 
+_MOST_EVENTS = 64
+"""Read at one time; a GPU that falls apart can tell them faster than anybody reads."""
+
 _THROTTLE = {
     0x04: "power",
     0x08: "hw-slowdown",
@@ -141,6 +144,7 @@ class Gpus:
         self.problem = ""
         self._nvml: Any = None
         self._handles: list[tuple[int, Any]] = []
+        self._events: Any = None
         try:
             import pynvml
         except ImportError:
@@ -230,6 +234,32 @@ class Gpus:
                     cut.append((index, other))
         return Peers(tuple(cut), links // 2)
 
+    def xids(self) -> list[tuple[int, int]]:
+        """(GPU, Xid) of each critical error since the last call; the first call begins to listen.
+
+        Never waits. Nothing where the driver tells no events.
+        """
+        n = self._nvml
+        if not self._handles:
+            return []
+        if self._events is None:
+            self._events = self._ask(n.nvmlEventSetCreate)
+            for _, handle in self._handles if self._events is not None else ():
+                kind = n.nvmlEventTypeXidCriticalError
+                self._ask(n.nvmlDeviceRegisterEvents, handle, kind, self._events)
+        if self._events is None:
+            return []
+        shown = {index for index, _ in self._handles}
+        found = []
+        for _ in range(_MOST_EVENTS):
+            event = self._ask(n.nvmlEventSetWait_v2, self._events, 0)
+            if event is None:
+                break
+            index = self._ask(n.nvmlDeviceGetIndex, event.device)
+            if index in shown:
+                found.append((int(index), int(event.eventData)))
+        return found
+
     def _ask(self, call: Any, *args: Any) -> Any:
         """The answer of one sensor, or None when this GPU has none."""
         try:
@@ -239,8 +269,10 @@ class Gpus:
 
     def close(self) -> None:
         if self._nvml is not None:
+            if self._events is not None:
+                self._ask(self._nvml.nvmlEventSetFree, self._events)
             self._ask(self._nvml.nvmlShutdown)
-            self._nvml, self._handles = None, []
+            self._nvml, self._handles, self._events = None, [], None
 
 
 def visible_indices(setting: str | None, uuids: dict[int, str]) -> list[int]:

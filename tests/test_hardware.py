@@ -24,11 +24,14 @@ class FakeNvml(ModuleType):
     NVML_VOLATILE_ECC = 0
     NVML_NVLINK_MAX_LINKS = 18
     NVML_P2P_STATUS_OK = 0
+    nvmlEventTypeXidCriticalError = 8
 
     def __init__(self, missing: set[str]) -> None:
         super().__init__("pynvml")
         self.missing = missing
         self.closed = 0
+        self.events: list[tuple[int, int]] = []
+        self.listening: list[int] = []
         answers: dict[str, Any] = {
             "nvmlInit": lambda: None,
             "nvmlShutdown": self._close,
@@ -49,6 +52,11 @@ class FakeNvml(ModuleType):
             "nvmlDeviceGetTotalEccErrors": lambda h, kind, counter: 0,
             "nvmlDeviceGetNvLinkState": lambda h, link: int(link < 4),
             "nvmlDeviceGetP2PStatus": lambda h, other, kind: 1,
+            "nvmlEventSetCreate": lambda: "set",
+            "nvmlEventSetFree": lambda events: None,
+            "nvmlDeviceRegisterEvents": lambda h, kind, events: self.listening.append(h),
+            "nvmlEventSetWait_v2": self._event,
+            "nvmlDeviceGetIndex": lambda h: h,
             "nvmlDeviceGetComputeRunningProcesses": lambda h: [
                 SimpleNamespace(pid=1, usedGpuMemory=None)
             ],
@@ -66,6 +74,13 @@ class FakeNvml(ModuleType):
 
     def _close(self) -> None:
         self.closed += 1
+
+    def _event(self, events: str, timeout_ms: int) -> SimpleNamespace:
+        assert timeout_ms == 0
+        if not self.events:
+            raise self.NVMLError("Timeout")
+        gpu, xid = self.events.pop(0)
+        return SimpleNamespace(device=gpu, eventData=xid)
 
 
 @pytest.fixture
@@ -117,6 +132,25 @@ def test_gpu_that_falls_off_the_bus(nvml: FakeNvml) -> None:
     assert "no longer answers" in gpus.problem
     gpus.close()
     assert gpus.sample() == ()
+
+
+def test_critical_errors_are_told_once_by_those_that_are_shown(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    gpus = Gpus()
+    assert gpus.xids() == [] and nvml.listening == [1]
+    nvml.events = [(1, 79), (0, 31), (1, 48)]
+    assert gpus.xids() == [(1, 79), (1, 48)]
+    assert gpus.xids() == [] and nvml.listening == [1]
+    gpus.close()
+    assert gpus.xids() == []
+
+
+@pytest.mark.parametrize("call", ["nvmlEventSetCreate", "nvmlDeviceRegisterEvents"])
+def test_a_driver_without_events_tells_none(nvml: FakeNvml, call: str) -> None:
+    nvml.missing = {call}
+    assert Gpus().xids() == []
 
 
 def test_driver_that_does_not_answer(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,21 @@ CATALOGUE: dict[str, Entry] = {
         "its process is busy or gone",
         "appliance status; look at the load of the CPUs",
     ),
+    "APL-ALR-011": Entry(
+        "a GPU met a critical error (Xid)",
+        "a program's fault, failing memory, a link or the bus; the number tells which",
+        "what the alert says of that number; NVIDIA's list of Xid errors has the rest",
+    ),
+    "APL-ALR-012": Entry(
+        "many requests are refused",
+        "clients send no valid key, name a model that is not served, or ask too often",
+        "what the alert says of the commonest cause; appliance logs --level warning",
+    ),
+    "APL-ALR-013": Entry(
+        "clients hit the context limit",
+        "prompts are longer than the context, or answers go on until its end",
+        "a longer --context where it fits the GPUs, or shorter prompts",
+    ),
     "APL-AUT-001": Entry(
         "the hub keeps this model behind a gate",
         "its terms have not been accepted, or no token says who asks",

@@ -10,15 +10,30 @@ from typing import Any
 from msgspec import Struct
 
 from appliance.hardware import Gpu
+from appliance.supervisor.xid import explain
 
 KV_HIGH = 0.9
 KV_HIGH_S = 30
 QUEUE_WAIT_S = 5.0
 LEAST_DISK = 5e9
 RESTART_SHOWN_S = 300.0
+XID_SHOWN_S = 3600.0
+REFUSED_LEAST = 10.0
+REFUSED_SHARE = 0.1
+"""So many refused in a minute, and so large a share of all, are worth a look."""
 LATE_BEAT = 0.5
 """Share of the silence allowed to an engine after which it is told."""
 _HOT = ("heat", "hw-slowdown", "power-brake")
+TOO_LONG = "context_length_exceeded"
+_REFUSAL_FIXES = {
+    "invalid_api_key": "appliance key list shows the keys; clients send one as a Bearer token",
+    "model_not_found": "appliance up --set model.served_names=NAME adds the name they ask for",
+    "no_such_route": "their base URL ends in /v1; appliance connect CLIENT prints it",
+    "queue_full": "more GPUs or replicas; fewer clients at once",
+    "requests_per_minute": "appliance key list shows each key's limits",
+    "tokens_in_flight": "appliance key list shows each key's limits",
+    "misdirected_request": "appliance up --set serve.host=ADDRESS with the address they use",
+}
 
 
 class Seen(Struct, frozen=True):
@@ -47,6 +62,14 @@ class Seen(Struct, frozen=True):
     context: int = 0
     frontends: Sequence[str] = ()
     """Those that have published nothing for seconds."""
+    xids: Sequence[tuple[float, int, int]] = ()
+    """(Unix time, GPU, number) of critical errors, oldest first."""
+    refused: Mapping[str, float] = {}
+    """Refused requests by the code of the error."""
+    requests: float = 0.0
+    """All that were answered, refusals among them."""
+    cut: float = 0.0
+    """Answers that ended where the context does."""
 
 
 class Finding(Struct, frozen=True):
@@ -82,7 +105,8 @@ class Alerts:
 
 
 def findings(seen: Seen) -> list[Finding]:
-    return [*_of_the_run(seen), *_of_the_load(seen), *_of_the_machine(seen)]
+    parts = (_of_the_run, _of_the_load, _of_the_answers, _of_the_gpus, _of_the_machine)
+    return [finding for part in parts for finding in part(seen)]
 
 
 def _of_the_run(seen: Seen) -> list[Finding]:
@@ -128,15 +152,44 @@ def _of_the_load(seen: Seen) -> list[Finding]:
             text += f"; {seen.waiting:.0f} wait now"
         fix = "more GPUs or replicas; fewer clients at once"
         found.append(Finding("APL-ALR-005", "warn", text, fix))
-    failed = seen.errors.get("5xx", 0.0)
-    if failed:
-        text = f"{failed:.0f} requests got a 5xx in the last minute"
-        fix = "appliance logs --level error"
-        found.append(Finding("APL-ALR-006", "error", text, fix))
     return found
 
 
-def _of_the_machine(seen: Seen) -> list[Finding]:
+def _of_the_answers(seen: Seen) -> list[Finding]:
+    found = []
+    failed, refused = seen.errors.get("5xx", 0.0), seen.errors.get("4xx", 0.0)
+    if failed:
+        share = f" ({failed / seen.requests:.0%} of all)" if seen.requests else ""
+        text = f"{_requests(failed)} got a 5xx in the last minute{share}"
+        fix = "appliance logs --level error"
+        found.append(Finding("APL-ALR-006", "error", text, fix))
+    long = seen.refused.get(TOO_LONG, 0.0)
+    if long or seen.cut:
+        told = [f"{_requests(long)} refused as too long"] if long else []
+        told += [f"{seen.cut:.0f} answers cut off at its end"] if seen.cut else []
+        text = f"clients hit the context of {seen.context:,} tokens: {', '.join(told)}"
+        text += " in the last minute"
+        fix = "a longer one, where it fits: appliance up --context " + str(2 * seen.context)
+        found.append(Finding("APL-ALR-013", "warn", text, fix))
+    others = {code: n for code, n in seen.refused.items() if code != TOO_LONG and n}
+    count = refused - long
+    if count >= REFUSED_LEAST and count >= REFUSED_SHARE * seen.requests:
+        text = f"{_requests(count)} refused in the last minute"
+        text += f" ({count / seen.requests:.0%} of all)" if seen.requests else ""
+        fix = "appliance logs --level warning"
+        if others:
+            most = max(others, key=others.__getitem__)
+            text += f", most of them: {most}"
+            fix = _REFUSAL_FIXES.get(most, f"clients must change what they send: {most}")
+        found.append(Finding("APL-ALR-012", "warn", text, fix))
+    return found
+
+
+def _requests(count: float) -> str:
+    return f"{count:.0f} request{'' if count == 1 else 's'}"
+
+
+def _of_the_gpus(seen: Seen) -> list[Finding]:
     found = []
     for gpu in seen.gpus:
         place = f"GPU {gpu.index}"
@@ -151,10 +204,34 @@ def _of_the_machine(seen: Seen) -> list[Finding]:
             text = f"{place} has {gpu.ecc_uncorrected} memory errors that it could not correct"
             fix = f"nvidia-smi -q -d ECC -i {gpu.index}; reset the GPU when it is idle"
             found.append(Finding("APL-ALR-008", "error", text, fix, place))
+    return [*found, *_xids(seen)]
+
+
+def _xids(seen: Seen) -> list[Finding]:
+    """One for each GPU and number, with the time of the newest."""
+    newest: dict[tuple[int, int], float] = {}
+    counts: dict[tuple[int, int], int] = {}
+    for at, gpu, number in seen.xids:
+        if seen.now - at < XID_SHOWN_S:
+            newest[gpu, number] = at
+            counts[gpu, number] = counts.get((gpu, number), 0) + 1
+    found = []
+    for (gpu, number), at in newest.items():
+        known = explain(number)
+        times = f", {counts[gpu, number]} times" if counts[gpu, number] > 1 else ""
+        text = f"GPU {gpu}: Xid {number}{times}: {known.meaning}"
+        level = "error" if known.fatal else "warn"
+        place = f"GPU {gpu} Xid {number}"
+        found.append(Finding("APL-ALR-011", level, text, known.fix, place, since=at))
+    return found
+
+
+def _of_the_machine(seen: Seen) -> list[Finding]:
+    found = []
     for folder, free in seen.disk.items():
         if free < LEAST_DISK:
             text = f"{free / 1e9:.1f} GB are free at {folder}"
-            fix = "appliance list shows models by size; appliance rm MODEL removes one"
+            fix = "appliance cache df says what takes the room; appliance cache prune frees some"
             found.append(Finding("APL-ALR-007", "warn", text, fix, folder))
     return found
 
@@ -170,12 +247,15 @@ def alert_row(since: str, finding: Finding) -> dict[str, Any]:
     }
 
 
-def disk_free(folder: Path) -> dict[str, int]:
-    """Bytes free where `folder` lies; nothing when it cannot be asked."""
-    try:
-        return {str(folder): shutil.disk_usage(folder).free}
-    except OSError:
-        return {}
+def disk_free(*folders: Path) -> dict[str, int]:
+    """Bytes free where each lies, once for a disk; what cannot be asked is left out."""
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder in folders:
+        try:
+            disks.setdefault(folder.stat().st_dev, (folder, shutil.disk_usage(folder).free))
+        except OSError:
+            continue
+    return {str(folder): free for folder, free in disks.values()}
 
 
 def seconds_above(values: Sequence[float], limit: float) -> int:

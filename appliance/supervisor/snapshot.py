@@ -39,6 +39,7 @@ _HISTORY = (
     "gen_tok_s", "prompt_tok_s", "running", "waiting", "kv_ratio", "ttft_p50_s", "power_w",
     "cpu_util",
 )  # fmt: skip
+_XIDS_KEPT = 256
 _STATE_OF_ENGINE = ("running", "waiting", "used_tokens", "cached_tokens", "total_tokens")
 
 
@@ -60,6 +61,8 @@ class Sampler:
         self._sensors = Gpus() if gpus else None
         self._sampling: asyncio.Task[None] | None = None
         self.gpus: tuple[Gpu, ...] = ()
+        self.xids: deque[tuple[float, int, int]] = deque(maxlen=_XIDS_KEPT)
+        """(Unix time, GPU, number) of critical errors."""
         self.cpu: dict[str, float | None] = {}
         self.frontends: list[FrontendSnapshot] = []
         self.history: dict[str, deque[float]] = {name: deque(maxlen=HISTORY_S) for name in _HISTORY}
@@ -181,10 +184,21 @@ class Sampler:
 
     def finished(self) -> dict[str, float]:
         """Sequences that ended in the last minute, by reason."""
+        return self._by_last_label("appliance_request_success_total")
+
+    def refused(self) -> dict[str, float]:
+        """Requests refused in the last minute, by the code of the error."""
+        return self._by_last_label("appliance_refused_requests_total")
+
+    def cut(self) -> float:
+        """Answers of the last minute that ended where the context does."""
+        return sum(self._deltas_by_label("appliance_context_cut_total", WINDOW_S).values())
+
+    def _by_last_label(self, name: str) -> dict[str, float]:
         counts: dict[str, float] = {}
-        for labels, n in self._deltas_by_label("appliance_request_success_total", WINDOW_S).items():
-            reason = labels.rpartition("|")[2]
-            counts[reason] = counts.get(reason, 0.0) + n
+        for labels, count in self._deltas_by_label(name, WINDOW_S).items():
+            last = labels.rpartition("|")[2]
+            counts[last] = counts.get(last, 0.0) + count
         return counts
 
     def late_frontends(self, now: float) -> list[str]:
@@ -194,6 +208,8 @@ class Sampler:
     async def _read_gpus(self) -> None:
         if self._sensors is not None:
             self.gpus = await asyncio.to_thread(self._sensors.sample)
+            for gpu, number in await asyncio.to_thread(self._sensors.xids):
+                self.xids.append((time.time(), gpu, number))
 
     def throughput(self) -> dict[str, float]:
         """Tokens and requests a second, over RATE_S."""
@@ -236,18 +252,10 @@ class Sampler:
             "hit_ratio_total": hits / asked if asked else None,
         }
 
-    def errors(self) -> dict[str, float]:
-        """Ended requests of the last minute by the class of their status."""
-        counts = {"4xx": 0.0, "5xx": 0.0, "cancelled": 0.0}
-        for labels, count in self._deltas_by_label("appliance_requests_total", WINDOW_S).items():
-            status = labels.rpartition("|")[2]
-            if status[:1] == "4" and status != "499":
-                counts["4xx"] += count
-            elif status[:1] == "5":
-                counts["5xx"] += count
-            elif status in ("499", "cancelled", "abort", "disconnect"):
-                counts["cancelled"] += count
-        return counts
+    def outcomes(self) -> dict[str, float]:
+        """Requests that ended in the last minute, by the class of their status."""
+        found = self._by_last_label("appliance_requests_total")
+        return {kind: found.get(kind, 0.0) for kind in ("2xx", "4xx", "5xx", "cancelled")}
 
     def _engines(self) -> dict[int, EngineState]:
         return self._moments[-1].engines if self._moments else {}

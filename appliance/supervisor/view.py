@@ -107,7 +107,7 @@ class View:
             kv=self._kv(),
             prefix_cache=sampler.prefix_cache(),
             latency_60s=sampler.latency,
-            errors_60s=sampler.errors(),
+            errors_60s={k: n for k, n in sampler.outcomes().items() if k != "2xx"},
             gpus=self._gpus(),
             cpu=sampler.cpu,
             requests=_newest(rows),
@@ -156,7 +156,7 @@ class View:
         if life.restarts > self._restarts_seen:
             self._restarts_seen, self._restarted_at = life.restarts, now
         wait = sampler.latency.get("queue_s", {}).get("p99")
-        growth = sampler.cache_growth()
+        growth, ended = sampler.cache_growth(), sampler.outcomes()
         seen = Seen(
             now=now,
             failure=_told(life.failure) if life.failure else None,
@@ -166,11 +166,15 @@ class View:
             queue_wait_p99_s=wait,
             max_running=self._config.schedule.max_running,
             waiting=sampler.queue()["waiting"],
-            errors=sampler.errors(),
+            errors=ended,
+            requests=sum(ended.values()),
+            refused=sampler.refused(),
+            cut=sampler.cut(),
             restarts=life.restarts,
             restarted_at=self._restarted_at,
             gpus=sampler.gpus,
-            disk=disk_free(self._book.path.parent),
+            xids=tuple(sampler.xids),
+            disk=disk_free(self._book.path.parent, Path(self._config.model.path)),
             silent={
                 f"engine {r.index}": r.silence(time.monotonic())
                 for r in life.replicas

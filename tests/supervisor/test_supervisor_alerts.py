@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from appliance.hardware import Gpu
-from appliance.supervisor.alerts import Alerts, Seen, findings, seconds_above
+from appliance.supervisor.alerts import Alerts, Seen, disk_free, findings, seconds_above
 
 CALM = Seen(now=1000.0, max_running=64, context=8192, disk={"/data": 10**12})
 HOT = Gpu(0, "GPU-0", "H100", 1, 1, 90, temperature_c=91, throttle=("heat", "power"))
@@ -26,6 +26,9 @@ CAUSES = {
     "APL-ALR-008": {"gpus": [msgspec.structs.replace(HOT, throttle=(), ecc_uncorrected=2)]},
     "APL-ALR-009": {"silent": {"engine 0": 0.7}},
     "APL-ALR-010": {"frontends": ["frontend 1"]},
+    "APL-ALR-011": {"xids": [(990.0, 1, 79)]},
+    "APL-ALR-012": {"errors": {"4xx": 40.0}, "requests": 100.0},
+    "APL-ALR-013": {"refused": {"context_length_exceeded": 2.0}, "errors": {"4xx": 2.0}},
 }
 
 
@@ -47,6 +50,45 @@ def test_fixes_are_computed() -> None:
     assert "model.context=4096" in full.fix
     (put_back,) = findings(msgspec.structs.replace(CALM, preemptions=1.0))
     assert "schedule.max_running=48" in put_back.fix
+
+
+def test_critical_errors_tell_what_they_mean_and_how_often() -> None:
+    xids = [(100.0, 0, 31), (800.0, 0, 31), (900.0, 1, 79), (-9999.0, 1, 48)]
+    program, bus = findings(msgspec.structs.replace(CALM, xids=xids))
+    assert program.level == "warn" and "GPU 0: Xid 31, 2 times" in program.message
+    assert bus.level == "error" and "fallen off the bus" in bus.message
+    assert (program.since, bus.since) == (800.0, 900.0)
+    (strange,) = findings(msgspec.structs.replace(CALM, xids=[(990.0, 0, 999)]))
+    assert strange.level == "error" and strange.fix
+
+
+def test_refusals_name_the_commonest_cause_and_few_are_no_alert() -> None:
+    seen = msgspec.structs.replace(
+        CALM,
+        errors={"4xx": 40.0},
+        requests=100.0,
+        refused={"invalid_api_key": 25.0, "invalid_value": 15.0},
+    )
+    (found,) = findings(seen)
+    assert "40% of all" in found.message and "invalid_api_key" in found.message
+    assert "appliance key" in found.fix
+    assert not findings(msgspec.structs.replace(seen, errors={"4xx": 9.0}, requests=9.0))
+    assert not findings(msgspec.structs.replace(seen, errors={"4xx": 40.0}, requests=4000.0))
+
+
+def test_the_context_limit_tells_both_ways_to_meet_it() -> None:
+    seen = msgspec.structs.replace(
+        CALM, errors={"4xx": 90.0}, refused={"context_length_exceeded": 90.0}, requests=90.0, cut=3
+    )
+    (found,) = findings(seen)
+    assert "8,192" in found.message and "90 requests" in found.message
+    assert "3 answers" in found.message and "--context 16384" in found.fix
+
+
+def test_disks_are_told_once_and_missing_folders_left_out(tmp_path: Path) -> None:
+    inner = tmp_path / "in"
+    inner.mkdir()
+    assert list(disk_free(tmp_path, inner, tmp_path / "none")) == [str(tmp_path)]
 
 
 def test_age_stays_while_the_cause_does_and_starts_anew() -> None:

@@ -80,7 +80,7 @@ def test_errors_of_the_last_minute_by_class(tmp_path: Path) -> None:
         door.requests.add(count, "m", status)
     door.publish(1.0)
     sampler.sample(1.0)
-    assert sampler.errors() == {"4xx": 2.0, "5xx": 1.0, "cancelled": 3.0}
+    assert sampler.outcomes() == {"2xx": 5.0, "4xx": 2.0, "5xx": 1.0, "cancelled": 3.0}
 
 
 def test_engine_state_is_the_newest_and_hits_survive_a_new_generation(tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ class Admission:
             if request.matches:
                 self.query_tokens += len(request.history)
                 self.hit_tokens += lease.matched
+                self._cache.hit(lease)
         slot = running.take_slot(request)
         request.begin_prefill(slot, lease, self._admissions)
         running.position[slot] = lease.matched

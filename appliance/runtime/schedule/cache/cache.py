@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.runtime.schedule.cache.pages import Pages
-from appliance.runtime.schedule.cache.radix import Node, Radix
+from appliance.runtime.schedule.cache.radix import Node, Radix, Shared
 
 Int32s = npt.NDArray[np.int32]
 
@@ -86,6 +86,14 @@ class Cache:
         node, pages = self._tree.match(namespace, wanted)
         self._tree.lock(node)
         return Lease(node, pages.tolist(), len(pages) * self.page_size)
+
+    def hit(self, lease: Lease) -> None:
+        """The row of this lease was admitted and goes on from what it found."""
+        self._tree.hit(lease.node)
+
+    def most_shared(self, count: int) -> list[Shared]:
+        """The beginnings that saved most tokens."""
+        return self._tree.shared(count)
 
     def take(self, count: int) -> Int32s:
         """`count` pages for rows, evicting for them. The caller has asked `available`."""

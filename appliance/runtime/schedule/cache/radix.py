@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +18,35 @@ Int32s = npt.NDArray[np.int32]
 
 _NO_IDS: Int32s = np.empty(0, dtype=np.int32)
 
+HOT_MOST = 64
+"""Nodes kept in mind as often shared; twice as many are held before the least are dropped."""
+
+
+class Shared(NamedTuple):
+    """A beginning that rows have shared. number: its name, for as long as it is in the tree.
+
+    tokens: its length; own: of these, those behind the beginning above it. hits: rows that found it
+    here. rows: that use it now.
+    """
+
+    number: int
+    tokens: int
+    own: int
+    hits: int
+    rows: int
+
 
 class Node:
     """An edge and its lower end. A root has no parent and no tokens.
 
     tokens int32 [n * page size], pages int32 [n]. locks: of this node and all below it.
-    used: tick of the last use. queued: it stands in the eviction heap.
+    used: tick of the last use. queued: it stands in the eviction heap. hits: rows that found it
+    here; number: given with the first of them.
     """
 
-    __slots__ = ("children", "locks", "pages", "parent", "queued", "tokens", "used")
+    __slots__ = (
+        "children", "hits", "locks", "number", "pages", "parent", "queued", "tokens", "used",
+    )  # fmt: skip
 
     def __init__(self, parent: Node | None, tokens: Int32s, pages: Int32s, used: int) -> None:
         self.parent = parent
@@ -35,6 +56,13 @@ class Node:
         self.locks = 0
         self.used = used
         self.queued = False
+        self.hits = 0
+        self.number = 0
+
+    @property
+    def saved(self) -> int:
+        """Tokens that were not computed thanks to this edge."""
+        return self.hits * len(self.tokens)
 
 
 def _same(a: Int32s, b: Int32s) -> int:
@@ -57,6 +85,8 @@ class Radix:
         self._heap: list[tuple[int, int, Node]] = []
         self._tick = 0
         self._pushes = 0
+        self._hot: dict[Node, None] = {}
+        self._numbers = 0
 
     @property
     def evictable(self) -> int:
@@ -141,6 +171,33 @@ class Radix:
                 self._offer(step)
             node, step = step, step.parent
         self._drop_empty_root(node)
+
+    def hit(self, node: Node) -> None:
+        """A row shares everything down to `node`."""
+        while node.parent is not None:
+            if not node.number:
+                self._numbers += 1
+                node.number = self._numbers
+            node.hits += 1
+            self._hot[node] = None
+            node = node.parent
+        if len(self._hot) > 2 * HOT_MOST:
+            self._hot = dict.fromkeys(self._hottest()[:HOT_MOST])
+
+    def shared(self, count: int) -> list[Shared]:
+        """The beginnings that saved most tokens, of those still in the tree."""
+        found = []
+        for node in self._hottest()[:count]:
+            tokens, step = 0, node
+            while step.parent is not None:
+                tokens, step = tokens + len(step.tokens), step.parent
+            found.append(Shared(node.number, tokens, len(node.tokens), node.hits, node.locks))
+        return found
+
+    def _hottest(self) -> list[Node]:
+        """Nodes that are remembered and still in the tree, those that saved most first."""
+        alive = [node for node in self._hot if node.parent is not None]
+        return sorted(alive, key=lambda node: node.saved, reverse=True)
 
     def evict(self, count: int) -> Int32s:
         """Removes up to `count` pages that nothing locks; returns them."""
@@ -227,10 +284,14 @@ class Radix:
         assert node.parent is not None
         cut = at // self.page_size
         upper = Node(node.parent, node.tokens[:at].copy(), node.pages[:cut].copy(), node.used)
-        upper.locks = node.locks
+        upper.locks, upper.hits = node.locks, node.hits
         node.parent.children[self._key(upper.tokens)] = upper
         node.tokens, node.pages, node.parent = node.tokens[at:].copy(), node.pages[cut:], upper
         upper.children[self._key(node.tokens)] = node
+        if upper.hits:
+            self._numbers += 1
+            upper.number = self._numbers
+            self._hot[upper] = None
         return upper
 
     def _offer(self, node: Node) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from appliance.runtime.schedule.cache.radix import Int32s, Node, Radix
+from appliance.runtime.schedule.cache.radix import HOT_MOST, Int32s, Node, Radix
 
 
 def ids(*values: int) -> Int32s:
@@ -160,3 +160,37 @@ def test_keys_are_compared_beyond_the_first_difference_only_to_it() -> None:
         changed = wanted.copy()
         changed[position] = 99
         assert tree.find("", changed)[1] == position // 4 * 4
+
+
+def test_what_saved_most_comes_first_with_its_length_and_its_rows() -> None:
+    tree = Radix(2)
+    put(tree, ids(1, 2, 3, 4, 5, 6), ids(10, 11, 12))
+    put(tree, ids(9, 9), ids(13))
+    upper, _ = tree.match("", ids(1, 2, 3, 4))
+    for _ in range(3):
+        tree.hit(upper)
+    lower, _ = tree.match("", ids(1, 2, 3, 4, 5, 6))
+    tree.hit(lower)
+    tree.lock(lower)
+    first, second = tree.shared(8)
+    assert (first.tokens, first.own, first.hits, first.rows) == (4, 4, 4, 1)
+    assert (second.tokens, second.own, second.hits, second.rows) == (6, 2, 1, 1)
+    assert first.number != second.number and tree.shared(1) == [first]
+
+
+def test_a_split_keeps_the_hits_of_both_halves() -> None:
+    tree = Radix(1)
+    node = put(tree, ids(1, 2, 3, 4), ids(10, 11, 12, 13))
+    tree.hit(node)
+    upper, _ = tree.match("", ids(1, 2))
+    tree.hit(upper)
+    assert [(s.tokens, s.own, s.hits) for s in tree.shared(9)] == [(2, 2, 2), (4, 2, 1)]
+
+
+def test_what_was_evicted_is_forgotten_and_what_is_remembered_has_a_limit() -> None:
+    tree = Radix(1)
+    for start in range(500):
+        tree.hit(put(tree, ids(start, 7), ids(2 * start, 2 * start + 1)))
+    assert len(tree.shared(10_000)) <= 2 * HOT_MOST
+    tree.evict(1000)
+    assert tree.shared(8) == []

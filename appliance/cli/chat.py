@@ -1,115 +1,20 @@
-"""appliance chat and run: talk to the served model, over HTTP like any client."""
+"""appliance chat, run and complete: talk to the served model."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
 import sys
-import time
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
-from appliance import paths
+from appliance.cli.asking import Answer, url_of
 from appliance.cli.output import Output
-from appliance.cli.prepare import run_folder
-from appliance.client import Client
-from appliance.errors import (
-    EngineError,
-    NetworkError,
-    NotAuthorisedError,
-    NotRunningError,
-    UsageError,
-)
+from appliance.errors import UsageError
 
-
-class Answer:
-    """One streamed answer. Iterate for its text; the figures hold once it is over."""
-
-    def __init__(self, url: str, body: dict[str, Any]) -> None:
-        self.text = ""
-        self.finish = ""
-        self.usage: dict[str, Any] = {}
-        self.ttft_s: float | None = None
-        self.seconds = 0.0
-        self._body = body | {"stream": True, "stream_options": {"include_usage": True}}
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"'{url}' is no URL of a server.", "Use --url http://HOST:PORT")
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
-        self._connection = kind(parts.hostname, parts.port, timeout=600)
-        base = parts.path.rstrip("/").removesuffix("/v1")
-        self._path = f"{base}/v1/chat/completions"
-        self._url = url
-
-    def pieces(self) -> Iterator[str]:
-        began = time.monotonic()
-        for event in self._events():
-            if event.get("error"):
-                raise EngineError(str(event["error"].get("message", "the stream broke off")))
-            self.usage = event.get("usage") or self.usage
-            for choice in event.get("choices", []):
-                self.finish = choice.get("finish_reason") or self.finish
-                piece = choice.get("delta", {}).get("content")
-                if piece:
-                    if self.ttft_s is None:
-                        self.ttft_s = time.monotonic() - began
-                    self.text += piece
-                    yield piece
-        self.seconds = time.monotonic() - began
-
-    def stats(self) -> str:
-        """`12 prompt tokens, 48 tokens in 0.52 s: first after 31 ms, then 98.2 tok/s`."""
-        made = int(self.usage.get("completion_tokens", 0))
-        first = self.ttft_s or self.seconds
-        rate = (made - 1) / (self.seconds - first) if made > 1 and self.seconds > first else 0.0
-        return (
-            f"{self.usage.get('prompt_tokens', 0)} prompt tokens, {made} tokens in "
-            f"{self.seconds:.2f} s: first after {first * 1000:.0f} ms, then {rate:.1f} tok/s"
-        )
-
-    def _events(self) -> Iterator[dict[str, Any]]:
-        headers = {"content-type": "application/json", "user-agent": "appliance-chat"}
-        key = os.environ.get("APPLIANCE_API_KEY")
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        try:
-            self._connection.request("POST", self._path, json.dumps(self._body), headers)
-            response = self._connection.getresponse()
-            if response.status != 200:
-                raise _refusal(response.status, response.read())
-            for raw in response:
-                line = raw.strip()
-                if line.startswith(b"data:") and line != b"data: [DONE]":
-                    yield json.loads(line[5:])
-        except (OSError, http.client.HTTPException) as e:
-            raise NetworkError(
-                f"{self._url} does not answer: {e}.", "`appliance status` says what runs."
-            ) from e
-        finally:
-            self._connection.close()
-
-
-def _refusal(status: int, body: bytes) -> Exception:
-    try:
-        message = str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        message = body[:200].decode(errors="replace")
-    if status == 503:
-        return NotRunningError(message, "`appliance status` shows how far it is.")
-    if status == 401:
-        return NotAuthorisedError(
-            f"the server refused: {message}",
-            "Put a key into APPLIANCE_API_KEY. `appliance key add NAME` makes one.",
-        )
-    if status < 500:
-        return UsageError(f"the server refused with status {status}: {message}")
-    return EngineError(f"the server failed with status {status}: {message}", "appliance logs")
+_SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed")
+_LARGEST_FILE = 8 << 20
 
 
 def _options(command: Any) -> Any:
@@ -117,19 +22,39 @@ def _options(command: Any) -> Any:
         click.option("--name", default="default", help="The run to talk to."),
         click.option("--url", help="Any OpenAI-compatible server instead of a run of ours."),
         click.option("--model", help="Model name to ask for."),
-        click.option("--system", help="System prompt."),
+        click.option(
+            "--file",
+            "files",
+            multiple=True,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="A text file that is put before the prompt.",
+        ),
         click.option("--max-tokens", type=click.IntRange(1), help="Longest answer."),
         click.option("--temperature", type=click.FloatRange(0, 2)),
+        click.option("--top-p", type=click.FloatRange(0, 1)),
+        click.option("--top-k", type=click.IntRange(-1)),
         click.option("--seed", type=int),
+        click.option("--stop", multiple=True, metavar="TEXT", help="Ends the answer."),
+        click.option("--no-stream", is_flag=True, help="The answer at once, when it is whole."),
         click.option("--stats", is_flag=True, help="Times and tokens on stderr."),
     ):
         command = option(command)
     return command
 
 
+def _of_messages(command: Any) -> Any:
+    command = click.option("--system", help="System prompt.")(command)
+    return click.option(
+        "--json-schema",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Hold the answer to the JSON schema in this file.",
+    )(command)
+
+
 @click.command()
 @click.argument("prompt", nargs=-1)
 @_options
+@_of_messages
 @click.pass_obj
 def chat(out: Output, /, prompt: tuple[str, ...], **given: Any) -> None:
     """Talk to the served model; with PROMPT, one answer."""
@@ -142,34 +67,87 @@ def chat(out: Output, /, prompt: tuple[str, ...], **given: Any) -> None:
 @click.command()
 @click.argument("prompt", nargs=-1)
 @_options
+@_of_messages
 @click.pass_obj
 def run(out: Output, /, prompt: tuple[str, ...], **given: Any) -> None:
     """One answer to PROMPT; `-` or nothing reads it from stdin."""
     _one(out, " ".join(prompt), given)
 
 
+@click.command()
+@click.argument("prompt", nargs=-1)
+@_options
+@click.option(
+    "--logprobs", type=click.IntRange(0, 20), help="How likely each token was; the N best."
+)
+@click.option("--echo", is_flag=True, help="The prompt again before what follows it.")
+@click.pass_obj
+def complete(out: Output, /, prompt: tuple[str, ...], **given: Any) -> None:
+    """What follows PROMPT, without a chat template: for base models."""
+    body = {"prompt": _prompt(" ".join(prompt), given, "Once upon a time"), **_body(given)}
+    body |= {"logprobs": given["logprobs"]} if given["logprobs"] is not None else {}
+    body |= {"echo": True} if given["echo"] else {}
+    # tokens and their chances are told when the answer is whole
+    stream = not given["no_stream"] and given["logprobs"] is None
+    answer = Answer(url_of(given["url"], given["name"]), "completions", body, stream=stream)
+    _tell(out, answer, given["stats"])
+
+
 def _one(out: Output, prompt: str, given: dict[str, Any]) -> None:
-    if not sys.stdin.isatty() and prompt in ("", "-"):
-        prompt = sys.stdin.read().strip()
-    if prompt in ("", "-"):
-        raise UsageError("there is no prompt.", 'For example: appliance run "What is 2 + 3?"')
-    answer = _ask(given, [*_system(given), {"role": "user", "content": prompt}])
+    text = _prompt(prompt, given, "What is 2 + 3?")
+    _tell(out, _ask(given, [*_system(given), {"role": "user", "content": text}]), given["stats"])
+
+
+def _tell(out: Output, answer: Answer, stats: bool) -> None:
     if out.json:
         for _ in answer.pieces():
             pass
-        data = {"text": answer.text, "finish_reason": answer.finish, "usage": answer.usage}
-        times = {"ttft_s": answer.ttft_s, "seconds": answer.seconds}
-        out.result(answer.text, {"schema": "appliance.answer/1", **data, **times})
+        out.result(answer.text, answer.data())
     else:
         _print(answer)
-    if given["stats"]:
+        if answer.logprobs:
+            out.result(_chances(answer.logprobs), answer.data())
+    if stats:
         out.note(answer.stats())
+
+
+def _chances(logprobs: dict[str, Any]) -> str:
+    tokens, chances = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
+    lines = []
+    for token, chance in zip(tokens, chances, strict=False):
+        lines.append(f"{'–' if chance is None else f'{chance:.4f}':>9}  {token!r}")
+    return "\n".join(lines)
+
+
+def _prompt(prompt: str, given: dict[str, Any], example: str) -> str:
+    """What was typed, or else stdin, behind the files that were named. UsageError for none."""
+    files = [_text_of(path) for path in given["files"]]
+    if prompt == "-" or (not prompt and not files and not sys.stdin.isatty()):
+        prompt = sys.stdin.read().strip()
+    if not prompt and not files:
+        word = click.get_current_context().info_name
+        raise UsageError("there is no prompt.", f'For example: appliance {word} "{example}"')
+    return "\n\n".join([*files, prompt] if prompt else files)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise UsageError(
+                f"{path} holds {path.stat().st_size:,} bytes.",
+                f"A file of at most {_LARGEST_FILE:,} bytes can be put before a prompt.",
+            )
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "it is no text"
+        raise UsageError(f"{path} cannot be read: {why}.", "Name a text file.") from e
 
 
 def _repl(out: Output, given: dict[str, Any]) -> None:
     import readline  # noqa: F401  gives input() its line editing
 
     messages = _system(given)
+    before = "\n\n".join(_text_of(path) for path in given["files"])
     out.note("Type to talk; /new forgets, Ctrl-D leaves.")
     while True:
         try:
@@ -184,7 +162,8 @@ def _repl(out: Output, given: dict[str, Any]) -> None:
             continue
         if not line:
             continue
-        messages.append({"role": "user", "content": line})
+        first = before and not any(m["role"] == "user" for m in messages)
+        messages.append({"role": "user", "content": f"{before}\n\n{line}" if first else line})
         answer = _ask(given, messages)
         try:
             _print(answer)
@@ -199,14 +178,25 @@ def _system(given: dict[str, Any]) -> list[dict[str, str]]:
     return [{"role": "system", "content": given["system"]}] if given["system"] else []
 
 
+def _body(given: dict[str, Any]) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": given["model"] or "default"}
+    body |= {k: given[k] for k in _SAMPLING if given[k] is not None}
+    return body | ({"stop": list(given["stop"])} if given["stop"] else {})
+
+
 def _ask(given: dict[str, Any], messages: list[dict[str, str]]) -> Answer:
-    url, model = given["url"], given["model"]
-    if not url:
-        status = Client(paths.control_socket(run_folder(given["name"]))).status()
-        url = status.url
-    body = {"model": model or "default", "messages": messages}
-    body |= {k: given[k] for k in ("max_tokens", "temperature", "seed") if given[k] is not None}
-    return Answer(url, body)
+    url = url_of(given["url"], given["name"])
+    body = {"messages": messages, **_body(given)}
+    if given["json_schema"]:
+        try:
+            schema = json.loads(given["json_schema"].read_bytes())
+        except (OSError, ValueError) as e:
+            raise UsageError(
+                f"{given['json_schema']} is no JSON: {e}.", "Name a JSON schema."
+            ) from e
+        held = {"name": "answer", "schema": schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": held}
+    return Answer(url, "chat/completions", body, stream=not given["no_stream"])
 
 
 def _print(answer: Answer) -> None:

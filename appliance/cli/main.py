@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "top": ("top", "top", "live dashboard"),
     "chat": ("chat", "chat", "talk to the served model"),
     "run": ("chat", "run", "one prompt, one answer"),
+    "complete": ("chat", "complete", "what follows a text, without a chat template"),
     "logs": ("logs", "logs", "what the processes say"),
     "down": ("down", "down", "drain and stop"),
     "restart": ("down", "restart", "start the engines again; streams go on"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import sys
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -272,12 +273,29 @@ class FakeModel(BaseHTTPRequestHandler):
     """Streams the words of the last message, backwards."""
 
     protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def _complete(self, body: dict[str, Any]) -> None:
+        chances = {"tokens": ["a", "b"], "token_logprobs": [None, -0.5]}
+        choice = {"text": body["prompt"] + "!", "finish_reason": "length"}
+        choice |= {"logprobs": chances} if "logprobs" in body else {}
+        event = json.dumps({"choices": [choice], "usage": {"completion_tokens": 2}})
+        streamed = f"data: {event}\n\ndata: [DONE]\n\n"
+        self._answer(200, streamed if body.get("stream") else event)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.asked.append(body)
+        if "prompt" in body:
+            self._complete(body)
+            return
         words = body["messages"][-1]["content"].split()[::-1]
         if words == ["loading"]:
             self._answer(503, json.dumps({"error": {"message": "still loading"}}))
+            return
+        if not body.get("stream"):
+            whole = {"message": {"content": " ".join(words)}, "finish_reason": "stop"}
+            self._answer(200, json.dumps({"choices": [whole], "usage": {"completion_tokens": 1}}))
             return
         events = [{"choices": [{"delta": {"role": "assistant", "content": ""}}]}]
         events += [{"choices": [{"delta": {"content": w + " "}}]} for w in words]
@@ -315,6 +333,40 @@ def test_one_answer(cli: Cli, url: str, monkeypatch: Any) -> None:
     data = json.loads(cli("chat", "x y", "--url", url + "/v1", "--json").out)
     assert (data["text"], data["finish_reason"]) == ("y x ", "stop")
     assert data["usage"] == {"prompt_tokens": 7, "completion_tokens": 2}
+
+
+def test_what_an_answer_is_asked_with(cli: Cli, url: str, tmp_path: Path) -> None:
+    notes, schema = tmp_path / "notes.txt", tmp_path / "schema.json"
+    notes.write_text("one two")
+    schema.write_text('{"type": "object"}')
+    words = ["--file", str(notes), "--json-schema", str(schema), "--top-p", "0.5", "--top-k", "3"]
+    said = cli("run", "--url", url, *words, "--stop", "x", "--no-stream", "--stats", "three")
+    assert (said.code, said.out) == (0, "three two one\n")
+    assert "1 tokens in" in said.err and "first after" not in said.err
+    body = FakeModel.asked[-1]
+    assert body["messages"][-1]["content"] == "one two\n\nthree" and "stream" not in body
+    assert (body["top_p"], body["top_k"], body["stop"]) == (0.5, 3, ["x"])
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert cli("run", "--url", url, "--file", str(notes)).out == "two one \n"
+    notes.write_bytes(b"\xff\xfe")
+    said = cli("run", "--url", url, "--file", str(notes), "x")
+    assert said.code == 2 and "it is no text" in said.err
+    schema.write_text("{")
+    said = cli("run", "--url", url, "--json-schema", str(schema), "x")
+    assert said.code == 2 and "is no JSON" in said.err
+
+
+def test_what_follows_a_text(cli: Cli, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("complete", "--url", url, "Once upon", "--max-tokens", "3").out == "Once upon!\n"
+    assert FakeModel.asked[-1]["max_tokens"] == 3 and FakeModel.asked[-1]["stream"]
+    said = cli("complete", "--url", url, "ab", "--logprobs", "2", "--echo")
+    assert "ab!" in said.out and "-0.5000  'b'" in said.out and "–  'a'" in said.out
+    assert FakeModel.asked[-1]["logprobs"] == 2 and FakeModel.asked[-1]["echo"]
+    told = json.loads(cli("complete", "--url", url, "ab", "--logprobs", "0", "--json").out)
+    assert told["logprobs"]["tokens"] == ["a", "b"] and told["finish_reason"] == "length"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    said = cli("complete", "--url", url)
+    assert said.code == 2 and "appliance complete" in said.err
 
 
 def test_answers_that_do_not_come(cli: Cli, url: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance import keys, paths
-from appliance.cli import chat
+from appliance.cli import asking as chat
 from appliance.errors import NotAuthorisedError
 
 Cli = Callable[..., Any]

@@ -58,6 +58,7 @@ class Snapshots:
             live=frontend.live,
             requests=frontend.rows(),
             finished=frontend.finished_rows(),
+            clients=frontend.client_rows(),
             engines=frontend.states(),
             metrics=frontend.series.registry.dump(),
         )

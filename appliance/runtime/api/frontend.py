@@ -32,6 +32,7 @@ from appliance.runtime.wire.text import TextDelta, TextRequest, TextRoom, TextSt
 MAX_CRASHES = 2
 ROWS_SHOWN = 200
 FINISHED_SHOWN = 50
+CLIENTS_SHOWN = 50
 
 log = logging.getLogger(__name__)
 
@@ -316,6 +317,8 @@ class Frontend:
         series.e2e.observe(now - live.request.arrival, model)
         series.prompt_length.observe(live.prompt_tokens, model)
         series.output_length.observe(tokens, model)
+        if text.finish == "length" and live.prompt_tokens + tokens >= self.context:
+            series.cut.add(1.0, model)
         if live.first_at is not None:
             series.decode.observe(now - live.first_at, model)
             if tokens > 1:
@@ -378,6 +381,9 @@ class Frontend:
         newest = itertools.islice(reversed(self._live.values()), ROWS_SHOWN)
         return [_row(live, now) for live in newest]
 
+    def client_rows(self) -> list[status.ClientRow]:
+        return _client_rows(self._live.values(), time.monotonic())
+
     def finished_rows(self) -> list[status.RequestRow]:
         return list(self._finished)
 
@@ -407,13 +413,13 @@ def _again(live: Live) -> TokenRequest:
 
 
 def _row(live: Live, now: float) -> status.RequestRow:
-    arrival, tokens = live.request.arrival, len(live.output)
+    arrival, tokens, stats = live.request.arrival, len(live.output), live.engine.stats
     phase: Literal["queued", "prefill", "decode"] = "queued"
+    prefilled = None
     if live.engine.connected and live.in_flight:
         phase = "decode" if tokens else "prefill"
-    speed = None
-    if live.first_at is not None and tokens > 1 and live.last_at > live.first_at:
-        speed = (tokens - 1) / (live.last_at - live.first_at)
+        if phase == "prefill" and stats is not None and stats.partial_rid == live.request.rid:
+            prefilled = stats.partial_tokens
     return status.RequestRow(
         id=live.name,
         phase=phase,
@@ -424,9 +430,38 @@ def _row(live: Live, now: float) -> status.RequestRow:
         age_s=now - arrival,
         queue_s=None if live.admitted_at is None else max(0.0, live.admitted_at - arrival),
         ttft_s=None if live.first_at is None else live.first_at - arrival,
-        tok_s=speed,
+        tok_s=_speed(live),
         client=live.client,
+        prefilled_tokens=prefilled,
     )
+
+
+def _speed(live: Live) -> float | None:
+    """Tokens a second since the first; None before there are two."""
+    if live.first_at is None or len(live.output) < 2 or live.last_at <= live.first_at:
+        return None
+    return (len(live.output) - 1) / (live.last_at - live.first_at)
+
+
+def _client_rows(lives: Iterable[Live], now: float) -> list[status.ClientRow]:
+    """One for each client, those with most live requests first."""
+    of: dict[str, list[Live]] = {}
+    for live in lives:
+        of.setdefault(live.client, []).append(live)
+    rows = [
+        status.ClientRow(
+            client=client,
+            live=len(theirs),
+            queued=sum(not live.in_flight for live in theirs),
+            prompt_tokens=sum(live.prompt_tokens for live in theirs),
+            output_tokens=sum(len(live.output) for live in theirs),
+            tok_s=sum(_speed(live) or 0.0 for live in theirs),
+            oldest_s=now - min(live.request.arrival for live in theirs),
+        )
+        for client, theirs in of.items()
+    ]
+    rows.sort(key=lambda row: row.live, reverse=True)
+    return rows[:CLIENTS_SHOWN]
 
 
 def _server_error(message: str, code: str) -> RequestError:

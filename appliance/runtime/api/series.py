@@ -94,6 +94,7 @@ class Series:
         self.finished = counter(
             "request_success", "Sequences ended, by reason", (*m, "finished_reason")
         )
+        self.cut = counter("context_cut", "Sequences that ended where the context does")
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of answered requests")
         self.cached_tokens = counter("cached_prompt_tokens", "Prompt tokens from the prefix cache")
         self.generated = counter("generation_tokens", "Tokens generated")
@@ -125,7 +126,9 @@ class Series:
             self.requests.add(0.0, self.model, status)
         for reason in FINISHES:
             self.finished.add(0.0, self.model, reason)
-        for metric in (self.prompt_tokens, self.cached_tokens, self.generated, self.replays):
+        for metric in (
+            self.prompt_tokens, self.cached_tokens, self.generated, self.replays, self.cut
+        ):  # fmt: skip
             metric.add(0.0, self.model)
         self.live.set(0.0, self.model)
         for histogram in (

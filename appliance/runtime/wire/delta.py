@@ -47,6 +47,20 @@ class TokenDelta(Struct, frozen=True, array_like=True, gc=False):
     """float32: the hidden state that was asked for, on the last delta."""
 
 
+class SharedPrefix(Struct, frozen=True, array_like=True, gc=False):
+    """A beginning of prompts that the prefix cache holds and rows have shared.
+
+    number: its name while it is cached. tokens: its length; own: of these, those behind the
+    beginning above it. hits: rows that found it. rows: that use it now.
+    """
+
+    number: int
+    tokens: int
+    own: int
+    hits: int
+    rows: int
+
+
 class StepStats(Struct, frozen=True, array_like=True, gc=False):
     """State of an engine after a step; counters only grow during an engine's life."""
 
@@ -82,6 +96,12 @@ class StepStats(Struct, frozen=True, array_like=True, gc=False):
     """Counter: host seconds queueing steps on the device (on a CPU: computing them)."""
     settle_s: float = 0.0
     """Counter: host seconds making deltas of results and sending them."""
+    partial_rid: int = -1
+    """The request whose prompt is computed in parts, if any."""
+    partial_tokens: int = 0
+    """Tokens of that prompt which need no more computing."""
+    shared: tuple[SharedPrefix, ...] = ()
+    """Beginnings that saved most tokens, the most first."""
 
 
 class Deltas(Struct, frozen=True, array_like=True, tag="deltas", gc=False):

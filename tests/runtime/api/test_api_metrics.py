@@ -19,6 +19,7 @@ from appliance.status import EngineState, FrontendSnapshot
 
 GOLDEN = {
     "appliance_requests_total": ("counter", "model_name,status"),
+    "appliance_context_cut_total": ("counter", "model_name"),
     "appliance_request_success_total": ("counter", "finished_reason,model_name"),
     "appliance_prompt_tokens_total": ("counter", "model_name"),
     "appliance_cached_prompt_tokens_total": ("counter", "model_name"),

@@ -126,6 +126,36 @@ class RequestRow(Struct, frozen=True):
     """Name of the API key, else the user agent's first word."""
     finish: str = ""
     """Why it ended, when phase is done: stop, length, abort, error, … ; age_s is then its life."""
+    prefilled_tokens: int | None = None
+    """Of the prompt, while it is computed in parts."""
+
+
+class PrefixRow(Struct, frozen=True):
+    """A beginning of prompts that an engine's cache holds (fields as in wire.SharedPrefix)."""
+
+    number: int
+    tokens: int
+    own: int
+    hits: int
+    rows: int
+    replica: int = 0
+
+    @property
+    def saved(self) -> int:
+        """Tokens that were not computed thanks to it, without what is above it."""
+        return self.own * self.hits
+
+
+class ClientRow(Struct, frozen=True):
+    """The live requests of one client: of one API key, or of one program."""
+
+    client: str
+    live: int
+    queued: int
+    prompt_tokens: int
+    output_tokens: int
+    tok_s: float
+    oldest_s: float
 
 
 class EngineState(Struct, frozen=True):
@@ -135,6 +165,7 @@ class EngineState(Struct, frozen=True):
     connected: bool
     generation: int = 0
     stats: dict[str, float] = {}
+    shared: list[PrefixRow] = []
 
 
 class FrontendSnapshot(Struct, frozen=True):
@@ -150,6 +181,8 @@ class FrontendSnapshot(Struct, frozen=True):
     """metrics.Registry.dump() of this frontend."""
     finished: list[RequestRow] = []
     """The last that ended, newest first."""
+    clients: list[ClientRow] = []
+    """All that have live requests."""
 
 
 def publish(path: Path, value: Struct) -> None:
@@ -252,3 +285,7 @@ class TopSnapshot(Struct, frozen=True):
     """hit_tokens, query_tokens, evicted_tokens, preemptions: growth in the last minute"""
     finished_60s: dict[str, float] = {}
     """Sequences that ended in the last minute, by reason: stop, length, abort, error"""
+    prefixes: list[PrefixRow] = []
+    """Beginnings of prompts that saved most tokens, the most first."""
+    clients: list[ClientRow] = []
+    """Who has live requests, the most first."""

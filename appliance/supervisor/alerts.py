@@ -25,6 +25,10 @@ LATE_BEAT = 0.5
 """Share of the silence allowed to an engine after which it is told."""
 _HOT = ("heat", "hw-slowdown", "power-brake")
 TOO_LONG = "context_length_exceeded"
+_NOT_REFUSALS = frozenset(
+    {TOO_LONG, "internal_error", "engine_error", "request_quarantined", "tokens_lost", "overloaded"}
+)
+"""Told by another alert, or no fault of who asked."""
 _REFUSAL_FIXES = {
     "invalid_api_key": "appliance key list shows the keys; clients send one as a Bearer token",
     "model_not_found": "appliance up --set model.served_names=NAME adds the name they ask for",
@@ -65,7 +69,7 @@ class Seen(Struct, frozen=True):
     xids: Sequence[tuple[float, int, int]] = ()
     """(Unix time, GPU, number) of critical errors, oldest first."""
     refused: Mapping[str, float] = {}
-    """Refused requests by the code of the error."""
+    """Requests that got an error, by its code."""
     requests: float = 0.0
     """All that were answered, refusals among them."""
     cut: float = 0.0
@@ -171,7 +175,7 @@ def _of_the_answers(seen: Seen) -> list[Finding]:
         text += " in the last minute"
         fix = "a longer one, where it fits: appliance up --context " + str(2 * seen.context)
         found.append(Finding("APL-ALR-013", "warn", text, fix))
-    others = {code: n for code, n in seen.refused.items() if code != TOO_LONG and n}
+    others = {code: n for code, n in seen.refused.items() if code not in _NOT_REFUSALS and n}
     count = refused - long
     if count >= REFUSED_LEAST and count >= REFUSED_SHARE * seen.requests:
         text = f"{_requests(count)} refused in the last minute"

@@ -187,8 +187,8 @@ class Sampler:
         return self._by_last_label("appliance_request_success_total")
 
     def refused(self) -> dict[str, float]:
-        """Requests refused in the last minute, by the code of the error."""
-        return self._by_last_label("appliance_refused_requests_total")
+        """Requests that got an error in the last minute, by its code."""
+        return self._by_last_label("appliance_request_errors_total")
 
     def cut(self) -> float:
         """Answers of the last minute that ended where the context does."""

@@ -13,7 +13,7 @@ from appliance.runtime.wire.channel import EngineLink
 from appliance.runtime.wire.codec import CodecError
 from appliance.runtime.wire.delta import Leaving, StepStats, ToFrontend, Welcome
 from appliance.runtime.wire.request import ToEngine
-from appliance.status import EngineState
+from appliance.status import EngineState, PrefixRow
 
 RETRY_S = 0.05
 
@@ -45,11 +45,14 @@ class EnginePeer:
 
     def state(self) -> EngineState:
         stats = {} if self.stats is None else msgspec.structs.asdict(self.stats)
+        shared = stats.pop("shared", ())
+        stats.pop("partial_rid", None)  # larger than a float can hold, and for the frontend alone
         return EngineState(
             replica=self.replica,
             connected=self.connected,
             generation=self.welcome.generation if self.welcome else 0,
             stats={k: float(v) for k, v in stats.items()},
+            shared=[PrefixRow(**msgspec.structs.asdict(prefix)) for prefix in shared],
         )
 
     async def run(

@@ -19,7 +19,7 @@ from appliance.runtime.schedule.refuse import refusal
 from appliance.runtime.schedule.request import Request, State
 from appliance.runtime.schedule.running import NewTokenRatio, Running, by_loss
 from appliance.runtime.schedule.settle import Settle
-from appliance.runtime.wire.delta import StepStats, TokenDelta
+from appliance.runtime.wire.delta import SharedPrefix, StepStats, TokenDelta
 from appliance.runtime.wire.request import TokenRequest
 from appliance.runtime.wire.step import Masks, Step, StepResult
 
@@ -29,6 +29,7 @@ TOUCH_EVERY = 32
 """Steps between two touches of what waiting requests would find in the cache."""
 ROOM_AHEAD = 20
 """Decode steps for which pages are freed at once after a retraction."""
+PREFIXES_TOLD = 8
 
 
 class _Counts:
@@ -201,6 +202,7 @@ class Scheduler:
     def stats(self) -> StepStats:
         """The scheduler's part; times and generation are the caller's."""
         page, counts, admission = self.cache.page_size, self._counts, self._admission
+        partial = admission.partial
         return StepStats(
             steps=counts.settled,
             running=self.running.count,
@@ -216,6 +218,9 @@ class Scheduler:
             evicted_tokens=self.cache.evicted * page,
             new_token_ratio=self._ratio.value,
             aborts=counts.aborts,
+            partial_rid=-1 if partial is None else partial.rid,
+            partial_tokens=0 if partial is None else int(self.running.position[partial.slot]),
+            shared=tuple(SharedPrefix(*s) for s in self.cache.most_shared(PREFIXES_TOLD)),
         )
 
     def check(self) -> None:

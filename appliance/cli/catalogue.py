@@ -320,6 +320,11 @@ CATALOGUE: dict[str, Entry] = {
         "it was never installed by this user, or under another name",
         "appliance service install",
     ),
+    "APL-NOT-025": Entry(
+        "no ended request of this id is in the request log",
+        "it is still running, is older than the files that are kept, or the log was off",
+        "appliance logs --follow shows live ones; appliance up --request-log on|content",
+    ),
     "APL-RUN-001": Entry(
         "nothing runs under this name",
         "it was not started, or it has ended",
@@ -439,5 +444,10 @@ CATALOGUE: dict[str, Entry] = {
         "a file that holds a secret cannot be used",
         "it is not there, holds no text, or others may read it",
         "chmod 600 FILE",
+    ),
+    "APL-USE-040": Entry(
+        "the request log does not hold this request's body",
+        "bodies are kept only where content was asked for, and not the very long ones",
+        "appliance up --request-log content, and send the request again",
     ),
 }

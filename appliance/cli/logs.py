@@ -1,4 +1,5 @@
-"""appliance logs: of a live run from its supervisor, of an ended one from its file."""
+"""appliance logs: of a live run from its supervisor, of an ended one from its file; a request's
+line of the request log, and the curl that asks for it again."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import re
 import click
 
 from appliance import paths
+from appliance.cli import ended_requests
 from appliance.cli.output import Output
 from appliance.cli.prepare import run_folder
 from appliance.client import Client
@@ -30,7 +32,8 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 )
 @click.option("--since", metavar="TIME", help="Not before: 10m ago, 14:30, 2026-11-20T14:30:00.")
 @click.option("--until", metavar="TIME", help="Not after.")
-@click.option("--request", metavar="ID", help="Lines that name this request.")
+@click.option("--request", metavar="ID", help="Lines that name this request, and what it took.")
+@click.option("--curl", is_flag=True, help="With --request: a curl that asks for it again.")
 @click.option("--grep", multiple=True, metavar="TEXT", help="Lines that hold this text.")
 @click.pass_obj
 def logs(
@@ -44,10 +47,16 @@ def logs(
     since: str | None,
     until: str | None,
     request: str | None,
+    curl: bool,
     grep: tuple[str, ...],
 ) -> None:
     """What the processes of run NAME have said."""
-    client = Client(paths.control_socket(run_folder(name)))
+    if curl:
+        _tell_curl(out, name, request)
+        return
+    requests = ended_requests.find(name, request) if request and not follow else []
+    folder = paths.runtime_dir() / name if requests else run_folder(name)
+    client = Client(paths.control_socket(folder))
     begin, end = moment(since, "--since"), moment(until, "--until")
     holds = (*grep, *([request] if request else []))
     try:
@@ -65,11 +74,30 @@ def logs(
             raise
         path = paths.supervisor_log(name)
         found = read_file(path, lines, Filter(component, level, begin, end, holds))
-        if not found and not path.exists():
+        if not found and not requests and not path.exists():
             raise
         out.note(f"The run has ended; from {path}:")
     for line in found:
         out.result(line, {"line": line})
+    for row in requests:
+        out.result(ended_requests.text_of(row), {"request": row})
+    if request and not requests and not follow:
+        out.note(f"No request '{request}' that has ended is in the request log of '{name}'.")
+
+
+def _tell_curl(out: Output, name: str, request: str | None) -> None:
+    if not request:
+        raise UsageError("--curl is of one request.", f"appliance logs {name} --request ID --curl")
+    row = ended_requests.replayable(name, request)
+    try:
+        url = Client(paths.control_socket(paths.runtime_dir() / name), timeout=3.0).status().url
+    except NotRunningError:
+        url = ""
+        out.note("The run has ended; the address is where `appliance up` serves by default.")
+    command = ended_requests.curl_of(row, url or "http://127.0.0.1:8000")
+    if ended_requests.REDACTED in command:
+        out.warn("what was a secret in the body is not in the log: put it in again")
+    out.result(command, {"schema": "appliance.curl/1", "id": row["id"], "curl": command})
 
 
 def moment(text: str | None, option: str) -> str:

@@ -60,6 +60,11 @@ class _WaitOption(click.Command):
 @click.option("--context", type=click.IntRange(1), help="Longest prompt and answer, in tokens.")
 @click.option("--load-format", type=click.Choice(["auto", "dummy"]), help="dummy: made-up weights.")
 @click.option("--no-auth", is_flag=True, help="Ask for no API key, whoever can reach it.")
+@click.option(
+    "--request-log",
+    type=click.Choice(["off", "on", "content"]),
+    help="A line for each request that ends (on); content: with prompt and answer.",
+)
 @click.option("--name", default="default", help="Name of the run.")
 @click.option(
     "--dry-run", is_flag=True, help="Print every value, from where and why; start nothing."

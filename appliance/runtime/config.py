@@ -27,6 +27,7 @@ ToolParser = Literal[
     "auto", "none", "harmony", "deepseek-v3", "kimi-k2", "glm45", "glm4", "qwen3-coder", "hermes",
     "mistral", "llama3", "pythonic", "json",
 ]  # fmt: skip
+RequestLogMode = Literal["off", "on", "content"]
 ReasoningParser = Literal["auto", "none", "harmony", "deepseek-r1", "qwen3", "think", "mistral"]
 
 
@@ -68,6 +69,12 @@ class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """File of the API keys that are asked for; empty: none are."""
     no_auth: bool = False
     """Anybody is answered without a key, whoever can reach the address."""
+    request_log: RequestLogMode = "on"
+    """A JSON line for each request that has ended; content: with its prompt and answer."""
+    request_log_mib: Positive = 16
+    """Most MiB of one of its files; then a new one is begun."""
+    request_log_files: Positive = 5
+    """How many of them each frontend keeps."""
 
 
 class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from appliance.errors import RequestError
 from appliance.runtime.wire.text import TextDelta
+from appliance.status import RequestRow
 
 
 class CallerGone(Exception):
@@ -25,6 +26,8 @@ class Answer:
         self.open = choices
         self.takes_aborts = takes_aborts
         """Sequences that have not finished."""
+        self.ended: list[RequestRow] = []
+        """Those that have, whatever ended them, as they were at their end."""
         self._fresh: list[tuple[int, TextDelta]] = []
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None

@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -32,13 +32,16 @@ from appliance.runtime.api.dialects import dialect_routes
 from appliance.runtime.api.engines import EnginePeer
 from appliance.runtime.api.errors import as_request_error, error_body, error_headers
 from appliance.runtime.api.frontend import Frontend
-from appliance.runtime.api.gate import Gate
+from appliance.runtime.api.gate import Gate, given_keys
+from appliance.runtime.api.generate import SHOWN_CLIENT
 from appliance.runtime.api.models import Models
 from appliance.runtime.api.native.abort import Aborts
 from appliance.runtime.api.openapi import document
+from appliance.runtime.api.request_log import RequestLog, note_error
 from appliance.runtime.api.series import Series
 from appliance.runtime.api.server import HttpServer, raise_file_limit
 from appliance.runtime.api.state import CancelFile, RunStateFile
+from appliance.runtime.api.tgi import DIALECT
 from appliance.runtime.api.window import ROUTE, Window
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.wire.text import TextRoom
@@ -47,6 +50,8 @@ from appliance.status import Beat, Phase, Ready, StatusPipe
 PUBLISH_S = 0.25
 BEAT_S = 1.0
 LONGEST_ID = 128
+CLIENT_LEFT = 499
+"""Told to nobody: the client has gone before its answer."""
 
 _ID = re.compile(r"[^A-Za-z0-9._:-]")
 
@@ -82,10 +87,10 @@ def routes(
 
 
 class RequestIds:
-    """Gives every request its id, answers with it, and counts how requests end."""
+    """Gives every request its id, answers with it, counts and writes down how requests end."""
 
-    def __init__(self, app: ASGIApp, series: Series) -> None:
-        self._app, self._series = app, series
+    def __init__(self, app: ASGIApp, series: Series, requests: RequestLog) -> None:
+        self._app, self._series, self._requests = app, series, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,6 +99,11 @@ class RequestIds:
         name = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = name
+        headers = scope["headers"]
+        entry = self._requests.begin(
+            name, scope["method"], scope["path"], _agent(headers), given_keys(headers)
+        )
+        state["entry"] = entry
         shown = [(b"x-request-id", name.encode()), (b"request-id", name.encode())]
         status = 0
 
@@ -107,10 +117,20 @@ class RequestIds:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            gone = state.get("cancelled", False)
             if scope["method"] == "POST" and scope["path"].startswith(("/v1/", "/generate")):
-                gone = state.get("cancelled", False)
                 outcome = "cancelled" if gone else _class_of(status)
                 self._series.requests.add(1.0, self._series.model, outcome)
+                if entry.error:
+                    self._series.errors.add(1.0, self._series.model, entry.error)
+            entry.dialect = "tgi" if state.get("dialect") == DIALECT else ""
+            self._requests.end(entry, CLIENT_LEFT if gone else status, state.get("caller"))
+
+
+def _agent(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The program that asks, as it says."""
+    found = next((value for name, value in headers if name == b"user-agent"), b"")
+    return found.decode("latin-1").split(" ", 1)[0][:SHOWN_CLIENT]
 
 
 def _class_of(status: int) -> str:
@@ -132,13 +152,14 @@ async def _refuse(request: Request, error: Exception) -> Response:
     """Any exception of an endpoint as its response."""
     if isinstance(error, CallerGone):
         request.scope["state"]["cancelled"] = True
-        return Response(status_code=499)
+        return Response(status_code=CLIENT_LEFT)
     if isinstance(error, HTTPException):
         what = f"{request.method} {request.scope['path'][:200]}: {error.detail}"
         error = RequestError(what, status=error.status_code, code="no_such_route")
     elif not isinstance(error, ApplianceError):
         log.error("request %s", request.scope["state"]["request_id"], exc_info=error)
     refused = as_request_error(error)
+    note_error(request.scope, refused.code)
     dialect = request.scope["state"].get("dialect", request.scope["path"])
     response = Response(error_body(refused, dialect), refused.status, media_type="application/json")
     response.raw_headers += error_headers(refused)
@@ -166,6 +187,7 @@ def build_app(
     admin: Admin,
     batches: BatchRoom,
     aborts: Aborts,
+    requests: RequestLog,
     config: RuntimeConfig,
 ) -> ASGIApp:
     app = FastAPI(
@@ -182,7 +204,19 @@ def build_app(
         app.add_route(path, _Guard(endpoint).answer, methods=[method])
     app.add_exception_handler(HTTPException, _refuse)
     gate = Gate(app, config.serve.host, keyring(config, frontend.index))
-    return RequestIds(gate, frontend.series)
+    return RequestIds(gate, frontend.series, requests)
+
+
+def request_log(config: RuntimeConfig, index: int, series: Series) -> RequestLog:
+    serve = config.serve
+    return RequestLog(
+        None if serve.request_log == "off" else paths.request_log(config.run, index),
+        content=serve.request_log == "content",
+        model=config.model.id,
+        dropped=series.log_dropped,
+        max_bytes=serve.request_log_mib << 20,
+        kept=serve.request_log_files - 1,
+    )
 
 
 def keyring(config: RuntimeConfig, index: int) -> Keyring | None:
@@ -213,11 +247,14 @@ class FrontendProcess:
         self.snapshots = Snapshots(self.frontend, run, config.serve.frontends)
         models = Models(config.model, context)
         admin = Admin(self.frontend, models, self.snapshots, context)
+        self._requests = request_log(config, index, series)
         self.batches = BatchRoom(
-            self.frontend, paths.batches_dir(config.run), config.serve.frontends
+            self.frontend, paths.batches_dir(config.run), config.serve.frontends, self._requests
         )
         self._aborts = Aborts(self.frontend, run, config.serve.frontends)
-        app = build_app(self.frontend, models, admin, self.batches, self._aborts, config)
+        app = build_app(
+            self.frontend, models, admin, self.batches, self._aborts, self._requests, config
+        )
         self.server = HttpServer(app, listener)
 
     async def start(self) -> None:
@@ -237,6 +274,7 @@ class FrontendProcess:
         await self.batches.close()
         await self.frontend.close()
         self.snapshots.publish(at_least_every_s=0.0)
+        await asyncio.to_thread(self._requests.close)
 
     async def housekeeping(self, status: StatusPipe) -> None:
         """Until cancelled: snapshots, what others cancel, the date, and signs of life."""

@@ -332,7 +332,9 @@ class Frontend:
     def _forget(self, live: Live, finish: str) -> None:
         del self._live[live.request.rid]
         row = _row(live, time.monotonic())
-        self._finished.appendleft(msgspec.structs.replace(row, phase="done", finish=finish))
+        row = msgspec.structs.replace(row, phase="done", finish=finish)
+        self._finished.appendleft(row)
+        live.answer.ended.append(row)
         live.engine.live_tokens -= live.prompt_tokens + len(live.output)
         live.caller.hold(-live.prompt_tokens - len(live.output))
 

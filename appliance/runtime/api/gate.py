@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from appliance.errors import RequestError
 from appliance.runtime.api.callers import ANYBODY, STRANGER, Caller, Keyring, wall_clock
 from appliance.runtime.api.errors import error_body, error_headers
+from appliance.runtime.api.request_log import note_error
 from appliance.runtime.config import is_loopback
 
 OPEN = frozenset({"/livez", "/readyz", "/health"})
@@ -49,6 +50,7 @@ class Gate:
         try:
             scope["state"]["caller"] = self._admit(scope)
         except RequestError as e:
+            note_error(scope, e.code)
             await _refusal(scope, e)(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -77,7 +79,7 @@ class Gate:
         if caller is None:
             if scope["path"] in OPEN:
                 return STRANGER
-            raise _unauthorised(any(_given(headers)))
+            raise _unauthorised(any(given_keys(headers)))
         if scope["method"] in ("POST", "PUT"):
             caller.count_request(wall_clock())
         return caller
@@ -87,7 +89,7 @@ def _first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> str:
     return next((value.decode("latin-1") for name, value in headers if name == wanted), "")
 
 
-def _given(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+def given_keys(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     """Keys as OpenAI's and as Anthropic's clients send them."""
     found: list[bytes] = []
     for name, value in headers:
@@ -99,7 +101,7 @@ def _given(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
 
 
 def _known(keys: Keyring, headers: Iterable[tuple[bytes, bytes]]) -> Caller | None:
-    found = [keys.find(key) for key in _given(headers)]
+    found = [keys.find(key) for key in given_keys(headers)]
     return next((caller for caller in found if caller is not None), None)
 
 

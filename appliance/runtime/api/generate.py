@@ -18,6 +18,7 @@ from appliance.errors import RequestError
 from appliance.runtime.api.answer import Answer, CallerGone, join
 from appliance.runtime.api.errors import as_request_error
 from appliance.runtime.api.frontend import Frontend
+from appliance.runtime.api.request_log import entry_of, note_error
 from appliance.runtime.api.sse import COMMENT, DATA_EVENTS, HEADERS, Framing
 from appliance.runtime.wire.request import TokenRequest
 from appliance.runtime.wire.text import TextDelta, TextRequest
@@ -84,6 +85,15 @@ class Exchange:
         prompts = [len(t.prompt) // 4 for t in tokens[::n]]
         self.usage = Usage(sum(prompts), n)
         self._watch = asyncio.create_task(_until_gone(request.receive, answer))
+        self._entry = entry_of(request.scope)
+        if self._entry is not None:
+            self._entry.rows, self._entry.usage = answer.ended, self.usage.shown
+
+    def count(self, choice: int, delta: TextDelta) -> None:
+        """Takes note of what is handed on."""
+        self.usage.add(choice, delta)
+        if self._entry is not None and self._entry.content:
+            self._entry.heard(choice, delta)
 
     def close(self) -> None:
         """Sequences still live are aborted."""
@@ -96,7 +106,7 @@ class Exchange:
         try:
             while self.answer.open:
                 for choice, delta in await self.answer.take():
-                    self.usage.add(choice, delta)
+                    self.count(choice, delta)
                     got[choice].append(delta)
         finally:
             self.close()
@@ -118,6 +128,8 @@ class Exchange:
         except BaseException:
             self.close()
             raise
+        if self._entry is not None:
+            self._entry.stream = True
         return EventStream(self, form, first, usage_at_end, usage_always, keep_alive_s, framing)
 
 
@@ -157,6 +169,7 @@ class EventStream(Response):
         except CallerGone:
             scope["state"]["cancelled"] = True
         except RequestError as e:
+            note_error(scope, e.code)
             body = self._framing.failed(e)
             await send({"type": "http.response.body", "body": body, "more_body": False})
         finally:
@@ -177,7 +190,7 @@ class EventStream(Response):
         usage, form = self._exchange.usage, self._form
         out: list[bytes] = []
         for choice, delta in fresh:
-            usage.add(choice, delta)
+            self._exchange.count(choice, delta)
             out.append(form.chunk(choice, delta, usage.shown() if self._usage_always else None))
         return out[0] if len(out) == 1 else b"".join(out)
 
@@ -230,7 +243,11 @@ async def read_body(request: Request) -> bytes:
         if size > MAX_BODY:
             raise _too_large()
         more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
+    entry = entry_of(request.scope)
+    if entry is not None and entry.content:
+        entry.body = data
+    return data
 
 
 def _too_large() -> RequestError:

@@ -99,6 +99,10 @@ class Series:
         self.cached_tokens = counter("cached_prompt_tokens", "Prompt tokens from the prefix cache")
         self.generated = counter("generation_tokens", "Tokens generated")
         self.replays = counter("replayed_requests", "Requests sent again after an engine's death")
+        self.errors = counter("request_errors", "HTTP requests that got an error", (*m, "code"))
+        self.log_dropped = counter(
+            "request_log_dropped", "Lines of the request log that were not written"
+        )
         self.live: Gauge = r.gauge("appliance_live_requests", "Sequences held", m)
         self.ttft = seconds("time_to_first_token", "Arrival to first token", TTFT_BUCKETS)
         self.itl = seconds("inter_token_latency", "Between tokens of a request", ITL_BUCKETS)
@@ -127,7 +131,8 @@ class Series:
         for reason in FINISHES:
             self.finished.add(0.0, self.model, reason)
         for metric in (
-            self.prompt_tokens, self.cached_tokens, self.generated, self.replays, self.cut
+            self.prompt_tokens, self.cached_tokens, self.generated, self.replays, self.cut,
+            self.log_dropped,
         ):  # fmt: skip
             metric.add(0.0, self.model)
         self.live.set(0.0, self.model)

@@ -25,6 +25,8 @@ GOLDEN = {
     "appliance_cached_prompt_tokens_total": ("counter", "model_name"),
     "appliance_generation_tokens_total": ("counter", "model_name"),
     "appliance_replayed_requests_total": ("counter", "model_name"),
+    "appliance_request_errors_total": ("counter", ""),
+    "appliance_request_log_dropped_total": ("counter", "model_name"),
     "appliance_live_requests": ("gauge", "model_name"),
     "appliance_time_to_first_token_seconds": ("histogram", "model_name"),
     "appliance_inter_token_latency_seconds": ("histogram", "model_name"),

@@ -11,10 +11,15 @@ from starlette.responses import Response
 from starlette.types import Message, Scope
 
 from appliance.runtime.api.callers import Caller
+from appliance.runtime.api.request_log import RequestLog
 from appliance.runtime.api.sse import encode
 
 PRIORITY = -1_000_000
 """Below what any live request would ask for."""
+
+AGENT = "batch"
+CANCELLED = 499
+"""Status of a line whose batch was ended before it."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -30,13 +35,15 @@ class Answered(NamedTuple):
 class Calls:
     """endpoints: by path."""
 
-    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
-        self._endpoints = endpoints
+    def __init__(self, endpoints: Mapping[str, Endpoint], requests: RequestLog) -> None:
+        self._endpoints, self._requests = endpoints, requests
 
     async def ask(self, path: str, body: dict[str, Any], id: str, caller: Caller) -> Answered:
         """Cancelling it aborts what is computed."""
         data = encode(body)
-        scope = self._scope(path, len(data), {"request_id": id, "caller": caller})
+        entry = self._requests.begin(id, "POST", path, AGENT)
+        state = {"request_id": id, "caller": caller, "entry": entry}
+        scope = self._scope(path, len(data), state)
         unread = [data]
 
         async def receive() -> Message:
@@ -50,8 +57,13 @@ class Calls:
         async def send(message: Message) -> None:
             parts.append(message.get("body", b""))
 
-        response = await self._endpoints[path](Request(scope, receive))
-        await response(scope, receive, send)
+        status = CANCELLED
+        try:
+            response = await self._endpoints[path](Request(scope, receive))
+            await response(scope, receive, send)
+            status = response.status_code
+        finally:
+            self._requests.end(entry, status, caller)
         wait = None
         if response.status_code in (429, 503):
             wait = float(response.headers.get("retry-after", "5"))
@@ -70,7 +82,7 @@ class Calls:
             "headers": [
                 (b"content-type", b"application/json"),
                 (b"content-length", str(length).encode()),
-                (b"user-agent", b"batch"),
+                (b"user-agent", AGENT.encode()),
             ],
             "client": None,
             "server": None,

@@ -16,6 +16,7 @@ from appliance.runtime.api.batches.store import Archive
 from appliance.runtime.api.batches.turn import Turn
 from appliance.runtime.api.batches.work import Worker
 from appliance.runtime.api.frontend import Frontend
+from appliance.runtime.api.request_log import RequestLog
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 """What a batch may be for."""
@@ -24,12 +25,13 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class BatchRoom:
-    """folder: shared by the frontends of a run and by its next lives. share: how many there are."""
+    """folder: shared by the frontends of a run and by its next lives. share: how many there are.
+    requests: where lines are written down like requests of clients."""
 
-    def __init__(self, frontend: Frontend, folder: Path, share: int) -> None:
+    def __init__(self, frontend: Frontend, folder: Path, share: int, requests: RequestLog) -> None:
         self._archive = Archive(folder)
         self._endpoints: dict[str, Endpoint] = {}
-        calls = Calls(self._endpoints)
+        calls = Calls(self._endpoints, requests)
         turn = Turn(frontend, share)
         self._worker = Worker(self._archive, calls, ENDPOINTS, turn, frontend.index)
         self._task: asyncio.Task[None] | None = None

@@ -247,7 +247,7 @@ class TopSnapshot(Struct, frozen=True):
     throughput: dict[str, float] = {}
     """gen_tok_s, prompt_tok_s, cached_prompt_tok_s, req_s"""
     queue: dict[str, float] = {}
-    """running, waiting, max_running"""
+    """running, waiting, max_running, oldest_wait_s"""
     kv: dict[str, float] = {}
     """used_tokens, cached_tokens, total_tokens, ratio, preemptions_total"""
     prefix_cache: dict[str, float | None] = {}

@@ -17,7 +17,7 @@ from msgspec import Struct
 from appliance import paths
 from appliance.hardware import Gpu, Gpus, host_memory
 from appliance.metrics import Dump, quantile, subtract
-from appliance.status import EngineState, FrontendSnapshot
+from appliance.status import EngineState, FrontendSnapshot, PrefixRow
 
 HISTORY_S = 900
 WINDOW_S = 60
@@ -40,6 +40,7 @@ _HISTORY = (
     "cpu_util",
 )  # fmt: skip
 _XIDS_KEPT = 256
+_PREFIXES_SHOWN = 16
 _STATE_OF_ENGINE = ("running", "waiting", "used_tokens", "cached_tokens", "total_tokens")
 
 
@@ -171,6 +172,15 @@ class Sampler:
             }
             for replica, state in sorted(self._engines().items())
         ]
+
+    def prefixes(self) -> list[PrefixRow]:
+        """Beginnings that saved most tokens in the caches of all engines."""
+        rows = [
+            msgspec.structs.replace(row, replica=replica)
+            for replica, state in self._engines().items()
+            for row in state.shared
+        ]
+        return sorted(rows, key=lambda row: row.saved, reverse=True)[:_PREFIXES_SHOWN]
 
     def cache_growth(self) -> dict[str, float]:
         """Growth of the prefix cache's counters in the last minute."""

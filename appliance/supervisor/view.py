@@ -12,7 +12,14 @@ import psutil
 
 from appliance import paths
 from appliance.runtime.config import RuntimeConfig
-from appliance.status import ProcessRow, RequestRow, RunStatus, TopSnapshot
+from appliance.status import (
+    ClientRow,
+    FrontendSnapshot,
+    ProcessRow,
+    RequestRow,
+    RunStatus,
+    TopSnapshot,
+)
 from appliance.supervisor.alerts import (
     KV_HIGH,
     Alerts,
@@ -28,6 +35,7 @@ from appliance.supervisor.replica import Death
 from appliance.supervisor.snapshot import HISTORY_S, Sampler, gpu_row, iso
 
 MAX_ROWS = 200
+MAX_CLIENTS = 50
 
 
 class View:
@@ -103,7 +111,11 @@ class View:
                 "overrides": self._overrides,
             },
             throughput=sampler.throughput(),
-            queue={**sampler.queue(), "max_running": float(config.schedule.max_running)},
+            queue={
+                **sampler.queue(),
+                "max_running": float(config.schedule.max_running),
+                "oldest_wait_s": max((r.age_s for r in rows if r.phase == "queued"), default=0.0),
+            },
             kv=self._kv(),
             prefix_cache=sampler.prefix_cache(),
             latency_60s=sampler.latency,
@@ -121,6 +133,8 @@ class View:
             engines=sampler.engines(),
             cache_60s=sampler.cache_growth(),
             finished_60s=sampler.finished(),
+            prefixes=sampler.prefixes(),
+            clients=_clients(sampler.frontends),
         )
 
     def _kv(self) -> dict[str, float]:
@@ -241,6 +255,27 @@ def _memory(pid: int) -> int | None:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return None
+
+
+def _clients(frontends: list[FrontendSnapshot]) -> list[ClientRow]:
+    """Those of all frontends, joined by name."""
+    joined: dict[str, ClientRow] = {}
+    for row in (row for frontend in frontends for row in frontend.clients):
+        old = joined.get(row.client)
+        joined[row.client] = row if old is None else _sum(old, row)
+    return sorted(joined.values(), key=lambda row: (-row.live, row.client))[:MAX_CLIENTS]
+
+
+def _sum(a: ClientRow, b: ClientRow) -> ClientRow:
+    return ClientRow(
+        client=a.client,
+        live=a.live + b.live,
+        queued=a.queued + b.queued,
+        prompt_tokens=a.prompt_tokens + b.prompt_tokens,
+        output_tokens=a.output_tokens + b.output_tokens,
+        tok_s=a.tok_s + b.tok_s,
+        oldest_s=max(a.oldest_s, b.oldest_s),
+    )
 
 
 def _newest(rows: list[RequestRow]) -> list[RequestRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ from served_frontend import Served
 
 from appliance import paths, status
 from appliance.runtime.api import series
-from appliance.runtime.wire.delta import StepStats
+from appliance.runtime.wire.delta import SharedPrefix, StepStats
 from appliance.status import EngineState, FrontendSnapshot
 
 GOLDEN = {
@@ -50,12 +51,12 @@ GOLDEN = {
     "appliance_evicted_tokens_total": ("counter", "model_name"),
     "appliance_engine_steps_total": ("counter", "model_name"),
     "appliance_engine_schedule_seconds_total": ("counter", "model_name"),
-    "appliance_engine_wait_seconds_total": ("counter", "model_name"),
-    "appliance_engines_connected": ("gauge", "model_name"),
     "appliance_engine_inputs_seconds_total": ("counter", "model_name"),
     "appliance_engine_launch_seconds_total": ("counter", "model_name"),
-    "vllm:num_requests_running": ("gauge", "model_name"),
+    "appliance_engine_wait_seconds_total": ("counter", "model_name"),
     "appliance_engine_settle_seconds_total": ("counter", "model_name"),
+    "appliance_engines_connected": ("gauge", "model_name"),
+    "vllm:num_requests_running": ("gauge", "model_name"),
     "vllm:num_requests_waiting": ("gauge", "model_name"),
     "vllm:kv_cache_usage_perc": ("gauge", "model_name"),
     "vllm:prefix_cache_queries_total": ("counter", "model_name"),
@@ -188,6 +189,8 @@ def test_a_snapshot_shows_live_requests_without_their_text(
     (row,) = snapshot.requests
     assert (row.id, row.client, row.phase) == ("mine", "bench/1.0", "decode")
     assert (row.output_tokens, row.max_tokens) == (3, 9)
+    (client,) = snapshot.clients
+    assert (client.client, client.live, client.output_tokens) == ("bench/1.0", 1, 3)
     assert row.queue_s is not None and row.ttft_s is not None and row.tok_s is not None
     assert b"secret" not in data
     assert snapshot.engines[0].connected and snapshot.live == 1
@@ -206,3 +209,38 @@ def test_nothing_is_written_while_nothing_changes(
     assert len(written) == 1
     snapshots.publish(at_least_every_s=0.0)
     assert len(written) == 2 and status.RunState()
+
+
+def test_a_prompt_computed_in_parts_says_how_far_it_is(served: Served, engine: FakeEngine) -> None:
+    engine.hold.set()
+    body = {"prompt": [5, 6, 7], "max_tokens": 2}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{served.url}/v1/completions", json=body, timeout=60)
+        served.until(lambda: any(v.in_flight for v in served.frontend._live.values()))
+        stats = StepStats(partial_rid=engine.requests[0].rid, partial_tokens=2)
+        served.frontend.engines[0].stats = stats
+        (row,) = served.frontend.rows()
+        engine.hold.clear()
+        assert asked.result().status_code == 200
+    assert (row.phase, row.prefilled_tokens) == ("prefill", 2)
+
+
+def test_shared_beginnings_cross_to_the_snapshot(served: Served, engine: FakeEngine) -> None:
+    engine.stats = StepStats(shared=(SharedPrefix(7, 2048, 1024, 5, 2),), partial_rid=1 << 60)
+    body = {"prompt": "Hello", "max_tokens": 2}
+    assert httpx.post(f"{served.url}/v1/completions", json=body).status_code == 200
+    (state,) = served.frontend.states()
+    (prefix,) = state.shared
+    assert (prefix.number, prefix.tokens, prefix.saved, prefix.rows) == (7, 2048, 5120, 2)
+    assert "partial_rid" not in state.stats
+
+
+def test_an_answer_that_ends_with_the_context_is_counted(
+    served: Served, engine: FakeEngine
+) -> None:
+    room = served.frontend.context - 3
+    for most in (4, room):
+        body = {"prompt": [5, 6, 7], "max_tokens": most, "ignore_eos": True}
+        assert httpx.post(f"{served.url}/v1/completions", json=body).status_code == 200
+    _, values = scrape(served)
+    assert values["appliance_context_cut_total"]["org/tiny"] == 1

@@ -107,6 +107,8 @@ def test_a_shared_beginning_is_computed_once() -> None:
     w.drain_requests()
     stats = w.scheduler.stats()
     assert stats.cache_hit_tokens == 3 * 40
+    (shared,) = stats.shared
+    assert (shared.tokens, shared.own, shared.hits) == (40, 40, 3)
     assert stats.prompt_tokens == 41 + 3
 
 

@@ -14,7 +14,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,8 @@ from appliance.errors import NotFoundError, UsageError
 
 MAX_KEYS = 1024
 PREFIX = "sk-appliance-"
+_SHORTEST = 16
+"""Characters of a key of somebody else's making."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
@@ -130,6 +132,44 @@ def add_key(
 
     _change(path, more)
     return made
+
+
+def read_plain_keys(path: Path) -> tuple[str, ...]:
+    """The keys of a file that holds them as they are, one a line: a secret that systemd or a
+    container hands over. UsageError when it cannot be read, or others can."""
+    try:
+        mode, text = path.stat().st_mode, path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "it is no text"
+        raise UsageError(
+            f"the file of API keys {path} cannot be read: {why}.",
+            "Name a file that holds one key a line.",
+            code="APL-USE-034",
+        ) from e
+    if mode & 0o077:
+        raise UsageError(
+            f"others may read the file of API keys {path} (mode {mode & 0o777:03o}).",
+            f"chmod 600 {path}",
+            code="APL-USE-034",
+        )
+    found = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    short = [n for n, key in enumerate(found, 1) if len(key) < _SHORTEST]
+    if not found or short or len(found) > MAX_KEYS:
+        why = f"key {short[0]} is shorter than {_SHORTEST} characters" if short else "it holds none"
+        raise UsageError(
+            f"the file of API keys {path} is of no use: {why}.",
+            "`appliance key add NAME` makes one that nobody guesses.",
+            code="APL-USE-034",
+        )
+    return found
+
+
+def write_digests(path: Path, keys: Sequence[str]) -> None:
+    """Keeps the digests of such keys in a file that frontends read, without limits."""
+    named = tuple(
+        Key(name=f"key-{n}", sha256=digest(key.encode()), slot=n) for n, key in enumerate(keys)
+    )
+    _change(path, lambda _: named)
 
 
 def revoke_key(path: Path, name: str) -> None:

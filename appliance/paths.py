@@ -157,6 +157,11 @@ def keys_file() -> Path:
     return config_dir() / "keys.json"
 
 
+def run_keys(run: Path) -> Path:
+    """Digests of the keys that one run was given in a file of its own (JSON, 0600)."""
+    return run / "keys.json"
+
+
 def batches_dir(name: str) -> Path:
     """Uploaded files, batches and their answers of a run; they outlive it."""
     return state_dir() / "batches" / name

@@ -10,6 +10,7 @@ import click
 
 from appliance import paths
 from appliance.cli import ended_requests
+from appliance.cli.lines import log_data
 from appliance.cli.output import Output
 from appliance.cli.prepare import run_folder
 from appliance.client import Client
@@ -64,7 +65,7 @@ def logs(
             for line in client.follow_logs(
                 lines, component, level, since=begin, until=end, holds=holds
             ):
-                out.result(line, {"line": line})
+                out.result(line, log_data(line))
             return
         found = client.logs(
             lines, component, level, since=begin, until=end, holds=holds
@@ -78,7 +79,7 @@ def logs(
             raise
         out.note(f"The run has ended; from {path}:")
     for line in found:
-        out.result(line, {"line": line})
+        out.result(line, log_data(line))
     for row in requests:
         out.result(ended_requests.text_of(row), {"request": row})
     if request and not requests and not follow:

@@ -35,6 +35,7 @@ FLAGS = {
     "tp": "engine.tp",
     "context": "model.context",
     "no_auth": "serve.no_auth",
+    "api_key_file": "serve.keys_file",
     "request_log": "serve.request_log",
 }
 """Options of `up` -> the setting each is short for."""

@@ -16,15 +16,17 @@ from appliance import paths
 from appliance.cli.amounts import byte_count
 from appliance.cli.bars import Drawing, Style, drawing
 from appliance.cli.output import Output, duration, gigabytes
-from appliance.errors import UsageError
+from appliance.errors import DoesNotFitError, NotFoundError, UsageError
 from appliance.hub import local
 from appliance.hub.plan import Plan, SourceChoice, Want, already_here, check_disk, make_plan
 from appliance.hub.pull import Progress, Pulled, carry_out
-from appliance.hub.source import Patience
+from appliance.hub.source import Patience, offline_variable
 from appliance.profiles import store
 from appliance.profiles.pick import verdict
 from appliance.profiles.schema import Profile
 
+ABSENT = ("APL-NOT-001", "APL-NOT-003", "APL-NOT-008")
+"""Codes of a model that is not here, not in that revision, or only in part."""
 LARGE_PULL = 10_000_000
 """Bytes from which on a pull's rate says something of the next one's."""
 
@@ -297,3 +299,26 @@ def _pulled_data(pulled: Pulled) -> dict[str, Any]:
         "verified_files": pulled.verified_files,
         "duration_s": round(pulled.seconds, 3),
     }
+
+
+def offer_pull(out: Output, model: str | None, absent: NotFoundError) -> bool:
+    """Downloads a model that `up` was asked for and that is not here, when the user says yes.
+
+    False where it is no question of a download, or nobody says yes. DoesNotFitError when this
+    machine could not serve it; the errors of a pull.
+    """
+    if model is None or absent.code not in ABSENT or offline_variable(os.environ):
+        return False
+    patience = Patience()
+    plan = make_plan(Want(model), patience)
+    fit = fits(plan)
+    out.note(plan_text(plan, fit))
+    if fit is not None and not fit.startswith("fits"):
+        raise DoesNotFitError(
+            f"{model} {fit}", f"appliance pull {model}     downloads it all the same"
+        )
+    check_disk(plan)
+    if not out.confirm(f"{model} is not complete on this disk. Pull it?"):
+        return False
+    out.note(pulled_text(plan, fetch(out, plan, patience, 8, drawing("auto", out))))
+    return True

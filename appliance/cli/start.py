@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from appliance.cli.output import Output
 from appliance.cli.prepare import Prepared, plan_data
 from appliance.client import Client, error_of
 from appliance.errors import ApplianceError, BusyError, EngineError, NotRunningError
+from appliance.keys import write_digests
 from appliance.runtime.config import write_config
 from appliance.status import RunStatus
 from appliance.supervisor.child import child_environment
@@ -35,8 +37,11 @@ _DONE = {
 class Claim:
     """A run's folder with its lock held, its port bound and its files written."""
 
-    def __init__(self, prepared: Prepared, out: Output) -> None:
-        """BusyError when the name or the port is taken; a run that has failed is replaced."""
+    def __init__(self, prepared: Prepared, out: Output, keys: Sequence[str] = ()) -> None:
+        """BusyError when the name or the port is taken; a run that has failed is replaced.
+
+        keys: API keys of this run alone, whose digests are kept in its folder.
+        """
         config = prepared.plan.config
         self.run = paths.run_dir(config.run)
         self.lock = _take(self.run, out)
@@ -48,6 +53,8 @@ class Claim:
         port = self.listener.getsockname()[1]
         serve = msgspec.structs.replace(config.serve, port=port)
         self.config = msgspec.structs.replace(config, serve=serve, dir=str(self.run))
+        if keys:
+            write_digests(paths.run_keys(self.run), keys)
         write_config(self.config, paths.config_file(self.run))
         data = plan_data(prepared) | {"config": msgspec.to_builtins(self.config)}
         paths.plan_file(self.run).write_text(json.dumps(data, indent=1))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +15,7 @@ import msgspec
 
 from appliance import paths
 from appliance.cli import start
+from appliance.cli.lines import log_data
 from appliance.cli.output import Output
 from appliance.cli.prepare import (
     FLAGS,
@@ -27,7 +30,8 @@ from appliance.cli.prepare import (
     resolved_text,
 )
 from appliance.client import error_of
-from appliance.errors import EngineError, NotRunningError, UsageError
+from appliance.errors import EngineError, NotFoundError, NotRunningError, UsageError
+from appliance.keys import read_plain_keys
 
 _WAIT_S = 1800.0
 
@@ -59,7 +63,14 @@ class _WaitOption(click.Command):
 @click.option("--tp", type=click.IntRange(1), help="GPUs that share one model.")
 @click.option("--context", type=click.IntRange(1), help="Longest prompt and answer, in tokens.")
 @click.option("--load-format", type=click.Choice(["auto", "dummy"]), help="dummy: made-up weights.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="APPLIANCE_API_KEY_FILE",
+    help="Ask for one of the API keys in this file, one a line.",
+)
 @click.option("--no-auth", is_flag=True, help="Ask for no API key, whoever can reach it.")
+@click.option("--json-logs", is_flag=True, help="The log on stderr as JSON, one object a line.")
 @click.option(
     "--request-log",
     type=click.Choice(["off", "on", "content"]),
@@ -81,18 +92,28 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
     if given["gpus"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = given["gpus"]
     options = {k: given[k] for k in FLAGS}
+    keys = read_plain_keys(given["api_key_file"]) if given["api_key_file"] else ()
+    if keys:
+        options["api_key_file"] = str(paths.run_keys(paths.runtime_dir() / name))
     dry, assume = given["dry_run"], given["assume_gpus"]
     if assume and not dry:
         raise UsageError("--assume-gpus is for a dry run.", "Add --dry-run.")
     settings = given["settings"]
-    prepared = prepare(Asked(model, name, given["profile"], options, settings, assume, not dry))
-    check_door(prepared.plan.config.serve)
+    asked = Asked(model, name, given["profile"], options, settings, assume, not dry)
+    try:
+        prepared = prepare(asked)
+    except NotFoundError as e:
+        if dry or not offer_pull(out, model, e):
+            raise
+        prepared = prepare(asked)
+    if not keys:
+        check_door(prepared.plan.config.serve)
     for warning in prepared.warnings:
         out.warn(warning)
     if dry:
         _tell_plan(out, prepared)
         return
-    claim = start.Claim(prepared, out)
+    claim = start.Claim(prepared, out, keys)
     shown = "0.0.0.0" if claim.config.serve.host in ("", "::") else claim.config.serve.host
     out.note(f"Checked   {machine_text(prepared.hardware)}")
     out.note(f"Resolved  {claim.config.model.id}, {resolved_text(prepared)}")
@@ -100,7 +121,7 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
     if given["detach"] or given["wait"]:
         _detached(out, claim, given["wait"], given["wait_seconds"])
     else:
-        _foreground(out, claim)
+        _foreground(out, claim, given["json_logs"])
 
 
 def _tell_plan(out: Output, prepared: Prepared) -> None:
@@ -146,13 +167,13 @@ def _detached(out: Output, claim: start.Claim, wait: bool, limit_s: float) -> No
     out.result(text, msgspec.to_builtins(status))
 
 
-def _foreground(out: Output, claim: start.Claim) -> None:
+def _foreground(out: Output, claim: start.Claim, json_logs: bool) -> None:
     """The supervisor in this process. Its log goes to stderr where no terminal watches."""
     from appliance.supervisor.daemon import supervise
     from appliance.supervisor.logs import Line, journal_text, on_journal
 
     stop = threading.Event()
-    follow = out.interactive() and not out.verbose
+    follow = out.interactive() and not out.verbose and not json_logs
 
     def watch(kind: str, text: str) -> None:
         if not follow:
@@ -165,7 +186,8 @@ def _foreground(out: Output, claim: start.Claim) -> None:
     journal = on_journal(2)
 
     def echo(line: Line) -> None:
-        sys.stderr.write((journal_text(line) if journal else line.text) + "\n")
+        text = journal_text(line) if journal else line.text
+        sys.stderr.write((json.dumps(log_data(line.text)) if json_logs else text) + "\n")
 
     def show() -> None:
         try:

@@ -33,6 +33,8 @@ LONGEST_IN, LONGEST_OUT = 200, 240
 GROWTH = 0.10
 """Memory of a process may grow by this share, and by SLACK, between the first look and the last."""
 SLACK = 24 << 20
+FEW = 2
+"""Descriptors that the asking itself may hold at the moment of the look."""
 KINDS = ("whole", "stream", "chat", "several", "leave", "abort", "cut", "nonsense")
 WEIGHTS = (3, 6, 3, 1, 3, 2, 1, 1)
 
@@ -227,7 +229,7 @@ def report(
         if now["rss"] > then["rss"] * (1 + GROWTH) + SLACK:
             leaks.append(f"{name} memory {then['rss']} -> {now['rss']}")
         for what in ("fds", "threads"):
-            if now[what] > then[what]:
+            if now[what] > then[what] + FEW:
                 leaks.append(f"{name} {what} {then[what]} -> {now[what]}")
     for name in ("requests_running", "requests_waiting", "live_requests", "kv_used_tokens"):
         if idle[f"appliance_{name}"]:
@@ -237,6 +239,8 @@ def report(
         "seconds": round(seconds, 1),
         "steps": int(idle["appliance_engine_steps_total"]),
         "preemptions": int(idle["appliance_preemptions_total"]),
+        "evicted_tokens": int(idle["appliance_evicted_tokens_total"]),
+        "pool_tokens": int(idle["appliance_kv_total_tokens"]),
         "ended": dict(sorted(ended.items())),
         "processes": processes,
         "leaks": leaks,

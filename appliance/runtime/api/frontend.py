@@ -10,10 +10,8 @@ import asyncio
 import itertools
 import logging
 import time
-from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import msgspec
 
@@ -22,51 +20,19 @@ from appliance.errors import RequestError
 from appliance.runtime.api.answer import Answer
 from appliance.runtime.api.callers import ANYBODY, Caller
 from appliance.runtime.api.engines import EnginePeer
+from appliance.runtime.api.live import Live, client_rows, request_row
 from appliance.runtime.api.router import choose
 from appliance.runtime.api.series import Series
 from appliance.runtime.api.state import RunStateFile, refusal
 from appliance.runtime.wire.delta import Admitted, Deltas, StepStats, ToFrontend, TokenDelta
 from appliance.runtime.wire.request import Abort, TokenRequest
-from appliance.runtime.wire.text import TextDelta, TextRequest, TextRoom, TextStream
+from appliance.runtime.wire.text import TextDelta, TextRequest, TextRoom
 
 MAX_CRASHES = 2
 ROWS_SHOWN = 200
 FINISHED_SHOWN = 50
-CLIENTS_SHOWN = 50
 
 log = logging.getLogger(__name__)
-
-
-class Live:
-    """One sequence that has not ended. Times are of time.monotonic()."""
-
-    __slots__ = (
-        "admitted_at", "answer", "cached", "caller", "choice", "client", "crashes", "engine",
-        "first_at", "in_flight", "last_at", "name", "output", "prompt_tokens", "request", "stream",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        request: TokenRequest,
-        stream: TextStream,
-        engine: EnginePeer,
-        answer: Answer,
-        choice: int,
-        name: str,
-        client: str,
-        caller: Caller,
-    ) -> None:
-        self.request, self.stream, self.engine = request, stream, engine
-        self.answer, self.choice, self.name = answer, choice, name
-        self.client, self.caller = caller.name or client, caller
-        self.prompt_tokens = len(request.prompt) // 4
-        self.output = array("i")
-        self.cached = 0
-        self.crashes = 0
-        self.in_flight = False
-        self.admitted_at: float | None = None
-        self.first_at: float | None = None
-        self.last_at = request.arrival
 
 
 class Frontend:
@@ -331,7 +297,7 @@ class Frontend:
 
     def _forget(self, live: Live, finish: str) -> None:
         del self._live[live.request.rid]
-        row = _row(live, time.monotonic())
+        row = request_row(live, time.monotonic())
         row = msgspec.structs.replace(row, phase="done", finish=finish)
         self._finished.appendleft(row)
         live.answer.ended.append(row)
@@ -381,10 +347,10 @@ class Frontend:
     def rows(self) -> list[status.RequestRow]:
         now = time.monotonic()
         newest = itertools.islice(reversed(self._live.values()), ROWS_SHOWN)
-        return [_row(live, now) for live in newest]
+        return [request_row(live, now) for live in newest]
 
     def client_rows(self) -> list[status.ClientRow]:
-        return _client_rows(self._live.values(), time.monotonic())
+        return client_rows(self._live.values(), time.monotonic())
 
     def finished_rows(self) -> list[status.RequestRow]:
         return list(self._finished)
@@ -412,58 +378,6 @@ def _again(live: Live) -> TokenRequest:
     return msgspec.structs.replace(
         live.request, sampling=sampling, output=live.output.tobytes(), crashes=live.crashes
     )
-
-
-def _row(live: Live, now: float) -> status.RequestRow:
-    arrival, tokens, stats = live.request.arrival, len(live.output), live.engine.stats
-    phase: Literal["queued", "prefill", "decode"] = "queued"
-    prefilled = None
-    if live.engine.connected and live.in_flight:
-        phase = "decode" if tokens else "prefill"
-        if phase == "prefill" and stats is not None and stats.partial_rid == live.request.rid:
-            prefilled = stats.partial_tokens
-    return status.RequestRow(
-        id=live.name,
-        phase=phase,
-        prompt_tokens=live.prompt_tokens,
-        cached_tokens=live.cached,
-        output_tokens=tokens,
-        max_tokens=live.request.sampling.max_tokens,
-        age_s=now - arrival,
-        queue_s=None if live.admitted_at is None else max(0.0, live.admitted_at - arrival),
-        ttft_s=None if live.first_at is None else live.first_at - arrival,
-        tok_s=_speed(live),
-        client=live.client,
-        prefilled_tokens=prefilled,
-    )
-
-
-def _speed(live: Live) -> float | None:
-    """Tokens a second since the first; None before there are two."""
-    if live.first_at is None or len(live.output) < 2 or live.last_at <= live.first_at:
-        return None
-    return (len(live.output) - 1) / (live.last_at - live.first_at)
-
-
-def _client_rows(lives: Iterable[Live], now: float) -> list[status.ClientRow]:
-    """One for each client, those with most live requests first."""
-    of: dict[str, list[Live]] = {}
-    for live in lives:
-        of.setdefault(live.client, []).append(live)
-    rows = [
-        status.ClientRow(
-            client=client,
-            live=len(theirs),
-            queued=sum(not live.in_flight for live in theirs),
-            prompt_tokens=sum(live.prompt_tokens for live in theirs),
-            output_tokens=sum(len(live.output) for live in theirs),
-            tok_s=sum(_speed(live) or 0.0 for live in theirs),
-            oldest_s=now - min(live.request.arrival for live in theirs),
-        )
-        for client, theirs in of.items()
-    ]
-    rows.sort(key=lambda row: row.live, reverse=True)
-    return rows[:CLIENTS_SHOWN]
 
 
 def _server_error(message: str, code: str) -> RequestError:

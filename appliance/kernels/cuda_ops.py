@@ -8,48 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from appliance.kernels import gemm_fp8
-
-
-@triton.jit
-def _rope_store(
-    qkv, positions, cos_sin, kv_rows, q_out, k_pages, v_pages, q_weight, k_weight, eps,
-    stride_token, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr,
-):  # fmt: skip
-    """One program turns one head of one token; programs past the q heads write k and v."""
-    token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    half = tl.arange(0, D // 2)
-    source = qkv + token * stride_token + head * D
-    left = tl.load(source + half).to(tl.float32)
-    right = tl.load(source + D // 2 + half).to(tl.float32)
-    if NORM:
-        scale = tl.rsqrt((tl.sum(left * left) + tl.sum(right * right)) / D + eps)
-        weight = q_weight if head < H else k_weight
-        # the norm rounds to the model's dtype before its weight, as the models were trained
-        left = (left * scale).to(qkv.dtype.element_ty) * tl.load(weight + half)
-        right = (right * scale).to(qkv.dtype.element_ty) * tl.load(weight + D // 2 + half)
-        left, right = left.to(tl.float32), right.to(tl.float32)
-    angles = cos_sin + tl.load(positions + token).to(tl.int64) * D
-    cos = tl.load(angles + half)
-    sin = tl.load(angles + D // 2 + half)
-    out_left = left * cos - right * sin
-    out_right = right * cos + left * sin
-    if head < H:
-        target = q_out + (token * H + head) * D
-        tl.store(target + half, out_left.to(q_out.dtype.element_ty))
-        tl.store(target + D // 2 + half, out_right.to(q_out.dtype.element_ty))
-    else:
-        row = tl.load(kv_rows + token).to(tl.int64)
-        place = (row * K + head - H) * D
-        tl.store(k_pages + place + half, out_left.to(k_pages.dtype.element_ty))
-        tl.store(k_pages + place + D // 2 + half, out_right.to(k_pages.dtype.element_ty))
-        values = source + K * D
-        tl.store(v_pages + place + half, tl.load(values + half).to(v_pages.dtype.element_ty))
-        tl.store(
-            v_pages + place + D // 2 + half,
-            tl.load(values + D // 2 + half).to(v_pages.dtype.element_ty),
-        )
+from appliance.kernels import gemm_fp8, rope
 
 
 @triton.jit
@@ -145,19 +104,13 @@ class CudaOps:
         return flashinfer.activation.silu_and_mul(x_TI2)
 
     def rope_store(
-        self, qkv, positions_T, cos_sin, k_pages, v_pages, kv_rows_T, q_weight_D, k_weight_D, eps
-    ) -> Tensor:
-        kv_heads, size = k_pages.shape[2:]
-        tokens = qkv.shape[0]
-        heads = qkv.shape[1] // size - 2 * kv_heads
-        q = torch.empty((tokens, heads, size), dtype=qkv.dtype, device=qkv.device)
-        norm = q_weight_D is not None
-        _rope_store[(tokens, heads + kv_heads)](
-            qkv, positions_T, cos_sin, kv_rows_T, q, k_pages, v_pages,
-            q_weight_D if norm else q, k_weight_D if norm else q, eps, qkv.stride(0),
-            H=heads, K=kv_heads, D=size, NORM=norm, num_warps=1,
+        self, qkv, positions_T, cos_sin, k_pages, v_pages, kv_rows_T, q_weight_D, k_weight_D, eps,
+        k_scale=1.0, v_scale=1.0,
+    ) -> Tensor:  # fmt: skip
+        return rope.rope_store(
+            qkv, positions_T, cos_sin, k_pages, v_pages, kv_rows_T, q_weight_D, k_weight_D, eps,
+            k_scale, v_scale,
         )  # fmt: skip
-        return q
 
     def write_pages(
         self, page_table: Tensor, slots: Tensor, columns: Tensor, pages: Tensor

@@ -37,12 +37,16 @@ class Ops(Protocol):
         q_weight_D: Tensor | None,
         k_weight_D: Tensor | None,
         eps: float,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
     ) -> Tensor:
         """Turns q and k by their positions, writes k and v to their pages, returns q [T, H, D].
 
         qkv: [T, (H + 2 K) D]. cos_sin: float32 [context, D], cosines then sines of D / 2 angles.
         k_pages, v_pages: [pages, P, K, D]; kv_rows_T: page * P + offset of each token.
         q_weight, k_weight: norm of each head before the turn; None for none.
+        Pages of 8-bit floats take k / k_scale and v / v_scale, clipped to what the format holds;
+        wider pages take k and v as they are.
         """
 
     def write_pages(

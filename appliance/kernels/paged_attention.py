@@ -6,12 +6,17 @@ Shapes: T tokens, H query heads, K kv heads, D head size, P page size; all of on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import flashinfer
 import numpy as np
 import torch
 from flashinfer.decode import fast_decode_plan
 from torch import Tensor
+
+_Planned = (
+    flashinfer.BatchPrefillWithPagedKVCacheWrapper | flashinfer.BatchDecodeWithPagedKVCacheWrapper
+)
 
 _WORKSPACE = 384 << 20
 _INT_WORKSPACE = 8 << 20
@@ -24,6 +29,16 @@ class Shape:
     head_dim: int
     page_size: int
     dtype: torch.dtype
+    kv_dtype: torch.dtype
+
+
+class LayerPages(NamedTuple):
+    """k, v [pages, P, K, D] in Shape.kv_dtype, and what they are multiplied by to be K and V."""
+
+    k: Tensor
+    v: Tensor
+    k_scale: float
+    v_scale: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,15 @@ class PrefillTables:
     pages: Tensor
     last_len: Tensor
     indices: Tensor
+
+
+def _run(wrapper: _Planned, q: Tensor, pages: LayerPages, out: Tensor) -> None:
+    """The scales are numbers, not tensors: k's is folded into the softmax's, and a captured pass
+    keeps them. A scale of one costs nothing."""
+    if pages.k_scale == 1.0 and pages.v_scale == 1.0:
+        wrapper.run(q, (pages.k, pages.v), out=out)
+    else:
+        wrapper.run(q, (pages.k, pages.v), k_scale=pages.k_scale, v_scale=pages.v_scale, out=out)
 
 
 class Workspace:
@@ -93,7 +117,7 @@ class PagedAttention:
             causal=True,
             window_left=self._window_left,
             q_data_type=s.dtype,
-            kv_data_type=s.dtype,
+            kv_data_type=s.kv_dtype,
         )
         self._planned.record()
 
@@ -125,7 +149,7 @@ class PagedAttention:
             causal=True,
             window_left=self._window_left,
             q_data_type=s.dtype,
-            kv_data_type=s.dtype,
+            kv_data_type=s.kv_dtype,
         )
         self._planned.record()
 
@@ -148,10 +172,8 @@ class PagedAttention:
         wrapper._pin_memory_int_workspace_buffer = self._prefill_pinned
         return wrapper
 
-    def run_prefill_graph(
-        self, tokens: int, q_THD: Tensor, k: Tensor, v: Tensor, out: Tensor
-    ) -> None:
-        self._prefill_graphs[tokens].run(q_THD, (k, v), out=out)
+    def run_prefill_graph(self, tokens: int, q_THD: Tensor, pages: LayerPages, out: Tensor) -> None:
+        _run(self._prefill_graphs[tokens], q_THD, pages, out)
 
     def plan_decode(self, kv_indptr: np.ndarray, last_len: np.ndarray, indices: Tensor) -> None:
         s = self._shape
@@ -166,15 +188,15 @@ class PagedAttention:
             s.page_size,
             window_left=self._window_left,
             q_data_type=s.dtype,
-            kv_data_type=s.dtype,
+            kv_data_type=s.kv_dtype,
         )
         self._planned.record()
 
-    def run_prefill(self, q_THD: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
-        self._prefill.run(q_THD, (k, v), out=out)
+    def run_prefill(self, q_THD: Tensor, pages: LayerPages, out: Tensor) -> None:
+        _run(self._prefill, q_THD, pages, out)
 
-    def run_decode(self, q_BHD: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
-        self._decode.run(q_BHD, (k, v), out=out)
+    def run_decode(self, q_BHD: Tensor, pages: LayerPages, out: Tensor) -> None:
+        _run(self._decode, q_BHD, pages, out)
 
     def plan_graph(
         self, rows: int, host_indptr: np.ndarray, indptr: Tensor, last_len: Tensor, indices: Tensor
@@ -196,7 +218,7 @@ class PagedAttention:
             s.page_size,
             window_left=self._window_left,
             q_data_type=s.dtype,
-            kv_data_type=s.dtype,
+            kv_data_type=s.kv_dtype,
             global_override_indptr_cpu=torch.from_numpy(host_indptr),
         )
         self._planned.record()
@@ -231,7 +253,7 @@ class PagedAttention:
             s.page_size,
             window_left=self._window_left,
             q_data_type=s.dtype,
-            kv_data_type=s.dtype,
+            kv_data_type=s.kv_dtype,
         )
         indptr.copy_(kept[0])
         last_len.copy_(kept[1])
@@ -239,5 +261,5 @@ class PagedAttention:
         self._graphs[rows] = wrapper
         return wrapper
 
-    def run_graph(self, rows: int, q_BHD: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
-        self._graphs[rows].run(q_BHD, (k, v), out=out)
+    def run_graph(self, rows: int, q_BHD: Tensor, pages: LayerPages, out: Tensor) -> None:
+        _run(self._graphs[rows], q_BHD, pages, out)

@@ -40,6 +40,21 @@ def round_rows(x_TI: Tensor, fixed: Tensor | None, cap: float) -> tuple[Tensor, 
     return (wide / scale).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn), scale
 
 
+def narrow(x: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    """x / scale in an 8-bit float format, clipped to the largest value the format holds."""
+    most = torch.finfo(dtype).max
+    return (x.float() / scale).clamp(-most, most).to(dtype)
+
+
+def _write(pages: Tensor, rows_T: Tensor, x_TKD: Tensor, scale: float) -> None:
+    kv_heads, size = pages.shape[2:]
+    if pages.dtype.itemsize == 1:
+        # torch copies bytes by index on every device, 8-bit floats only on some
+        x_TKD = narrow(x_TKD, pages.dtype, scale).view(torch.uint8)
+        pages = pages.view(torch.uint8)
+    pages.view(-1, kv_heads, size).index_copy_(0, rows_T, x_TKD)
+
+
 def mix32(x: Tensor) -> Tensor:
     """An invertible hash of 32 bits held in int64 (Wellons' lowbias32 constants)."""
     x = x ^ (x >> 16)
@@ -85,6 +100,8 @@ class TorchOps:
         q_weight_D: Tensor | None,
         k_weight_D: Tensor | None,
         eps: float,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
     ) -> Tensor:
         kv_heads, size = k_pages.shape[2:]
         heads = qkv.shape[1] // size - 2 * kv_heads
@@ -95,8 +112,8 @@ class TorchOps:
             k = F.rms_norm(turned[:, heads:], (size,), k_weight_D, eps)
             turned = torch.cat((q, k), 1)
         turned = rotate(turned, cos_sin.index_select(0, positions_T))
-        k_pages.view(-1, kv_heads, size).index_copy_(0, kv_rows_T, turned[:, heads:])
-        v_pages.view(-1, kv_heads, size).index_copy_(0, kv_rows_T, qkv[:, heads + kv_heads :])
+        _write(k_pages, kv_rows_T, turned[:, heads:], k_scale)
+        _write(v_pages, kv_rows_T, qkv[:, heads + kv_heads :], v_scale)
         return turned[:, :heads]
 
     def write_pages(

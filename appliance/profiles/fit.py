@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from appliance.errors import ApplianceError, DoesNotFitError, HardwareError
 from appliance.hardware import Gpu, HardwareSnapshot
-from appliance.profiles.footprint import CUDA_CONTEXT, DTYPE_BYTES, footprint
+from appliance.profiles.footprint import CUDA_CONTEXT, DTYPE_BYTES, footprint, kv_token_bytes
 from appliance.profiles.known import IDLE_MIB, KNOWN, machine_of
 from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig
 from appliance.runtime.plan import Answer, Plan, resolve
@@ -100,7 +100,7 @@ def fit(spec: ModelSpec, config: RuntimeConfig, hardware: HardwareSnapshot) -> F
         # the fraction is for the pool; weights and workspace may have the rest of what is free
         kept = min(int(free / ranks * config.engine.memory_fraction), CPU_MOST_POOL)
         budget = min(int(free / ranks), part.weights + part.workspace + kept)
-    kv = spec.kv_bytes_per_token(DTYPE_BYTES[config.model.dtype], tp)
+    kv = kv_token_bytes(spec, config)
     pool = max(0, budget - part.weights - part.workspace)
     page = config.schedule.page_size
     tokens = pool // kv // page * page

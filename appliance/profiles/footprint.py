@@ -56,6 +56,13 @@ def parameter_bytes(spec: ModelSpec, dtype: str, tp: int, quantization: str = "n
     return ((total - embeddings) + embeddings * size) // tp
 
 
+def kv_token_bytes(spec: ModelSpec, config: RuntimeConfig) -> int:
+    """Bytes of the keys and values of one token on one rank. config: resolved."""
+    narrow = config.model.kv_dtype in ("e4m3", "e5m2")
+    size = 1 if narrow else DTYPE_BYTES[config.model.dtype]
+    return spec.kv_bytes_per_token(size, config.engine.tp)
+
+
 def footprint(spec: ModelSpec, config: RuntimeConfig) -> Footprint:
     """config: resolved (no `auto` left)."""
     tp, dtype = config.engine.tp, config.model.dtype

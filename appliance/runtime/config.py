@@ -23,6 +23,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
 AttentionBackend = Literal["auto", "flashinfer", "reference"]
 Quantization = Literal["auto", "none", "fp8"]
+KVDtype = Literal["auto", "model", "e4m3", "e5m2"]
 ToolParser = Literal[
     "auto", "none", "harmony", "deepseek-v3", "kimi-k2", "glm45", "glm4", "qwen3-coder", "hermes",
     "mistral", "llama3", "pythonic", "json",
@@ -43,6 +44,8 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Dtype = "auto"
     """Of weights and activations; auto: as the checkpoint is stored, float32 on a CPU."""
     quantization: Quantization = "auto"
+    kv_dtype: KVDtype = "auto"
+    """Of the keys and values that are kept; model: as the model computes; the others: 8 bits."""
     """auto: as the checkpoint is stored; fp8 rounds the weights of a plain one as they are read."""
     load_format: LoadFormat = "auto"
     """dummy: made-up weights of the model's shape, for measuring."""

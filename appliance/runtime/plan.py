@@ -103,6 +103,7 @@ class _Rules:
         return {
             "model.dtype": self._dtype(),
             "model.quantization": self._quantization(),
+            "model.kv_dtype": self._kv_dtype(),
             "model.context": self._context(),
             "serve.frontends": self._frontends(),
             "schedule.chunk": self._chunk(),
@@ -132,6 +133,24 @@ class _Rules:
         if quant is not None:
             return "fp8", f"the checkpoint is stored in {quant.kind}"
         return "none", "checkpoint is served as it is stored"
+
+    def _kv_dtype(self) -> tuple[str, str]:
+        """Keys and values of 8 bits are asked for, never chosen: they change what is said."""
+        asked = self.config.model.kv_dtype
+        oldest = min((g.sm for g in self.hardware.gpus), default=90)
+        needed = 89 if asked == "e4m3" else 80
+        if asked in ("e4m3", "e5m2") and self.cuda and oldest < needed:
+            raise HardwareError(
+                f"keys and values in {asked} need compute capability {needed / 10}; this GPU has "
+                f"{oldest / 10}.",
+                "Use `--set model.kv_dtype=model`.",
+            )
+        if self.spec.kv_scales:
+            return "model", (
+                "as the model computes; the checkpoint is calibrated for 8 bits: "
+                "model.kv_dtype=e4m3 holds twice the tokens"
+            )
+        return "model", "as the model computes"
 
     def _dtype(self) -> tuple[str, str]:
         if not self.cuda:

@@ -94,6 +94,8 @@ class ModelSpec(Struct, frozen=True):
     bos_ids: tuple[int, ...] = ()
     eos_ids: tuple[int, ...] = ()
     quant: QuantSpec | None = None
+    kv_scales: bool = False
+    """The checkpoint was calibrated for keys and values of 8 bits."""
     pooling: Literal["", "last"] = ""
     """last: the model is made for embeddings, which are the last token's hidden state."""
 

@@ -77,6 +77,30 @@ def test_rope_store(ops, plain, heads, kv_heads, size, norm, tokens):
     assert (got[1].flatten(0, 1)[untouched] == 7.0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("norm", [False, True])
+def test_rope_store_in_8_bits(ops, plain, dtype, norm):
+    heads, kv_heads, size, tokens, pages, page = 32, 8, 128, 65, 40, 16
+    qkv = torch.randn(tokens, (heads + 2 * kv_heads) * size, device=cuda, dtype=torch.bfloat16)
+    qkv[0] *= 1e5
+    positions = torch.randint(0, 500, (tokens,), device=cuda)
+    table = torch.randn(500, size, device=cuda)
+    rows = torch.randperm(pages * page, device=cuda)[:tokens]
+    weights = [torch.rand(size, device=cuda, dtype=torch.bfloat16) + 0.5 for _ in range(2)]
+    found = []
+    for maker, wide in ((ops, torch.bfloat16), (plain, torch.float32)):
+        k = torch.full((pages, page, kv_heads, size), 7.0, device=cuda).to(dtype)
+        v = k.clone()
+        own = [w.to(wide) for w in weights] if norm else [None, None]
+        maker.rope_store(qkv.to(wide), positions, table, k, v, rows, *own, 1e-6, 0.03, 0.7)
+        found.append((k.float(), v.float()))
+    for out, ref in zip(*found, strict=True):
+        assert torch.isfinite(out).all()
+        # a value on a border of the format may fall to either side
+        assert relative(out, ref) < 2e-2
+        assert (out != ref).float().mean() < 0.02
+
+
 def test_page_tables(ops, plain):
     tables = [torch.zeros(50, 64, dtype=torch.int32, device=cuda) for _ in range(2)]
     places = torch.randperm(50 * 64, device=cuda)[:700]
@@ -132,11 +156,12 @@ def test_gumbel_argmax_is_the_same_function(ops, plain, vocab):
 
 @pytest.mark.parametrize("heads,kv_heads,size", [(32, 8, 128)])
 @pytest.mark.parametrize("prefill,decode", [(0, 1), (0, 33), (3, 0), (2, 17)])
-def test_paged_backend_against_the_reference(ops, heads, kv_heads, size, prefill, decode):
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_paged_backend_against_the_reference(ops, heads, kv_heads, size, prefill, decode, kv_dtype):
     from appliance.kernels.paged_attention import Shape
     from appliance.runtime.model.attention.paged import PagedBackend
     from appliance.runtime.model.attention.reference import ReferenceBackend
-    from appliance.runtime.model.batch import Batch, KVPages
+    from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
     rng = np.random.default_rng(prefill * 100 + decode)
     page, columns, rows = 16, 40, prefill + decode
@@ -150,7 +175,9 @@ def test_paged_backend_against_the_reference(ops, heads, kv_heads, size, prefill
     if prefill:
         starts[0] = 0
     k = torch.randn(count + 1, page, kv_heads, size, device=cuda, dtype=torch.bfloat16)
-    pages = KVPages(k, torch.randn_like(k))
+    narrow = kv_dtype.itemsize == 1
+    scales = KVScales(0.6, 1.7) if narrow else UNSCALED
+    pages = KVPages(k.to(kv_dtype), torch.randn_like(k).to(kv_dtype))
     q = torch.randn(int(lengths.sum()), heads, size, device=cuda, dtype=torch.bfloat16)
     empty = torch.zeros(0, dtype=torch.int64, device=cuda)
     batch = Batch(
@@ -159,13 +186,14 @@ def test_paged_backend_against_the_reference(ops, heads, kv_heads, size, prefill
         starts=starts, lengths=lengths, prefill_rows=prefill,
         prefill_tokens=int(lengths[:prefill].sum()), page_table=table, page_size=page,
     )  # fmt: skip
-    shape = Shape(heads, kv_heads, size, page, torch.bfloat16)
+    shape = Shape(heads, kv_heads, size, page, torch.bfloat16, kv_dtype)
     fast = PagedBackend(shape, (0,), ops, cuda, rows=64, columns=columns)
     slow = ReferenceBackend(cuda)
     fast.plan(batch)
     slow.plan(batch)
-    wide = KVPages(pages.k.float(), pages.v.float())
-    assert relative(fast.run(q, pages, 0), slow.run(q.float(), wide, 0)) < 1e-2
+    wide = KVPages(pages.k.float() * scales.k, pages.v.float() * scales.v)
+    want = slow.run(q.float(), wide, 0)
+    assert relative(fast.run(q, pages, 0, scales), want) < 1e-2
     if not prefill:
         indptr = np.concatenate(([0], np.cumsum(-(-(starts + 1) // page)))).astype(np.int32)
         tables = fast.graph_inputs(rows)
@@ -180,4 +208,4 @@ def test_paged_backend_against_the_reference(ops, heads, kv_heads, size, prefill
         import dataclasses
 
         fast.plan(dataclasses.replace(batch, padded_rows=rows))
-        assert relative(fast.run(q, pages, 0), slow.run(q.float(), wide, 0)) < 1e-2
+        assert relative(fast.run(q, pages, 0, scales), want) < 1e-2

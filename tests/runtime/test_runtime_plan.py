@@ -179,3 +179,18 @@ def test_every_memory_has_a_class() -> None:
     assert gpu_class(0) == GPU_CLASSES[0]
     assert gpu_class(80 * GIB) is gpu_class(90000 * MIB)
     assert gpu_class(1 << 50) == GPU_CLASSES[-1]
+
+
+def test_keys_of_8_bits_are_asked_for_never_chosen() -> None:
+    plain = resolve(config(), SPEC, gpus())
+    assert answer(plan=plain, field="model.kv_dtype") == ("model", "rule")
+    calibrated = msgspec.structs.replace(SPEC, kv_scales=True)
+    plan = resolve(config(), calibrated, gpus())
+    (found,) = (a for a in plan.answers if a.field == "model.kv_dtype")
+    assert found.value == "model" and "model.kv_dtype=e4m3" in found.reason
+    for dtype, too_old, enough in (("e4m3", 86, 89), ("e5m2", 75, 80)):
+        asked = config(model=ModelConfig(path="/m", id="m", kv_dtype=dtype))  # type: ignore[arg-type]
+        assert resolve(asked, SPEC, gpus(sm=enough)).config.model.kv_dtype == dtype
+        assert resolve(asked, SPEC, CPU).config.model.kv_dtype == dtype
+        with pytest.raises(HardwareError, match=f"{too_old / 10}"):
+            resolve(asked, SPEC, gpus(sm=too_old))

@@ -22,6 +22,12 @@ from appliance.runtime.model.registry import model_class
 from appliance.runtime.spec import ModelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KV_DTYPES = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+
+
+def kv_dtype(config: RuntimeConfig) -> torch.dtype:
+    """Of the pages."""
+    return KV_DTYPES.get(config.model.kv_dtype) or DTYPES[config.model.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ def load_model(
             ops=ops,
             device=device,
             dtype=dtype,
+            kv_dtype=kv_dtype(config),
             page_size=size,
             rows=max(config.engine.graph_batch_sizes, default=1),
             columns=columns,
@@ -68,6 +75,7 @@ def load_model(
         ops=ops,
         attention=backend,
         context=config.model.context,
+        narrow_kv=config.model.kv_dtype in KV_DTYPES,
         quantization=config.model.quantization,
         quant=spec.quant,
     )

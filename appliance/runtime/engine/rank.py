@@ -22,7 +22,7 @@ from appliance.runtime.engine.forward import Forward
 from appliance.runtime.engine.graphs import DecodeGraphs
 from appliance.runtime.engine.inputs import Staging, Stopwatch
 from appliance.runtime.engine.kv import pool
-from appliance.runtime.engine.load import DTYPES, Loaded, load_model
+from appliance.runtime.engine.load import DTYPES, Loaded, kv_dtype, load_model
 from appliance.runtime.engine.prefill_graphs import PrefillGraphs
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.engine.slots import Slots
@@ -155,7 +155,7 @@ class RankBuilder:
         staging = Staging(self._device, 1 << 20, Stopwatch(span))
         slots = Slots(c.schedule.max_running, loaded.columns, loaded.ops, self._device)
         state = SamplingState(c.schedule.max_running, spec.vocab, self._device)
-        page_bytes = pool.page_bytes(spec, self._mesh, size, dtype)
+        page_bytes = pool.page_bytes(spec, self._mesh, size, kv_dtype(c))
         self._tell("plan", 0.0, "")
         if self._device.type == "cuda":
             count = self._measure(loaded, staging, slots, state, page_bytes)
@@ -164,7 +164,7 @@ class RankBuilder:
         if c.engine.max_total_tokens:
             count = min(count, max(1, c.engine.max_total_tokens // size))
         count = self._comm.smallest(count)
-        pages = pool.allocate(spec, self._mesh, size, count, dtype, self._device)
+        pages = pool.allocate(spec, self._mesh, size, count, kv_dtype(c), self._device)
         self._facts.update(pages=count, page_size=size, kv_bytes=count * page_bytes)
         self._lap("plan")
         graphs = self._graphs(loaded, staging, slots, pages, dtype)
@@ -274,7 +274,7 @@ class RankBuilder:
         weights = torch.cuda.memory_allocated(device)
         length = min(c.schedule.chunk or c.schedule.max_prefill, c.model.context)
         small = -(-length // size) + 1
-        pages = pool.allocate(spec, self._mesh, size, small, dtype, device)
+        pages = pool.allocate(spec, self._mesh, size, small, kv_dtype(c), device)
         trial = torch.cuda.memory_allocated(device) - weights
         torch.cuda.reset_peak_memory_stats(device)
         executor = self._executor(

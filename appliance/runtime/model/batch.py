@@ -14,10 +14,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class KVPages:
-    """One layer's part of the pool: k, v [pages, P, K, D]."""
+    """One layer's part of the pool: k, v [pages, P, K, D], in the model's dtype or 8-bit floats."""
 
     k: Tensor
     v: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KVScales:
+    """One layer's: pages of 8-bit floats times these are K and V. Of no use for wider pages."""
+
+    k: float = 1.0
+    v: float = 1.0
+
+
+UNSCALED = KVScales()
 
 
 @dataclass(frozen=True, slots=True)

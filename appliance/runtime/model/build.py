@@ -22,6 +22,7 @@ Place = Callable[[Source], None]
 class Build:
     """places: checkpoint tensor name -> what puts it where it belongs; filled by the layers.
 
+    offered: as places, for tensors that a checkpoint may lack.
     optional: names a checkpoint may hold and the model has no use for.
     """
 
@@ -32,10 +33,13 @@ class Build:
     ops: Ops
     attention: Backend
     context: int
+    narrow_kv: bool = False
+    """K and V are kept as 8-bit floats."""
     quantization: str = "none"
     quant: QuantSpec | None = None
     """How the checkpoint is stored; None for plain."""
     places: dict[str, Place] = field(default_factory=dict)
+    offered: dict[str, Place] = field(default_factory=dict)
     optional: set[str] = field(default_factory=set)
 
     def scheme(self, names: list[str], outs: int, ins: int) -> Scheme:

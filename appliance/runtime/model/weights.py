@@ -81,6 +81,7 @@ def load(model: nn.Module, build: Build, folder: Path, progress: Callable[[float
             for name in handle.keys():  # noqa: SIM118 - a safe_open handle is no dict
                 # checkpoints of a bare decoder leave out the word that names it
                 place = left.pop(name, None) or left.pop(f"model.{name}", None)
+                place = place or build.offered.get(name) or build.offered.get(f"model.{name}")
                 if place is None:
                     if name not in build.optional:
                         unknown.append(name)

@@ -53,6 +53,18 @@ def test_graphs_and_eager_agree(tmp_path):
     assert_near(*found)
 
 
+@pytest.mark.parametrize("dtype", ["e4m3", "e5m2"])
+def test_keys_of_8_bits_captured_eager_and_plain(tmp_path, dtype):
+    models.make(tmp_path, "llama", **WIDE)
+    found = []
+    for changes in ({}, {"engine.graphs": False}, {"engine.attention": "reference"}):
+        settings = {**FAST, "model.kv_dtype": dtype, **changes}
+        with Engine(tmp_path, settings) as engine:
+            found.append(engine.generate(models.prompts(), {**GREEDY, "logprobs": 0}))
+    assert_near(found[0], found[1])
+    assert_near(found[0], found[2])
+
+
 @pytest.mark.skipif(not two_gpus(), reason="needs two GPUs")
 @pytest.mark.parametrize("name,changes", [("llama", {"vocab_size": 301}), ("qwen3", {})])
 def test_two_gpus_give_the_tokens_of_transformers(tmp_path, name, changes):

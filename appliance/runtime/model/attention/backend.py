@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from appliance.runtime.model.batch import Batch, KVPages
+from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
 Int32s = npt.NDArray[np.int32]
 
@@ -20,7 +20,9 @@ class Backend(Protocol):
     def plan(self, batch: Batch) -> None:
         """Prepares for `run` on every layer of this batch. Host work only, no synchronization."""
 
-    def run(self, q_THD: Tensor, pages: KVPages, window: int) -> Tensor:
+    def run(
+        self, q_THD: Tensor, pages: KVPages, window: int, scales: KVScales = UNSCALED
+    ) -> Tensor:
         """softmax(q k^T / sqrt(D)) v over the keys of each token's sequence up to itself.
 
         q [T, H, D] -> [T, H, D]. window: keys seen, the token's own included; 0: all.

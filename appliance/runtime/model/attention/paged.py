@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from appliance.kernels.ops import CaptureOps
-from appliance.kernels.paged_attention import PagedAttention, PrefillTables, Shape, Workspace
+from appliance.kernels.paged_attention import (
+    LayerPages,
+    PagedAttention,
+    PrefillTables,
+    Shape,
+    Workspace,
+)
 from appliance.runtime.model.attention.backend import PREFILL_ROWS, Int32s, RowTables
-from appliance.runtime.model.batch import Batch, KVPages
+from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
 
 class PagedBackend:
@@ -28,7 +34,8 @@ class PagedBackend:
         """rows: most rows of a captured pass. columns: most pages of one row."""
         workspace = Workspace(device)
         hopper = torch.cuda.get_device_capability(device) == (9, 0)
-        prefill = "fa3" if hopper else "fa2"
+        # FlashInfer's FA3 takes 8-bit keys only with queries of 8 bits
+        prefill = "fa3" if hopper and shape.kv_dtype == shape.dtype else "fa2"
         self._parts = {w: PagedAttention(shape, w, workspace, prefill) for w in windows}
         self._ops = ops
         self._device = device
@@ -76,20 +83,23 @@ class PagedBackend:
         self._ops.flatten_pages(batch.page_table, batch.slots[rows], on_device, indices)
         return indptr, indices
 
-    def run(self, q_THD: Tensor, pages: KVPages, window: int) -> Tensor:
+    def run(
+        self, q_THD: Tensor, pages: KVPages, window: int, scales: KVScales = UNSCALED
+    ) -> Tensor:
         part = self._parts[window]
         out = torch.empty_like(q_THD)
+        layer = LayerPages(pages.k, pages.v, scales.k, scales.v)
         if self._padded_rows:
-            part.run_graph(self._padded_rows, q_THD, pages.k, pages.v, out)
+            part.run_graph(self._padded_rows, q_THD, layer, out)
             return out
         if self._padded_tokens:
-            part.run_prefill_graph(self._padded_tokens, q_THD, pages.k, pages.v, out)
+            part.run_prefill_graph(self._padded_tokens, q_THD, layer, out)
             return out
         n = self._prefill_tokens
         if n:
-            part.run_prefill(q_THD[:n], pages.k, pages.v, out[:n])
+            part.run_prefill(q_THD[:n], layer, out[:n])
         if self._decode_rows:
-            part.run_decode(q_THD[n:], pages.k, pages.v, out[n:])
+            part.run_decode(q_THD[n:], layer, out[n:])
         return out
 
     def graph_inputs(self, rows: int) -> RowTables:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from appliance.runtime.model.attention.backend import Int32s, RowTables
-from appliance.runtime.model.batch import Batch, KVPages
+from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,22 @@ class _Decode:
     positions: Tensor
     full: bool
     mask: Tensor
+
+
+class _Keys:
+    """One layer's K or V by pool row: [n] -> [n, K, D] in the dtype of the queries."""
+
+    __slots__ = ("_dtype", "_pool", "_scale")
+
+    def __init__(self, pool: Tensor, dtype: torch.dtype, scale: float) -> None:
+        self._pool, self._dtype, self._scale = pool.flatten(0, 1), dtype, scale
+
+    def take(self, rows: Tensor) -> Tensor:
+        # index_select copies whole rows; indexing by a table of rows takes four times as long
+        taken = self._pool.index_select(0, rows)
+        if self._pool.dtype.itemsize > 1:
+            return taken
+        return (taken.float() * self._scale).to(self._dtype)
 
 
 class ReferenceBackend:
@@ -82,20 +98,23 @@ class ReferenceBackend:
                 mask=(keys[None, :] < kv_len[:, None])[:, None, None, :],
             )
 
-    def run(self, q_THD: Tensor, pages: KVPages, window: int) -> Tensor:
-        k_pool, v_pool = pages.k.flatten(0, 1), pages.v.flatten(0, 1)
-        parts = [self._run_prefill(q_THD, p, k_pool, v_pool, window) for p in self._prefills]
+    def run(
+        self, q_THD: Tensor, pages: KVPages, window: int, scales: KVScales = UNSCALED
+    ) -> Tensor:
+        keys = _Keys(pages.k, q_THD.dtype, scales.k)
+        values = _Keys(pages.v, q_THD.dtype, scales.v)
+        parts = [self._run_prefill(q_THD, p, keys, values, window) for p in self._prefills]
         if self._decode is not None:
             q = q_THD[self._prefill_tokens :]
-            parts.append(self._run_decode(q, self._decode, k_pool, v_pool, window))
+            parts.append(self._run_decode(q, self._decode, keys, values, window))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _run_prefill(
-        self, q_THD: Tensor, p: _Prefill, k_pool: Tensor, v_pool: Tensor, window: int
+        self, q_THD: Tensor, p: _Prefill, keys_of: _Keys, values_of: _Keys, window: int
     ) -> Tensor:
         q = q_THD[p.begin : p.end].transpose(0, 1)[None]
-        k = k_pool.index_select(0, p.rows).transpose(0, 1)[None]
-        v = v_pool.index_select(0, p.rows).transpose(0, 1)[None]
+        k = keys_of.take(p.rows).transpose(0, 1)[None]
+        v = values_of.take(p.rows).transpose(0, 1)[None]
         mask = None
         if not p.fresh or window:
             keys = torch.arange(p.rows.shape[0], device=self._device)
@@ -108,13 +127,11 @@ class ReferenceBackend:
         return out[0].transpose(0, 1)
 
     def _run_decode(
-        self, q_BHD: Tensor, d: _Decode, k_pool: Tensor, v_pool: Tensor, window: int
+        self, q_BHD: Tensor, d: _Decode, keys_of: _Keys, values_of: _Keys, window: int
     ) -> Tensor:
         rows, heads, size = q_BHD.shape
-        # index_select copies whole rows; indexing by a table of rows takes four times as long
-        shape = (rows, d.longest, *k_pool.shape[1:])
-        k = k_pool.index_select(0, d.rows).view(shape).transpose(1, 2)
-        v = v_pool.index_select(0, d.rows).view(shape).transpose(1, 2)
+        k = keys_of.take(d.rows).unflatten(0, (rows, d.longest)).transpose(1, 2)
+        v = values_of.take(d.rows).unflatten(0, (rows, d.longest)).transpose(1, 2)
         mask: Tensor | None = None if d.full else d.mask
         if window:
             keys = torch.arange(d.longest, device=self._device)

@@ -26,6 +26,7 @@ class Wanted:
     ops: Ops
     device: torch.device
     dtype: torch.dtype
+    kv_dtype: torch.dtype
     page_size: int
     rows: int
     columns: int
@@ -46,6 +47,7 @@ def _flashinfer(wanted: Wanted) -> Backend:
         head_dim=a.head_dim,
         page_size=wanted.page_size,
         dtype=wanted.dtype,
+        kv_dtype=wanted.kv_dtype,
     )
     return PagedBackend(
         shape,

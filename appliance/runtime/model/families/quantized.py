@@ -32,10 +32,23 @@ def read(config: dict[str, Any]) -> QuantSpec | None:
             activation_cap=float(cap) if isinstance(cap, int | float) else 0.0,
         )
     if method == "compressed-tensors":
+        if not quant.get("config_groups") and kv_scales(config):
+            return None  # only keys and values were calibrated
         return _compressed(quant)
     if method == "modelopt" and str(quant.get("quant_algo")) == "FP8":
         return QuantSpec("fp8-rows", activation="tensor", ignored=_names(quant, "ignore"))
     raise _unknown(f"quantization {method!r}")
+
+
+def kv_scales(config: dict[str, Any]) -> bool:
+    """Whether the checkpoint says that it holds scales for keys and values of 8-bit floats."""
+    quant = config.get("quantization_config")
+    if not isinstance(quant, dict):
+        return False
+    scheme = quant.get("kv_cache_scheme") or {}
+    if isinstance(scheme, dict) and scheme.get("type") == "float" and scheme.get("num_bits") == 8:
+        return not scheme.get("dynamic", False) and scheme.get("strategy", "tensor") == "tensor"
+    return str(quant.get("kv_cache_quant_algo")) == "FP8"
 
 
 def _unknown(what: str) -> UsageError:

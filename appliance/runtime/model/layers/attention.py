@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from appliance.runtime.model.batch import Batch, KVPages
+from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 from appliance.runtime.model.build import Build
 from appliance.runtime.model.layers.linear import ColumnLinear, Part, RowLinear
-from appliance.runtime.model.quant.scheme import Source
+from appliance.runtime.model.quant.scheme import Finishing, Source
 from appliance.runtime.spec import ModelSpec
+
+SCALE_NAMES = {
+    "k": ("k_scale", "k_proj.k_scale", "k_proj.output_scale"),
+    "v": ("v_scale", "v_proj.v_scale", "v_proj.output_scale"),
+    "both": ("kv_scale",),
+}
+"""Names checkpoints give the scales of 8-bit K and V, after that of the attention block."""
 
 
 class HeadNorm(nn.Module):
@@ -26,7 +36,7 @@ class HeadNorm(nn.Module):
         self.weight.copy_(source.read(slice(0, self.weight.shape[0]), None))
 
 
-class Attention(nn.Module):
+class Attention(Finishing):
     """cos_sin: the rotary table, shared by all layers."""
 
     def __init__(
@@ -53,6 +63,25 @@ class Attention(nn.Module):
         self.out = RowLinear(build, f"{name}.o_proj", a.heads * d, spec.hidden, a.out_bias)
         self.q_norm = HeadNorm(build, f"{name}.q_norm", d) if a.qk_norm else None
         self.k_norm = HeadNorm(build, f"{name}.k_norm", d) if a.qk_norm else None
+        self.scales = UNSCALED
+        self._found: dict[str, float] = {}
+        for which, suffixes in SCALE_NAMES.items():
+            for suffix in suffixes:
+                if build.narrow_kv:
+                    build.offered[f"{name}.{suffix}"] = partial(self._load_scale, which)
+                else:
+                    build.optional.add(f"{name}.{suffix}")
+
+    def _load_scale(self, which: str, source: Source) -> None:
+        value = source.whole().float()
+        if value.numel() != 1:
+            raise RuntimeError("K and V of 8 bits have one scale a layer here, not one a head")
+        if 0 < float(value) < math.inf:  # else nobody has calibrated it
+            self._found[which] = float(value)
+
+    def finish(self) -> None:
+        both = self._found.get("both", 1.0)
+        self.scales = KVScales(self._found.get("k", both), self._found.get("v", both))
 
     def forward(self, x_TE: Tensor, batch: Batch, pages: KVPages) -> Tensor:
         q_THD = self._ops.rope_store(
@@ -65,6 +94,9 @@ class Attention(nn.Module):
             self.q_norm.weight if self.q_norm is not None else None,
             self.k_norm.weight if self.k_norm is not None else None,
             self._eps,
+            self.scales.k,
+            self.scales.v,
         )
-        out: Tensor = self.out(self._backend.run(q_THD, pages, self._window).flatten(1))
+        mixed = self._backend.run(q_THD, pages, self._window, self.scales)
+        out: Tensor = self.out(mixed.flatten(1))
         return out

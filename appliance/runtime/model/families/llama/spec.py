@@ -62,6 +62,7 @@ def read(config: dict[str, Any]) -> ModelSpec:
         bos_ids=facts.ids(config, "bos_token_id"),
         eos_ids=facts.ids(config, "eos_token_id"),
         quant=quantized.read(config),
+        kv_scales=quantized.kv_scales(config),
     )
 
 

@@ -1,0 +1,33 @@
+"""Triton kernels against plain torch where there is no GPU: in Triton's interpreter, which must be
+chosen before triton is loaded and so has a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("file", ["interpreted_rope.py"])
+def test_in_the_interpreter(file):
+    pytest.importorskip("triton")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        str(HERE / file),
+    ]
+    done = subprocess.run(
+        command, cwd=HERE.parent.parent, env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

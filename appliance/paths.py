@@ -143,6 +143,11 @@ def last_pull() -> Path:
     return state_dir() / "last-pull.json"
 
 
+def supervisor_metrics(run: Path) -> Path:
+    """What the supervisor counts and measures, for the frontends' /metrics (JSON)."""
+    return run / "metrics.json"
+
+
 def supervisor_log(name: str) -> Path:
     return state_dir() / "logs" / f"{name}.log"
 

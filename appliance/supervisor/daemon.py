@@ -15,10 +15,13 @@ from pathlib import Path
 
 from appliance import paths
 from appliance.errors import ApplianceError
+from appliance.metrics import Dump
 from appliance.runtime.config import RuntimeConfig, read_config
+from appliance.supervisor.alerts import disk_free
 from appliance.supervisor.child import Commands, RuntimeCommands
 from appliance.supervisor.claim import RunLock, bind
 from appliance.supervisor.control import ControlServer, Steps, make_app
+from appliance.supervisor.export import dump, keep_exporting
 from appliance.supervisor.health import Limits
 from appliance.supervisor.lifecycle import Lifecycle, Watcher
 from appliance.supervisor.logs import Line, LogBook, LogHandler
@@ -87,6 +90,9 @@ async def supervise(
     log.info("run '%s' of %s at %s", config.run, config.model.id, url_of(config, listener))
     await control.start()
     sampling = asyncio.create_task(sampler.run())
+    exporting = asyncio.create_task(
+        keep_exporting(paths.supervisor_metrics(run), lambda: _seen(lifecycle, sampler, book))
+    )
     await lifecycle.start()
     try:
         if leave_when_failed:
@@ -96,10 +102,22 @@ async def supervise(
         await lifecycle.ended.wait()
     finally:
         sampling.cancel()
+        exporting.cancel()
         book.close()
         await control.close()
         listener.close()
     return lifecycle.failure
+
+
+def _seen(lifecycle: Lifecycle, sampler: Sampler, book: LogBook) -> Dump:
+    free = disk_free(book.path.parent)
+    return dump(
+        lifecycle.state.state,
+        lifecycle.restarts,
+        lifecycle.started_at,
+        sampler.gpus,
+        min(free.values(), default=None),
+    )
 
 
 async def _first(*events: asyncio.Event) -> None:

@@ -86,6 +86,7 @@ class Lifecycle:
         ]
         self.restarts = 0
         self.started = time.monotonic()
+        self.started_at = time.time()
         self.ended = asyncio.Event()
         self._listener = listener
         self._commands = commands

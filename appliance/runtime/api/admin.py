@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from appliance import paths
 from appliance.errors import RequestError
+from appliance.metrics import Dump
 from appliance.runtime.api.chat import make_chat
 from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.generate import read_body
@@ -73,6 +74,14 @@ class Snapshots:
             except (OSError, msgspec.DecodeError):
                 continue
         return out
+
+    def supervisor(self) -> Dump:
+        """What the supervisor measures; nothing where there is none."""
+        try:
+            data = paths.supervisor_metrics(self._run).read_bytes()
+            return msgspec.json.decode(data, type=Dump)
+        except (OSError, msgspec.DecodeError):
+            return {}
 
 
 class Admin:
@@ -134,6 +143,7 @@ class Admin:
         others = self._snapshots.others()
         states = [*frontend.states(), *(s for o in others for s in o.engines)]
         dumps = [frontend.series.registry.dump(), *(o.metrics for o in others)]
+        dumps.append(self._snapshots.supervisor())
         text = exposition(dumps, newest(states), frontend.series.model)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

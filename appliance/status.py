@@ -222,7 +222,7 @@ class RunStatus(Struct, frozen=True):
     restarts: int = 0
     processes: list[ProcessRow] = []
     phases: list[dict[str, Any]] = []
-    """[{name, seconds, detail}] of the engine's start."""
+    """[{name, duration_s, detail}] of the engine's start."""
     facts: dict[str, Any] = {}
     log: str = ""
 

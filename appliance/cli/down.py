@@ -38,7 +38,7 @@ def down(out: Output, /, name: str, drain: float, now: bool, everything: bool) -
             continue
         while held(run) and time.monotonic() - began < drain + _RELEASE_S:
             time.sleep(0.02)
-        ended.append({"run": run.name, "seconds": round(time.monotonic() - began, 3)})
+        ended.append({"run": run.name, "duration_s": round(time.monotonic() - began, 3)})
     text = "\n".join(f"{e['run']}: stopped" for e in ended) or "nothing to stop"
     out.result(text, {"schema": "appliance.down/1", "stopped": ended})
 

@@ -167,8 +167,8 @@ class Display:
         done = status.phases if status.state == "ready" else status.phases[:-1]
         for phase in done[self._shown :]:
             word = _DONE.get(phase["name"])
-            if word and phase["seconds"] >= 0.05:
-                self._line(f"{word:<10}{phase['detail']:<60}{phase['seconds']:6.1f}s")
+            if word and phase["duration_s"] >= 0.05:
+                self._line(f"{word:<10}{phase['detail']:<60}{phase['duration_s']:6.1f}s")
         self._shown = max(self._shown, len(done))
         if status.phase and self._out.interactive():
             share = f" {status.progress:.0%}" if status.progress else ""

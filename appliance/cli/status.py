@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from typing import Any
 
 import click
 import msgspec
@@ -14,31 +16,52 @@ from appliance.client import Client
 from appliance.errors import NotRunningError
 from appliance.status import ProcessRow, RunStatus
 
+_WATCH_S = 0.5
 _COLORS = {"ready": "green", "failed": "red", "stopped": "dim"}
 
 
 @click.command()
 @click.argument("name", default="default")
+@click.option("--watch", is_flag=True, help="Go on: again whenever the state or a process changes.")
 @click.pass_context
-def status(ctx: click.Context, name: str) -> None:
+def status(ctx: click.Context, name: str, watch: bool) -> None:
     """State, URL and processes of run NAME. Exit code 0 when it is ready, else 3."""
     out = ctx.find_object(Output) or Output()
+    found = _look(name)
+    if watch:
+        _watch(out, name, found)
+    elif not out.quiet or out.json:
+        out.result(status_text(out, found), msgspec.to_builtins(found))
+    if found.state != "ready":
+        ctx.exit(3)
+
+
+def _look(name: str) -> RunStatus:
     try:
-        found = Client(paths.control_socket(run_folder(name))).status()
+        return Client(paths.control_socket(run_folder(name))).status()
     except NotRunningError as e:
         if e.code != NotRunningError.default_code:
             raise
-        found = RunStatus(run=name, state="stopped", log=str(paths.supervisor_log(name)))
-    out.result(status_text(out, found), msgspec.to_builtins(found))
-    if found.state != "ready":
-        ctx.exit(3)
+        return RunStatus(run=name, state="stopped", log=str(paths.supervisor_log(name)))
+
+
+def _watch(out: Output, name: str, found: RunStatus) -> None:
+    """Tells the status now and after each change, until Ctrl-C or the reader leaves."""
+    told = None
+    while True:
+        seen = (found.state, found.phase, found.detail, [(p.pid, p.state) for p in found.processes])
+        if seen != told:
+            out.result(status_text(out, found), msgspec.to_builtins(found))
+            told = seen
+        time.sleep(_WATCH_S)
+        found = _look(name)
 
 
 @click.command()
 @click.option("-a", "--all", "everything", is_flag=True, help="Stopped runs too.")
 @click.pass_obj
 def ps(out: Output, /, everything: bool) -> None:
-    """Every run of this user."""
+    """Every run of this user; with -q, their names alone."""
     found = []
     for run in runs():
         try:
@@ -47,7 +70,9 @@ def ps(out: Output, /, everything: bool) -> None:
             if everything:
                 found.append(RunStatus(run=run.name))
     gpus = [gpus_of(s) for s in found]
-    header = ["NAME", "MODEL", "PROFILE", "STATE", "URL", "GPUS", "MEMORY", "UPTIME", "RESTARTS"]
+    contexts = [context_of(s) for s in found]
+    header = ["NAME", "MODEL", "PROFILE", "STATE", "URL", "GPUS"]
+    header += ["MEMORY", "CONTEXT", "UPTIME", "RESTARTS"]
     rows = [header] + [
         [
             s.run,
@@ -57,27 +82,41 @@ def ps(out: Output, /, everything: bool) -> None:
             s.url or "-",
             ",".join(map(str, used)) or "-",
             gigabytes(memory_of(s)),
+            str(context or "-"),
             duration(s.uptime_s),
             str(s.restarts),
         ]
-        for s, used in zip(found, gpus, strict=True)
+        for s, used, context in zip(found, gpus, contexts, strict=True)
     ]
-    text = table(rows, right=(6, 7, 8)) if found else "No model is being served."
+    text = table(rows, right=(6, 7, 8, 9)) if found else "No model is being served."
+    if out.quiet:
+        text = "\n".join(s.run for s in found)
     runs_data = [
-        msgspec.to_builtins(s) | {"gpus": used} for s, used in zip(found, gpus, strict=True)
+        msgspec.to_builtins(s) | {"gpus": used, "context_tokens": context}
+        for s, used, context in zip(found, gpus, contexts, strict=True)
     ]
     out.result(text, {"schema": "appliance.ps/1", "runs": runs_data})
 
 
 def gpus_of(s: RunStatus) -> list[int]:
     """Numbers of the GPUs that a live run uses, as its plan has them; none on a CPU."""
+    return [int(gpu["index"]) for gpu in _planned(s).get("fit", {}).get("gpus", [])]
+
+
+def context_of(s: RunStatus) -> int | None:
+    """Tokens of the longest request that a live run takes, as its plan has it."""
+    context = _planned(s).get("config", {}).get("model", {}).get("context")
+    return int(context) if context else None
+
+
+def _planned(s: RunStatus) -> dict[str, Any]:
     if s.state == "stopped":
-        return []
+        return {}
     try:
         plan = json.loads(paths.plan_file(paths.runtime_dir() / s.run).read_bytes())
-        return [int(g["index"]) for g in plan["fit"]["gpus"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    except (OSError, ValueError):
+        return {}
+    return plan if isinstance(plan, dict) else {}
 
 
 def memory_of(s: RunStatus) -> int:
@@ -100,7 +139,7 @@ def status_text(out: Output, s: RunStatus) -> str:
         lines += [f"  fix   {line}" for line in str(s.failure["hint"]).split("\n") if line]
     lines += [f"  {line}" for line in _processes(s.processes).split("\n")]
     if s.phases and s.state == "ready":
-        took = "  ".join(f"{p['name']} {p['seconds']:.1f}s" for p in s.phases)
+        took = "  ".join(f"{p['name']} {p['duration_s']:.1f}s" for p in s.phases)
         lines.append(f"  start  {took}")
     lines.append(f"  log    {s.log}")
     return "\n".join(lines)

@@ -103,7 +103,7 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
     try:
         prepared = prepare(asked)
     except NotFoundError as e:
-        if dry or not offer_pull(out, model, e):
+        if dry or not _pulled(out, model, e):
             raise
         prepared = prepare(asked)
     if not keys:
@@ -122,6 +122,15 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
         _detached(out, claim, given["wait"], given["wait_seconds"])
     else:
         _foreground(out, claim, given["json_logs"])
+
+
+def _pulled(out: Output, model: str | None, absent: NotFoundError) -> bool:
+    """Whether the model has been downloaded now, because somebody said yes to that."""
+    if not out.yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    from appliance.cli.pull import offer_pull
+
+    return offer_pull(out, model, absent)
 
 
 def _tell_plan(out: Output, prepared: Prepared) -> None:

@@ -28,7 +28,7 @@ _LEAST_CHUNK, _LEAST_RUNNING = 1024, 64
 """What is advised where a smaller workspace makes the model fit."""
 
 
-class GpuShare(Struct, frozen=True):
+class GpuShare(Struct, frozen=True, rename={"memory_total": "memory_total_bytes"}):
     """One GPU of the run. others_bytes: in use before we come, by whoever."""
 
     index: int
@@ -41,7 +41,11 @@ class GpuShare(Struct, frozen=True):
     """`pid 4121 'python' holds 5.1 GB`, the largest first."""
 
 
-class Fit(Struct, frozen=True):
+class Fit(
+    Struct,
+    frozen=True,
+    rename={"memory_total": "memory_total_bytes", "memory_free": "memory_free_bytes"},
+):
     """Bytes are of one rank: the GPU with the least room, or the host's memory on a CPU.
 
     context: of the config, or what was asked for. longest_context: what one request can have.

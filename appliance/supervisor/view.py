@@ -74,7 +74,7 @@ class View:
             restarts=life.restarts,
             processes=self._processes(),
             phases=[
-                {"name": p.name, "seconds": round(p.seconds, 3), "detail": p.detail}
+                {"name": p.name, "duration_s": round(p.seconds, 3), "detail": p.detail}
                 for p in engine.phases
             ],
             facts=engine.facts,

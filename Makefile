@@ -10,8 +10,11 @@ EXTRAS := $(if $(shell command -v nvidia-smi),[gpu])
 # Options of `appliance up`, such as UP="--port 8123".
 UP ?=
 BODY := {"model": "default", "messages": [{"role": "user", "content": "Who are you?"}]}
+# Says nothing when all is well. (mkdocs --quiet would pass over what --strict is for.)
+SITE = @mkdir -p build && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict >build/site.log 2>&1 || \
+    { cat build/site.log >&2; exit 1; }
 
-.PHONY: up down venv test check
+.PHONY: up down venv test check docs
 
 up: $(VENV)/.installed
 	@$(BIN)/appliance status --quiet >/dev/null 2>&1 || $(BIN)/appliance up --detach --wait $(UP)
@@ -35,6 +38,13 @@ check: $(VENV)/.developed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(SITE)
+
+# The pages that follow from the code, then the site, into build/site.
+docs: $(VENV)/.developed
+	$(BIN)/python docs/write_reference.py
+	$(SITE)
+	@echo "The site: build/site/index.html"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer is on the PATH." >&2; exit 1; }

@@ -168,3 +168,18 @@ def per_prompt(
             f"{len(sampling)} sampling_params for {prompts} prompts.", param="sampling_params"
         )
     return list(sampling)
+
+
+def joined(
+    query: str | Sequence[int], items: Sequence[str] | Sequence[Sequence[int]], item_first: bool
+) -> list[str | tuple[int, ...]]:
+    """The prompts of a scoring: query and items are texts, or ids. RequestError when mixed."""
+    out: list[str | tuple[int, ...]] = []
+    for item in items:
+        if isinstance(query, str) and isinstance(item, str):
+            out.append(item + query if item_first else query + item)
+        elif not isinstance(query, str) and not isinstance(item, str):
+            out.append((*item, *query) if item_first else (*query, *item))
+        else:
+            raise RequestError("query and items are all texts or all token ids.", param="items")
+    return out

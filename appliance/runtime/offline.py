@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,14 +26,19 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 import msgspec
-import numpy as np
 
 from appliance import hardware, paths
 from appliance.errors import EngineError, RequestError, UsageError
 from appliance.runtime.config import ModelConfig, RuntimeConfig, write_config
 from appliance.runtime.engine.profile import TracingExecutor, span
 from appliance.runtime.engine.rank import RankBuilder, RingExecutor
-from appliance.runtime.generation import Generation, asked_of, per_prompt, with_logprobs
+from appliance.runtime.generation import (
+    Generation,
+    asked_of,
+    joined,
+    per_prompt,
+    with_logprobs,
+)
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.plan import resolve
 from appliance.runtime.schedule.grammar.compile import Words
@@ -42,6 +48,7 @@ from appliance.runtime.schedule.scheduler import Scheduler
 from appliance.runtime.spec import ModelSpec
 from appliance.runtime.text.vocabulary import Vocabulary
 from appliance.runtime.text.worker import TextWorker
+from appliance.runtime.wire import vectors
 from appliance.runtime.wire.delta import Deltas, ToFrontend, TokenDelta
 from appliance.runtime.wire.request import Abort, FlushCache, ToEngine, TokenRequest
 from appliance.runtime.wire.ring import RingWriter
@@ -269,20 +276,50 @@ class Engine:
             yield answer.so_far()
 
     def encode(self, prompts: Sequence[AnyPrompt]) -> list[list[float]]:
-        """Embeddings of length one, in order. UsageError when the model is not made for them."""
+        """Embeddings, in order. UsageError when the model is not made for them."""
         if not self.spec.pooling:
             raise UsageError(
                 f"{self.config.model.id} is a generative model; it has no embeddings to give.",
                 "Ask generate() for text, or serve an embedding model.",
             )
-        streams = [self.stream(p, {"max_tokens": 0, "pool": True}) for p in prompts]
+        found = self._pooled(prompts, {"pool": True})
+        return [vectors.embedding(f, self.spec.normalizes).tolist() for f in found]
+
+    def classify(self, prompts: Sequence[AnyPrompt]) -> list[list[float]]:
+        """The scores of the model's classes (`spec.labels`), as its head gives them, in order.
+        UsageError when it has no such head."""
+        if not self.spec.labels:
+            raise UsageError(
+                f"{self.config.model.id} has no head that tells classes.",
+                "Ask score() for the probabilities of tokens, or load a …ForSequenceClassification "
+                "checkpoint.",
+            )
+        return [vectors.values(f).tolist() for f in self._pooled(prompts, {"pool": True})]
+
+    def score(
+        self,
+        query: str | Sequence[int],
+        items: Sequence[str] | Sequence[Sequence[int]],
+        label_token_ids: Sequence[int],
+        apply_softmax: bool = False,
+        item_first: bool = False,
+    ) -> list[list[float]]:
+        """For each item, how probable each of the label tokens is behind query and item.
+
+        apply_softmax: as shares of these tokens alone. item_first: the item stands before the
+        query. RequestError names what cannot be served.
+        """
+        prompts = joined(query, items, item_first)
+        if not label_token_ids:
+            raise RequestError("give the ids of the label tokens.", param="label_token_ids")
+        found = self._pooled(prompts, {"labels": tuple(label_token_ids), "temperature": 0.0})
+        return [vectors.shares(f, apply_softmax).tolist() for f in found]
+
+    def _pooled(self, prompts: Sequence[AnyPrompt], asked: Mapping[str, Any]) -> list[bytes]:
+        streams = [self.stream(p, {"max_tokens": 0, **asked}) for p in prompts]
         for stream in streams:
             stream.begin()
-        found = []
-        for stream in streams:
-            whole = np.frombuffer(b"".join(d.pooled for d in stream), dtype=np.float32)
-            found.append((whole / np.linalg.norm(whole)).tolist())
-        return found
+        return [b"".join(d.pooled for d in stream) for stream in streams]
 
     def shutdown(self) -> None:
         """SGLang's name for `close`."""
@@ -409,7 +446,10 @@ class Engine:
 
 
 class Stream(Iterator[TextDelta]):
-    """Deltas of one answer. `begin` sends the request; the first `next` does so otherwise."""
+    """Deltas of one answer. `begin` sends the request; the first `next` does so otherwise.
+
+    times: perf_counter's seconds at which the engine gave each delta that has tokens.
+    """
 
     def __init__(
         self,
@@ -420,13 +460,19 @@ class Stream(Iterator[TextDelta]):
     ) -> None:
         self._door, self._request, self._feed = door, request, feed
         self.answer = answer
+        self.times = array("d")
         self._arrived: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
         self._begun = self._ended = False
 
     def begin(self) -> None:
         if not self._begun:
             self._begun = True
-            self._door.put(self._request, self._arrived.put)
+            self._door.put(self._request, self._arrive)
+
+    def _arrive(self, delta: TokenDelta) -> None:
+        if delta.ids:
+            self.times.append(time.perf_counter())
+        self._arrived.put(delta)
 
     def __next__(self) -> TextDelta:
         if self._ended:

@@ -96,8 +96,16 @@ class ModelSpec(Struct, frozen=True):
     quant: QuantSpec | None = None
     kv_scales: bool = False
     """The checkpoint was calibrated for keys and values of 8 bits."""
-    pooling: Literal["", "last"] = ""
-    """last: the model is made for embeddings, which are the last token's hidden state."""
+    pooling: Literal["", "last", "mean", "first"] = ""
+    """How the model makes embeddings of the hidden states; empty: it is not made for them."""
+    normalizes: bool = True
+    """Embeddings have length one."""
+    labels: tuple[str, ...] = ()
+    """The classes of a model whose head tells these instead of tokens."""
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    """What makes the scores of the classes probabilities; none: they are no such thing."""
+    headless: bool = False
+    """The checkpoint has no head at all."""
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2, tp: int = 1) -> int:
         """Bytes of K and V one token takes on one of `tp` ranks."""
@@ -111,5 +119,6 @@ class ModelSpec(Struct, frozen=True):
         q, kv = a.heads * a.head_dim, a.kv_heads * a.head_dim
         block = h * (q + 2 * kv) + q * h + 3 * h * self.intermediate + 2 * h
         block += (q + 2 * kv) * a.qkv_bias + h * a.out_bias + 2 * a.head_dim * a.qk_norm
-        heads = 1 if self.tied_embeddings else 2
-        return self.layers * block + heads * self.vocab * h + h
+        own_head = not (self.tied_embeddings or self.labels or self.headless)
+        tables = (1 + own_head) * self.vocab + len(self.labels)
+        return self.layers * block + tables * h + h

@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 VOCAB = 300
 
@@ -79,7 +84,20 @@ def make(folder: Path, name: str, seed: int = 0, **changes: Any) -> Reference:
     values = {**SHAPE, **FAMILIES[name], **changes}
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return _saved(folder, AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+
+
+def make_classifier(folder: Path, name: str, classes: int, **changes: Any) -> Reference:
+    """The same under a head that tells classes."""
+    names = ("bad", "fair", "good")[:classes]
+    values = {**SHAPE, **FAMILIES[name], "id2label": dict(enumerate(names)), **changes}
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return _saved(folder, model.eval())
+
+
+def _saved(folder: Path, model: PreTrainedModel) -> Reference:
     with torch.no_grad():
         for parameter in model.parameters():  # larger than usual, so that logits differ clearly
             if parameter.dim() > 1:

@@ -21,6 +21,8 @@ from appliance.runtime.api.native.routes import AbortRequest, Native
 from appliance.runtime.api.responses.body import ResponsesRequest
 from appliance.runtime.api.responses.routes import Responses
 from appliance.runtime.api.responses.store import ResponseStore
+from appliance.runtime.api.scores.body import ClassifyRequest, RerankRequest, ScoreRequest
+from appliance.runtime.api.scores.routes import Scores
 from appliance.runtime.api.tgi import Tgi, TgiRequest
 from appliance.runtime.config import RuntimeConfig
 
@@ -51,6 +53,7 @@ def dialect_routes(
         *_native_routes(native, tgi),
         ("POST", "/v1/embeddings", embeddings.post, EmbeddingRequest),
         ("POST", "/encode", embeddings.encode, EncodeRequest),
+        *_score_routes(Scores(frontend, models)),
         ("POST", "/v1/messages", messages.post, MessagesRequest),
         ("POST", "/v1/messages/count_tokens", messages.count, CountRequest),
         ("POST", "/v1/responses", responses.post, ResponsesRequest),
@@ -59,6 +62,19 @@ def dialect_routes(
         ("DELETE", "/v1/responses/{id}", responses.delete, None),
         ("POST", "/v1/responses/{id}/cancel", responses.cancel, None),
         ("GET", "/v1/responses/{id}/input_items", responses.input_items, None),
+    ]
+
+
+def _score_routes(scores: Scores) -> list[Route]:
+    """Under every path that clients of the peers know them by."""
+    return [
+        ("POST", "/classify", scores.classify, ClassifyRequest),
+        ("POST", "/v1/classify", scores.classify, ClassifyRequest),
+        ("POST", "/score", scores.score, ScoreRequest),
+        ("POST", "/v1/score", scores.score, ScoreRequest),
+        ("POST", "/rerank", scores.rerank, RerankRequest),
+        ("POST", "/v1/rerank", scores.rerank, RerankRequest),
+        ("POST", "/v2/rerank", scores.rerank, RerankRequest),
     ]
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,26 +15,10 @@ from appliance.errors import RequestError
 from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.generate import read_body, send_to_engines
 from appliance.runtime.api.models import Models
-from appliance.runtime.api.schema import MAX_SEQUENCES, CompletionRequest, decode_body
+from appliance.runtime.api.schema import Inputs, decode_body, read_inputs
 from appliance.runtime.api.sse import encode
+from appliance.runtime.wire import vectors
 from appliance.runtime.wire.text import AskedSampling, TextDelta, TextRequest
-
-Inputs = list[str | tuple[int, ...]]
-
-
-def _prompts(given: str | list[Any], param: str) -> Inputs:
-    """A text, texts, ids, or lists of ids. RequestError names `param`."""
-    try:
-        found: Inputs = CompletionRequest(prompt=given).prompts()
-    except RequestError as e:
-        raise RequestError(e.message.replace("prompt", param), param=param) from e
-    if len(found) > MAX_SEQUENCES:
-        raise RequestError(
-            f"{param} holds {len(found)} texts; at most {MAX_SEQUENCES} are taken in one request.",
-            code="too_many_prompts",
-            param=param,
-        )
-    return found
 
 
 class EmbeddingRequest(Struct, kw_only=True):
@@ -62,20 +45,20 @@ class EncodeRequest(Struct, kw_only=True):
         return ids, "input_ids", bool(ids) and isinstance(ids[0], list)
 
 
-def vector(pooled: bytes, dimensions: int | None, param: str = "dimensions") -> np.ndarray:
-    """The hidden state's first `dimensions` values, of length one."""
-    whole = np.frombuffer(pooled, dtype=np.float32)
-    if dimensions is not None and dimensions > len(whole):
+def vector(pooled: bytes, dimensions: int | None, normalizes: bool) -> vectors.Floats:
+    """RequestError when the embedding has fewer dimensions."""
+    length = len(pooled) // 4
+    if dimensions is not None and dimensions > length:
         raise RequestError(
-            f"{param} is {dimensions:,}; this model's embeddings have {len(whole):,}.", param=param
+            f"dimensions is {dimensions:,}; this model's embeddings have {length:,}.",
+            param="dimensions",
         )
-    part = whole[:dimensions]
-    return part / max(float(np.linalg.norm(part)), 1e-12)
+    return vectors.embedding(pooled, normalizes, dimensions)
 
 
 class _OpenAIForm:
-    def __init__(self, body: EmbeddingRequest, model: str) -> None:
-        self._body, self._model = body, model
+    def __init__(self, body: EmbeddingRequest, model: str, normalizes: bool) -> None:
+        self._body, self._model, self._normalizes = body, model, normalizes
 
     def chunk(self, choice: int, delta: TextDelta, usage: dict[str, Any] | None) -> bytes:
         raise NotImplementedError("embeddings are not streamed")
@@ -86,7 +69,7 @@ class _OpenAIForm:
     def body(self, choices: Sequence[TextDelta], usage: dict[str, Any]) -> bytes:
         data = []
         for index, delta in enumerate(choices):
-            found = vector(delta.pooled, self._body.dimensions)
+            found = vector(delta.pooled, self._body.dimensions, self._normalizes)
             shown: Any = found.tolist()
             if self._body.encoding_format == "base64":
                 shown = base64.b64encode(found.astype("<f4").tobytes()).decode()
@@ -103,14 +86,21 @@ class _OpenAIForm:
 
 
 class _NativeForm(_OpenAIForm):
-    def __init__(self, body: EncodeRequest, id: str, as_list: bool, lengths: Sequence[int]) -> None:
-        self._dimensions, self._id = body.dimensions, id
+    def __init__(
+        self,
+        body: EncodeRequest,
+        id: str,
+        as_list: bool,
+        lengths: Sequence[int],
+        normalizes: bool,
+    ) -> None:
+        self._dimensions, self._id, self._normalizes = body.dimensions, id, normalizes
         self._as_list, self._lengths = as_list, lengths
 
     def body(self, choices: Sequence[TextDelta], usage: dict[str, Any]) -> bytes:
         shown = [
             {
-                "embedding": vector(delta.pooled, self._dimensions).tolist(),
+                "embedding": vector(delta.pooled, self._dimensions, self._normalizes).tolist(),
                 "meta_info": {
                     "id": f"{self._id}-{i}" if self._as_list else self._id,
                     "prompt_tokens": length,
@@ -125,27 +115,30 @@ class _NativeForm(_OpenAIForm):
 class Embeddings:
     def __init__(self, frontend: Frontend, models: Models) -> None:
         self._frontend, self._models = frontend, models
+        self._normalizes = frontend.text.gives.normalizes
 
     async def post(self, request: Request) -> Response:
         body = decode_body(EmbeddingRequest, await read_body(request))
         model = self._models.check(body.model)
-        asked = self._asked(_prompts(body.input, "input"), "input")
+        asked = self._asked(read_inputs(body.input, "input"), "input")
         exchange = await send_to_engines(self._frontend, request, asked)
-        return await exchange.whole(_OpenAIForm(body, model))
+        return await exchange.whole(_OpenAIForm(body, model, self._normalizes))
 
     async def encode(self, request: Request) -> Response:
         body = decode_body(EncodeRequest, await read_body(request))
         given, param, as_list = body.given()
-        asked = self._asked(_prompts(given, param), param)
+        asked = self._asked(read_inputs(given, param), param)
         exchange = await send_to_engines(self._frontend, request, asked)
         lengths = [len(t.prompt) // 4 for t in exchange.tokens]
         id = request.scope["state"]["request_id"]
-        return await exchange.whole(_NativeForm(body, id, as_list, lengths))
+        form = _NativeForm(body, id, as_list, lengths, self._normalizes)
+        return await exchange.whole(form)
 
     def _asked(self, prompts: Inputs, param: str) -> list[TextRequest]:
-        if not self._frontend.text.pooling:
+        if not self._frontend.text.gives.pooling:
             raise RequestError(
-                f"{self._models.id} writes text; it is not made for embeddings.",
+                f"{self._models.id} is not made for embeddings; a model with a 1_Pooling folder "
+                "(sentence-transformers) is.",
                 code="unsupported_for_model",
                 param="model",
             )

@@ -202,6 +202,24 @@ class CompletionRequest(_Generation, kw_only=True):
         )
 
 
+Inputs = list[str | tuple[int, ...]]
+
+
+def read_inputs(given: str | list[Any], param: str) -> Inputs:
+    """A text, texts, ids, or lists of ids. RequestError names `param`."""
+    try:
+        found: Inputs = CompletionRequest(prompt=given).prompts()
+    except RequestError as e:
+        raise RequestError(e.message.replace("prompt", param), param=param) from e
+    if len(found) > MAX_SEQUENCES:
+        raise RequestError(
+            f"{param} holds {len(found)} texts; at most {MAX_SEQUENCES} are taken in one request.",
+            code="too_many_prompts",
+            param=param,
+        )
+    return found
+
+
 class ChatRequest(_Generation, kw_only=True):
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=4096)]
     max_completion_tokens: Count | None = None

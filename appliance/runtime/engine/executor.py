@@ -15,6 +15,7 @@ from torch import Tensor
 from appliance.kernels.ops import Ops
 from appliance.runtime.engine.forward import Forward
 from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.pooling import Pooled, Pooling
 from appliance.runtime.engine.sample import logprobs as lp
 from appliance.runtime.engine.sample.sampler import INVALID, Sampled, Sampler
 from appliance.runtime.engine.sample.state import SamplingState
@@ -64,7 +65,7 @@ class StepFlight:
         self._executor = executor
         self._sampled_rows = np.flatnonzero(step.samples)
         self._logits = executor.head(hidden) if len(self._sampled_rows) else None
-        self._pooled_rows, self._pooled = executor.pooled(step, self._sampled_rows, hidden)
+        self._pooled = executor.pooled(step, self._sampled_rows, hidden, whole, self._logits)
         self._prompts = executor.prompt_logprobs(step, whole)
         self._cuda = whole.is_cuda
         self._has_logprobs = False
@@ -85,7 +86,7 @@ class StepFlight:
             leaving += sampled.logprobs.fields() if sampled.logprobs is not None else []
         for _, chosen in self._prompts:
             leaving += chosen.fields()
-        return [*leaving, self._pooled] if self._pooled is not None else leaving
+        return [*leaving, self._pooled.values] if self._pooled is not None else leaving
 
     def wait(self) -> StepResult:
         assert self._home is not None, "a flight is sampled before it is waited for"
@@ -106,9 +107,7 @@ class StepFlight:
             logprobs=logprobs,
             prompt_logprobs=prompts or None,
             invalid=tuple(int(r) for r in np.flatnonzero(tokens == INVALID)),
-            pooled=tuple(zip(self._pooled_rows, arrived[-1].numpy(), strict=True))
-            if self._pooled is not None
-            else (),
+            pooled=self._pooled.cut(arrived[-1].numpy()) if self._pooled is not None else (),
             inputs_s=self._inputs_s,
         )
 
@@ -130,6 +129,7 @@ class DeviceExecutor:
         self.head = head
         self._forward, self._slots, self._state = forward, slots, state
         self._sampler = Sampler(state, ops, staging)
+        self._pooling = Pooling(state)
         self._staging, self._comm, self._leads = staging, comm, leads
         self._cuda = slots.page_table.is_cuda
 
@@ -181,14 +181,20 @@ class DeviceExecutor:
         return Masks(np.searchsorted(rows, masks.rows).astype(np.int32), masks.bits)
 
     def pooled(
-        self, step: Step, sampled_rows: np.ndarray, hidden_SE: Tensor
-    ) -> tuple[list[int], Tensor | None]:
-        """(rows, their float32 hidden states) of the sampling rows that ask for theirs."""
-        asked = np.flatnonzero(self._state.pool[step.slots[sampled_rows]])
-        if not len(asked):
-            return [], None
-        (where,) = self._staging.send([asked.astype(np.int32)])
-        return sampled_rows[asked].tolist(), hidden_SE[where.long()].float()
+        self,
+        step: Step,
+        sampled_rows: np.ndarray,
+        hidden_SE: Tensor,
+        hidden_TE: Tensor,
+        logits_SV: Tensor | None,
+    ) -> Pooled | None:
+        """Vectors of the rows that ask for one and whose prompt ends in this step."""
+        if not self._state.pools:
+            return None
+        self._pooling.add(step, hidden_TE)
+        if logits_SV is None:
+            return None
+        return self._pooling.take(step, sampled_rows, hidden_SE, logits_SV)
 
     def prompt_logprobs(self, step: Step, hidden_TE: Tensor) -> list[tuple[int, lp.Chosen]]:
         """(row, log probabilities) of the prefill rows that ask for those of their prompt."""

@@ -8,6 +8,7 @@ from appliance.runtime.model.batch import Batch, KVPages
 from appliance.runtime.model.build import Build
 from appliance.runtime.model.layers.attention import Attention
 from appliance.runtime.model.layers.embedding import VocabTable
+from appliance.runtime.model.layers.heads import ClassHead, NoHead
 from appliance.runtime.model.layers.mlp import GatedMLP
 from appliance.runtime.model.layers.norm import RMSNorm
 from appliance.runtime.model.layers.rope import cos_sin_table
@@ -47,18 +48,24 @@ class Decoder(nn.Module):
         a = spec.attention
         self._backend = build.attention
         cos_sin = cos_sin_table(a.rope, a.head_dim, build.context).to(build.device)
+        tied = spec.tied_embeddings and not (spec.labels or spec.headless)
         self.embedding = VocabTable(
             build,
             "model.embed_tokens",
             spec.vocab,
             spec.hidden,
-            "both" if spec.tied_embeddings else "embed",
+            "both" if tied else "embed",
         )
         self.layers = nn.ModuleList(
             Layer(spec, build, f"model.layers.{i}", i, cos_sin) for i in range(spec.layers)
         )
         self.norm = RMSNorm(build, "model.norm", spec.hidden, spec.norm_eps)
-        if spec.tied_embeddings:
+        self.head: VocabTable | ClassHead | NoHead
+        if spec.labels:
+            self.head = ClassHead(build, "score", len(spec.labels), spec.hidden)
+        elif spec.headless:
+            self.head = NoHead()
+        elif tied:
             self.head = self.embedding
             build.optional.add("lm_head.weight")
         else:
@@ -78,5 +85,5 @@ class Decoder(nn.Module):
         return x_TE
 
     def logits(self, x_SE: Tensor) -> Tensor:
-        """[S, hidden] -> [S, vocab] in the model's dtype."""
+        """[S, hidden] -> [S, vocab] in the model's dtype; of a classifier [S, classes]."""
         return self.head.logits(x_SE)

@@ -6,11 +6,12 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from appliance.errors import NotFoundError, UsageError
+from appliance.runtime.model import classes, sentence
 from appliance.runtime.spec import ModelSpec
 
 FAMILIES = {
@@ -19,6 +20,22 @@ FAMILIES = {
     "Qwen2ForCausalLM": "llama",
     "Qwen3ForCausalLM": "qwen3",
 }
+
+CLASSIFIERS = {
+    "LlamaForSequenceClassification": "LlamaForCausalLM",
+    "MistralForSequenceClassification": "MistralForCausalLM",
+    "Qwen2ForSequenceClassification": "Qwen2ForCausalLM",
+    "Qwen3ForSequenceClassification": "Qwen3ForCausalLM",
+}
+"""The same decoder under a head that tells classes."""
+
+BARE = {
+    "LlamaModel": "LlamaForCausalLM",
+    "MistralModel": "MistralForCausalLM",
+    "Qwen2Model": "Qwen2ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+}
+"""The same decoder without a head, as models for embeddings are saved."""
 
 
 class FamilySpec(Protocol):
@@ -41,10 +58,13 @@ def spec_of(config: dict[str, Any]) -> ModelSpec:
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise UsageError("config.json: 'architectures' is not a list of names")
     for name in names:
-        if name in FAMILIES:
-            family: FamilySpec = _family(FAMILIES[name], "spec")
-            return family.read({**config, "architectures": [name]})
-    known = ", ".join(sorted(FAMILIES))
+        decoder = CLASSIFIERS.get(name) or BARE.get(name) or name
+        if decoder in FAMILIES:
+            family: FamilySpec = _family(FAMILIES[decoder], "spec")
+            spec = family.read({**config, "architectures": [decoder]})
+            spec = msgspec.structs.replace(spec, architecture=name, headless=name in BARE)
+            return classes.read(config, spec) if name in CLASSIFIERS else spec
+    known = ", ".join(sorted([*FAMILIES, *CLASSIFIERS, *BARE]))
     raise NotFoundError(
         f"no family knows the architecture {', '.join(names) or '(none named)'}.",
         f"Known architectures: {known}.",
@@ -71,19 +91,8 @@ def read_spec(folder: Path) -> ModelSpec:
             raise UsageError(f"{generation} cannot be read: {e}") from e
         if isinstance(extra, dict) and extra.get("eos_token_id") is not None:
             config["eos_token_id"] = extra["eos_token_id"]
-    return msgspec.structs.replace(spec_of(config), pooling=_pooling(folder))
-
-
-def _pooling(folder: Path) -> Literal["", "last"]:
-    """What the sentence-transformers files beside the model say; only the last token is served."""
-    for path in sorted(folder.glob("*_Pooling/config.json")):
-        try:
-            found = json.loads(path.read_bytes())
-        except ValueError as e:
-            raise UsageError(f"{path} cannot be read: {e}") from e
-        if isinstance(found, dict) and found.get("pooling_mode_lasttoken") is True:
-            return "last"
-    return ""
+    spec = spec_of(config)
+    return spec if spec.labels else sentence.read(folder, spec)
 
 
 def model_class(spec: ModelSpec) -> Any:

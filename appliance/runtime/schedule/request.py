@@ -97,8 +97,9 @@ class Request:
 
     @property
     def matches(self) -> bool:
-        """May share cached pages; not while prompt tokens must be computed for their logprobs."""
-        return not self.wants_prompt_logprobs
+        """May share cached pages; not while prompt tokens must be computed for what is told of
+        them."""
+        return not (self.first and self.sampling.needs_whole_prompt)
 
     @property
     def wants_prompt_logprobs(self) -> bool:

@@ -13,8 +13,8 @@ from appliance.runtime.spec import ModelSpec
 from appliance.runtime.text.infill import Infilling
 from appliance.runtime.text.template import ChatTemplate
 from appliance.runtime.text.vocabulary import Vocabulary
-from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
-from appliance.runtime.wire.text import AskedSampling, Chat, Infill, Prompt, TextRequest
+from appliance.runtime.wire.request import Pool, Sampling, TokenRequest, ids_to_bytes
+from appliance.runtime.wire.text import AskedSampling, Chat, Infill, Pair, Prompt, TextRequest
 
 CHARACTERS_PER_TOKEN = 64
 """A text longer than this many times the context is refused unread: no vocabulary packs so much."""
@@ -83,6 +83,9 @@ class Tokenizing:
         elif isinstance(prompt, Infill):
             _refuse_unread(len(prompt.before) + len(prompt.after), context, param)
             ids = self._infilling.encode(prompt, add_special_tokens)
+        elif isinstance(prompt, Pair):
+            _refuse_unread(len(prompt.first) + len(prompt.second), context, param)
+            ids = self._vocabulary.encode_pair(prompt.first, prompt.second)
         elif isinstance(prompt, str):
             _refuse_unread(len(prompt), context, param)
             ids = self._vocabulary.encode(prompt, add_special_tokens)
@@ -122,8 +125,27 @@ class Tokenizing:
             logit_bias=asked.logit_bias,
             logprobs=asked.logprobs,
             prompt_logprobs=asked.prompt_logprobs,
-            pool=asked.pool,
+            pool=self._pool(asked),
+            labels=asked.labels,
         )
+
+    def _pool(self, asked: AskedSampling) -> Pool:
+        """RequestError when the model cannot give what is asked for."""
+        spec = self._spec
+        if asked.pool:
+            return "classes" if spec.labels else spec.pooling or "last"
+        if spec.labels or spec.headless:
+            made = "embeddings: ask /v1/embeddings"
+            if spec.labels:
+                made = "scores: ask /classify, /v1/score or /v1/rerank"
+            raise RequestError(
+                f"this model ({spec.architecture}) writes no text; it gives {made}.",
+                code="unsupported_for_model",
+                param="model",
+            )
+        if asked.labels:
+            self._check_ids(asked.labels, "label_token_ids")
+        return "labels" if asked.labels else ""
 
 
 def _or(asked: float | None, default: float) -> float:

@@ -161,6 +161,11 @@ class Vocabulary:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Two texts as the tokenizer's own form of a pair, special tokens included."""
+        ids: list[int] = self.tokenizer.encode(first, second, add_special_tokens=True).ids
+        return ids
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text

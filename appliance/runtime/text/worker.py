@@ -24,7 +24,7 @@ from appliance.runtime.text.template import ChatTemplate, find_template
 from appliance.runtime.text.tokenize import Defaults, Tokenizing
 from appliance.runtime.text.vocabulary import Vocabulary, read_object
 from appliance.runtime.wire.request import TokenRequest, ids_from_bytes
-from appliance.runtime.wire.text import Chat, Infill, Prompt, TextRequest
+from appliance.runtime.wire.text import Chat, Gives, Infill, Pair, Prompt, TextRequest
 
 INLINE_CHARACTERS = 1000
 INLINE_IDS = 2000
@@ -57,7 +57,13 @@ class TextWorker:
         self._template = template
         self._forms = Forms.choose(template, tool_parser, reasoning_parser)
         self._context = spec.max_context
-        self._pooling = spec.pooling
+        self._gives = Gives(
+            spec.pooling,
+            spec.normalizes,
+            spec.labels,
+            spec.activation,
+            text=not (spec.labels or spec.headless),
+        )
         self._tokenizing = Tokenizing(
             vocabulary,
             ChatTemplate(template, vocabulary, model or folder.name),
@@ -110,8 +116,8 @@ class TextWorker:
         )
 
     @property
-    def pooling(self) -> str:
-        return self._pooling
+    def gives(self) -> Gives:
+        return self._gives
 
     async def encode(self, prompt: Prompt, add_special_tokens: bool) -> list[int]:
         return list(
@@ -160,6 +166,8 @@ def _size(prompt: Prompt) -> int:
         return len(prompt)
     if isinstance(prompt, Infill):
         return len(prompt.before) + len(prompt.after)
+    if isinstance(prompt, Pair):
+        return len(prompt.first) + len(prompt.second)
     if isinstance(prompt, Chat):
         return sum(len(str(m.get("content") or "")) for m in prompt.messages)
     return len(prompt) // 100

@@ -44,7 +44,7 @@ class TokenDelta(Struct, frozen=True, array_like=True, gc=False):
     error: str = ""
     code: str = ""
     pooled: bytes = b""
-    """float32: the hidden state that was asked for, on the last delta."""
+    """float32: the vector that was asked for (Sampling.pool), on the last delta."""
 
 
 class SharedPrefix(Struct, frozen=True, array_like=True, gc=False):

@@ -24,6 +24,12 @@ def ids_from_bytes(data: bytes) -> Ids:
     return np.frombuffer(data, dtype="<i4")
 
 
+Pool = Literal["", "last", "mean", "first", "classes", "labels"]
+"""A vector of the prompt that is wanted: the hidden state of its last or first token or their mean
+after the last norm, the scores of a classifier's head, or the log probabilities of `labels` as the
+next token."""
+
+
 class Sampling(Struct, frozen=True, array_like=True):
     """How one request's next tokens are chosen. Everything is decided: no field is optional.
 
@@ -49,8 +55,16 @@ class Sampling(Struct, frozen=True, array_like=True):
     """-1: none; 0: of the token taken; n: also of the n likeliest."""
     prompt_logprobs: int = -1
     """The same for prompt tokens. Such a request does not match the prefix cache."""
-    pool: bool = False
-    """The hidden state of the last prompt token is wanted, with max_tokens 0."""
+    pool: Pool = ""
+    """With max_tokens 0. A request for the mean or the first does not match the prefix cache."""
+    labels: tuple[int, ...] = ()
+    """Of pool `labels`, whose log probabilities are of the model's distribution at `temperature`
+    (at 1 when that is 0)."""
+
+    @property
+    def needs_whole_prompt(self) -> bool:
+        """Every prompt token must be computed, also those whose pages are known."""
+        return self.prompt_logprobs >= 0 or self.pool in ("mean", "first")
 
     @property
     def penalized(self) -> bool:

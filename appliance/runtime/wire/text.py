@@ -33,7 +33,14 @@ class Infill(Struct, frozen=True):
     after: str
 
 
-Prompt = str | tuple[int, ...] | Chat | Infill
+class Pair(Struct, frozen=True):
+    """Two texts to be compared, put together as the tokenizer puts pairs."""
+
+    first: str
+    second: str
+
+
+Prompt = str | tuple[int, ...] | Chat | Infill | Pair
 
 
 class AskedSampling(Struct, frozen=True):
@@ -55,6 +62,9 @@ class AskedSampling(Struct, frozen=True):
     logprobs: int = -1
     prompt_logprobs: int = -1
     pool: bool = False
+    """The vector that the model is made to give of a prompt, and no tokens."""
+    labels: tuple[int, ...] = ()
+    """The log probabilities of these as the next token, as such a vector."""
 
 
 Reasoning = Literal["separate", "hidden", "inline"]
@@ -156,6 +166,21 @@ class TextStream(Protocol):
         string was met, and the engine must be told to abort."""
 
 
+class Gives(Struct, frozen=True):
+    """What a model tells of a prompt. At most one of `pooling` and `labels` is there; a model
+    without either writes text and nothing else.
+
+    pooling: how it makes embeddings; normalizes: of length one. labels: the classes of its head;
+    activation: what makes their scores probabilities. text: it writes.
+    """
+
+    pooling: str = ""
+    normalizes: bool = True
+    labels: tuple[str, ...] = ()
+    activation: str = "softmax"
+    text: bool = True
+
+
 class TextRoom(Protocol):
     """The text room as the HTTP face sees it. Errors a caller can cause are RequestErrors."""
 
@@ -166,8 +191,8 @@ class TextRoom(Protocol):
         """The stream of the answer to one of `tokenize`'s requests."""
 
     @property
-    def pooling(self) -> str:
-        """How the model makes embeddings; empty when it is not made for that."""
+    def gives(self) -> Gives:
+        """What the model is made to tell of a prompt."""
 
     async def encode(self, prompt: Prompt, add_special_tokens: bool) -> list[int]:
         """Ids of a prompt; for /tokenize."""

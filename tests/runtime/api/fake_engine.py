@@ -59,6 +59,8 @@ class FakeEngine:
         self.hold = threading.Event()
         self.budget: int | None = None
         self.error = ""
+        self.vector: Callable[[list[int]], list[float]] | None = None
+        """What it tells of a prompt, instead of a sequence that grows with it."""
         self.repeat = False
         self.cached = 0
         self.requests: list[TokenRequest] = []
@@ -151,6 +153,11 @@ class FakeEngine:
             return TokenDelta(rid=rid, index=index, ids=(), finish="error", error=self.error)
         if sampling.pool:
             pooled = np.arange(1, 9, dtype=np.float32) * len(row.prompt)
+            if sampling.pool == "labels":
+                told = [(i * 7 + len(row.prompt)) % 90 / 100 + 0.05 for i in sampling.labels]
+                pooled = np.log(np.array(told, dtype=np.float32))
+            if self.vector is not None:
+                pooled = np.array(self.vector(row.prompt), dtype=np.float32)
             return TokenDelta(rid, 0, (), "length", cached=0, pooled=pooled.tobytes())
         ids: list[int] = []
         finish, matched = "", -1

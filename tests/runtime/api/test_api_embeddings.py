@@ -10,13 +10,14 @@ from fake_engine import FakeEngine
 from served_frontend import Served
 
 from appliance.runtime.text.worker import TextWorker
+from appliance.runtime.wire.text import Gives
 
 WANT = np.arange(1, 9) / np.linalg.norm(np.arange(1, 9))
 
 
 @pytest.fixture
 def embedder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TextWorker, "pooling", "last")
+    monkeypatch.setattr(TextWorker, "gives", Gives(pooling="last"))
 
 
 @pytest.mark.usefixtures("embedder")

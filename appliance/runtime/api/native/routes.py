@@ -97,7 +97,10 @@ class Native:
         frontend.check_open(1)
         [rid] = frontend.mint(1)
         answer = Answer(1)
-        sampling = AskedSampling(max_tokens=1, temperature=0.0, ignore_eos=True)
+        writes = frontend.text.gives.text
+        sampling = AskedSampling(
+            max_tokens=int(writes), temperature=0.0, ignore_eos=True, pool=not writes
+        )
         probe = TextRequest((rid,), (0,), sampling, arrival=time.monotonic())
         state = request.scope["state"]
         try:
@@ -127,7 +130,7 @@ class Native:
             "model_path": model.path,
             "tokenizer_path": model.path,
             "served_model_name": model.id,
-            "is_generation": True,
+            "is_generation": self._frontend.text.gives.text,
             "preferred_sampling_params": None,
             "weight_version": "default",
             "has_image_understanding": False,

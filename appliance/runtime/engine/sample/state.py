@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from appliance.runtime.wire.request import Sampling
 from appliance.runtime.wire.step import NewRow
 
 Floats = npt.NDArray[np.float32]
@@ -88,7 +89,8 @@ class SamplingState:
         self.seed = np.zeros(slots + 1, dtype=np.int64)
         self.logprobs = np.full(slots + 1, -1, dtype=np.int32)
         self.prompt_logprobs = np.full(slots + 1, -1, dtype=np.int32)
-        self.pool = np.zeros(slots + 1, dtype=bool)
+        self.pools: dict[int, Sampling] = {}
+        """Of the slots whose rows want a vector."""
         self.min_tokens = np.zeros(slots + 1, dtype=np.int32)
         self.edited = np.zeros(slots + 1, dtype=bool)
         self.penalized = np.zeros(slots + 1, dtype=bool)
@@ -107,7 +109,9 @@ class SamplingState:
         self.seed[slot] = s.seed
         self.logprobs[slot], self.prompt_logprobs[slot] = s.logprobs, s.prompt_logprobs
         self.min_tokens[slot] = s.min_tokens
-        self.pool[slot] = s.pool
+        self.pools.pop(slot, None)
+        if s.pool:
+            self.pools[slot] = s
         self._bias.pop(slot, None)
         self._stops.pop(slot, None)
         if s.logit_bias:
@@ -128,6 +132,7 @@ class SamplingState:
 
     def drop(self, slot: int) -> None:
         self.penalties.drop(slot)
+        self.pools.pop(slot, None)
         self._bias.pop(slot, None)
         self._stops.pop(slot, None)
         self.history.pop(slot, None)

@@ -100,6 +100,7 @@ class Client:
         return cls(paths.control_socket(paths.run_dir(name)), timeout=timeout)
 
     def status(self) -> RunStatus:
+        """State, URL, processes and start of the run."""
         return self._decode("/status", RunStatus)
 
     def top(self, history: int = 900, lines: int = 50) -> TopSnapshot:
@@ -210,18 +211,23 @@ class AsyncClient:
 
     @classmethod
     def of_run(cls, name: str = "default", *, timeout: float = 10.0) -> AsyncClient:
+        """The client of the run of this name."""
         return cls(paths.control_socket(paths.run_dir(name)), timeout=timeout)
 
     async def status(self) -> RunStatus:
+        """As `Client.status`."""
         return await asyncio.to_thread(self._client.status)
 
     async def top(self, history: int = 900, lines: int = 50) -> TopSnapshot:
+        """As `Client.top`."""
         return await asyncio.to_thread(self._client.top, history, lines)
 
     async def cancel(self, id: str) -> None:
+        """As `Client.cancel`."""
         await asyncio.to_thread(self._client.cancel, id)
 
     async def plan(self) -> dict[str, Any]:
+        """As `Client.plan`."""
         return await asyncio.to_thread(self._client.plan)
 
     async def logs(
@@ -234,6 +240,7 @@ class AsyncClient:
         until: str = "",
         holds: Sequence[str] = (),
     ) -> str:
+        """As `Client.logs`."""
         return await asyncio.to_thread(
             self._client.logs, lines, component, level, since=since, until=until, holds=holds
         )
@@ -261,6 +268,7 @@ class AsyncClient:
     async def down(
         self, drain_s: float = 30.0, on_step: Callable[[str], None] | None = None
     ) -> None:
+        """As `Client.down`; `on_step` is called in the loop that awaits this."""
         loop = asyncio.get_running_loop()
 
         def step(line: str) -> None:
@@ -270,6 +278,7 @@ class AsyncClient:
         await asyncio.to_thread(self._client.down, drain_s, step)
 
     async def restart(self) -> None:
+        """As `Client.restart`."""
         await asyncio.to_thread(self._client.restart)
 
 

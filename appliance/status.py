@@ -113,15 +113,25 @@ class RequestRow(Struct, frozen=True):
     """A live request, or one that has ended. Never holds text of the prompt or the answer."""
 
     id: str
+    """As the caller gets it in its answer."""
     phase: Literal["queued", "prefill", "decode", "stopping", "done"]
+    """stopping: ended here, the engine is still being told."""
     prompt_tokens: int
+    """Tokens of the prompt."""
     cached_tokens: int
+    """Of them those that the prefix cache had."""
     output_tokens: int
+    """Tokens so far."""
     max_tokens: int
+    """Most that it may become."""
     age_s: float
+    """Seconds since it arrived."""
     queue_s: float | None = None
+    """Seconds until it was admitted; None while it waits."""
     ttft_s: float | None = None
+    """Seconds until its first token; None before that."""
     tok_s: float | None = None
+    """Tokens a second since the first; None before the second."""
     client: str = ""
     """Name of the API key, else the user agent's first word."""
     finish: str = ""
@@ -196,50 +206,85 @@ def publish(path: Path, value: Struct) -> None:
 
 
 class ProcessRow(Struct, frozen=True):
+    """One process of a run."""
+
     role: Literal["supervisor", "frontend", "engine"]
+    """What it does."""
     index: int
     """Frontend number, or engine replica."""
     rank: int | None
+    """Place among the GPUs of its engine; None for others."""
     pid: int
+    """Process id."""
     state: Literal["starting", "ready", "stopped", "failed"]
+    """As the supervisor sees it."""
     memory_bytes: int | None = None
+    """Memory that it holds; None when it cannot be told."""
     started_at: str = ""
+    """ISO time in UTC."""
 
 
 class RunStatus(Struct, frozen=True):
+    """How a run is, for whoever asks; schema appliance.status/1."""
+
     schema: str = "appliance.status/1"
+    """Name and version of this shape."""
     run: str = "default"
+    """Name of the run."""
     state: State = "stopped"
+    """ready: takes requests now. degraded: an engine is being started again; requests wait and go
+    on."""
     phase: str | None = None
+    """Of the start that is under way; None when none is."""
     progress: float | None = None
+    """Of that phase, 0 to 1; None when it is not known."""
     detail: str = ""
+    """A few words on what is being done."""
     failure: dict[str, Any] | None = None
     """message, hint, code, exit_code, log: of what made the run fail."""
     url: str = ""
+    """Where it listens; /v1 is appended for an OpenAI client."""
     model: str = ""
+    """Name of the model that is served."""
     profile: str = ""
+    """Name of the profile of its settings."""
     uptime_s: float = 0.0
+    """Seconds since the supervisor started."""
     restarts: int = 0
+    """Engines that were started again since then."""
     processes: list[ProcessRow] = []
+    """The supervisor first."""
     phases: list[dict[str, Any]] = []
     """[{name, duration_s, detail}] of the engine's start."""
     facts: dict[str, Any] = {}
+    """What the engine told when it was ready: pages, seconds of each phase, and the like."""
     log: str = ""
+    """Path of the log file."""
 
 
 class TopSnapshot(Struct, frozen=True):
     """Fields as in the dashboard: every value a number or null, never a human string."""
 
     schema: str = "appliance.top/1"
+    """Name and version of this shape."""
     at: str = ""
+    """ISO time in UTC."""
     run: str = "default"
+    """Name of the run."""
     url: str = ""
+    """Where it listens."""
     state: State = "stopped"
+    """As in RunStatus."""
     phase: str | None = None
+    """Of a start that is under way."""
     progress: float | None = None
+    """Of that phase, 0 to 1."""
     detail: str = ""
+    """A few words on what is being done, or why it failed."""
     uptime_s: float = 0.0
+    """Seconds since the supervisor started."""
     restarts: int = 0
+    """Engines that were started again since then."""
     model: dict[str, Any] = {}
     """id, revision, dtype, max_context"""
     profile: dict[str, Any] = {}
@@ -262,6 +307,7 @@ class TopSnapshot(Struct, frozen=True):
     cpu: dict[str, float | None] = {}
     """util, mem_used_bytes, mem_total_bytes, load1: shown where there is no GPU"""
     requests: list[RequestRow] = []
+    """Live ones, at most 200."""
     alerts: list[dict[str, Any]] = []
     """code, level, since, message, fix"""
     history: dict[str, list[float]] = {}
@@ -271,6 +317,7 @@ class TopSnapshot(Struct, frozen=True):
     history_seq: int = 0
     """How many seconds the history has had in all: tells a client which of its values are new."""
     log_tail: list[str] = []
+    """The last lines of the log, oldest first."""
     finished: list[RequestRow] = []
     """The last that ended, newest first."""
     power: dict[str, float | None] = {}

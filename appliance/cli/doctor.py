@@ -19,6 +19,7 @@ from appliance.cli import conditions
 from appliance.cli.bundle import write_bundle
 from appliance.cli.conditions import Check
 from appliance.cli.output import Output, gigabytes
+from appliance.cli.prepare import Asked, prepare
 from appliance.cli.version import of, version_data
 from appliance.client import Client
 from appliance.errors import ApplianceError, BusyError, NotRunningError
@@ -34,6 +35,8 @@ _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "block": ("✗", "red
 
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, help="Port to be served on.")
+@click.option("--for", "model", metavar="MODEL", help="Whether this model can be served here.")
+@click.option("--profile", help="Whether this profile can be used here.")
 @click.option("--network", "ask", is_flag=True, help="Ask the hubs, too.")
 @click.option(
     "--bundle",
@@ -42,12 +45,21 @@ _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "block": ("✗", "red
     help="Write findings, settings and logs to FILE (.tar.gz), without secrets.",
 )
 @click.pass_context
-def doctor(ctx: click.Context, port: int, ask: bool, bundle: Path | None) -> None:
+def doctor(
+    ctx: click.Context,
+    port: int,
+    model: str | None,
+    profile: str | None,
+    ask: bool,
+    bundle: Path | None,
+) -> None:
     """Check this machine. Exit code 8 when something stands in the way."""
     out = ctx.find_object(Output) or Output()
     hardware = detect()
     checks = examine(hardware, port)
-    if ask:
+    if model or profile:
+        checks.append(_serving(model, profile))
+    if ask and not os.environ.get("APPLIANCE_OFFLINE"):
         checks += conditions.network(conditions.hubs())
     lines = []
     for check in checks:
@@ -98,6 +110,17 @@ def examine(hardware: HardwareSnapshot, port: int) -> list[Check]:
         conditions.memory_lock(hardware, soft, resource.RLIM_INFINITY),
     ]
     return found + [c for c in maybe if c is not None] + [check() for check in rest]
+
+
+def _serving(model: str | None, profile: str | None) -> Check:
+    """What `up` would say of a model and a profile, without starting anything."""
+    try:
+        found = prepare(Asked(model, profile=profile, weights=False))
+    except ApplianceError as e:
+        return Check("serve", "block", e.message.replace("\n", "; "), e.hint.partition("\n")[0])
+    text = f"{found.plan.config.model.id} with profile {found.plan.config.profile}: "
+    text += f"{found.fit.numbers()}, context {found.plan.config.model.context:,}"
+    return Check("serve", "warn" if found.warnings else "ok", text, "; ".join(found.warnings))
 
 
 def _python() -> Check:

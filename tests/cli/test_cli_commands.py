@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import re
 import sys
 import threading
@@ -17,7 +18,9 @@ import pytest
 
 from appliance import paths
 from appliance.cli import doctor, prepare
+from appliance.cli import status as status_module
 from appliance.hardware import Gpu, HardwareSnapshot
+from appliance.status import RunStatus
 from appliance.supervisor.claim import RunLock, bind, held
 from appliance.supervisor.daemon import supervise
 
@@ -91,6 +94,8 @@ def check_golden(name: str, text: str, home: Path) -> None:
     """Compares with a kept file; how columns are padded does not count."""
     clean = text.replace(str(home), "HOME").replace(str(paths.shipped_profiles()), "SHIPPED")
     clean = re.sub(r"[ \t]+$", "", re.sub(" {2,}", "  ", clean), flags=re.MULTILINE)
+    if os.environ.get("APPLIANCE_RENEW_SCHEMAS"):
+        (GOLDEN / name).write_text(clean)
     assert clean == (GOLDEN / name).read_text(), clean
 
 
@@ -200,6 +205,8 @@ def test_live_run(cli: Cli, live: Path) -> None:
     paths.plan_file(live).write_text(json.dumps({"fit": fit, "answers": []}))
     assert json.loads(cli("ps", "--json").out)["runs"][0]["gpus"] == [2, 3]
     assert "2,3" in cli("ps").out
+    assert cli("ps", "-q").out == "default\n"
+    assert cli("status", "-q").out == ""
     assert cli("logs", "--component", "engine", "-n", "1").out.endswith("something odd\n")
     assert cli("logs", "--component", "frontend").out == ""
     top = json.loads(cli("top", "--once", "--json").out)
@@ -207,6 +214,22 @@ def test_live_run(cli: Cli, live: Path) -> None:
     assert "tiny" in cli("top").out  # no terminal here: one snapshot
     assert "starting again" in cli("restart").out
     assert json.loads(cli("--json").out)["run"] == "default"
+
+
+def test_status_tells_each_change(cli: Cli, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter(["ready", "ready", "draining"])
+
+    def look(name: str) -> RunStatus:
+        try:
+            return RunStatus(run=name, state=next(seen))
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(status_module, "_look", look)
+    monkeypatch.setattr(status_module, "_WATCH_S", 0.0)
+    said = cli("status", "--watch", "--json")
+    assert said.code == 130
+    assert [json.loads(line)["state"] for line in said.out.splitlines()] == ["ready", "draining"]
 
 
 @pytest.mark.usefixtures("machine")

@@ -13,7 +13,9 @@ from fakehub import TOKEN, FakeHub, Repo, tiny_model
 from pulling import QUICK, Puller
 
 from appliance.cli import pull as pull_module
+from appliance.cli import start
 from appliance.cli.main import run
+from appliance.errors import UsageError
 from appliance.hub.throttle import Throttle
 
 Captured = pytest.CaptureFixture[str]
@@ -169,6 +171,28 @@ def test_how_long_it_may_take(
     assert run(["rm", "org/tiny", "-y"]) == 0
     assert run(["pull", "org/tiny", "--dry-run"]) == 0
     assert re.search(r"about \d+s at your last rate", capsys.readouterr().out)
+
+
+def test_up_offers_the_pull(hf: Puller, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(["up", "org/tiny"]) == 4, "nobody is there to ask"
+    assert "appliance pull org/tiny" in capsys.readouterr().err
+    assert not hf.hub.bodies(".safetensors")
+
+    class FarEnoughError(UsageError):
+        pass
+
+    def claim(*_: object) -> None:
+        raise FarEnoughError("far enough")
+
+    monkeypatch.setattr(start, "Claim", claim)
+    assert run(["up", "org/tiny", "-y", "--offline"]) == 4
+    assert run(["up", "org/tiny", "-y", "--port", "0"]) == 2
+    err = capsys.readouterr().err
+    assert "Plan  org/tiny" in err and "Pulled  0.4 MB" in err and "far enough" in err
+    monkeypatch.setattr(pull_module, "fits", lambda plan: "does not fit: 9.9 GB more")
+    assert run(["rm", "org/tiny", "-y"]) == 0
+    assert run(["up", "org/tiny", "-y"]) == 7
+    assert "appliance pull org/tiny     downloads it all the same" in capsys.readouterr().err
 
 
 def test_dry_run(hf: Puller, capsys: Captured) -> None:

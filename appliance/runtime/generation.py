@@ -37,15 +37,24 @@ class Generation:
     """
 
     text: str = ""
+    """Without what ended it."""
     ids: list[int] = field(default_factory=list)
+    """Output token ids, the stop id included."""
     finish_reason: Finish = ""
+    """Empty while it grows."""
     matched: int | str | None = None
+    """The stop id or the stop string that ended it, if one did."""
     prompt_tokens: int = 0
+    """Tokens of the prompt."""
     cached_tokens: int = 0
+    """Of them those that the prefix cache had."""
     logprobs: list[TextLogprob] = field(default_factory=list)
+    """One for each output token, where they were asked for."""
     prompt_logprobs: list[TextLogprob] = field(default_factory=list)
+    """One for each prompt token, where they were asked for."""
 
     def add(self, delta: TextDelta) -> None:
+        """Grows by one delta."""
         self.text += delta.text
         self.ids += delta.ids
         self.logprobs += delta.logprobs
@@ -74,6 +83,7 @@ class Generation:
 
     @property
     def meta_info(self) -> dict[str, Any]:
+        """SGLang's: finish_reason, token counts, and log probabilities where asked for."""
         out: dict[str, Any] = {
             "finish_reason": self._finish_shown(),
             "prompt_tokens": self.prompt_tokens,

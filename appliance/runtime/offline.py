@@ -119,6 +119,10 @@ class Engine:
     model: folder with config.json, tokenizer and safetensors; None: the embedded default.
     settings: dotted RuntimeConfig fields, such as {"schedule.depth": 0, "engine.tp": 2}; what is
     left out is resolved for this machine as `appliance up` does.
+
+    UsageError for a setting or a checkpoint that makes no sense, NotFoundError for an architecture
+    that is not known, DoesNotFitError or HardwareError when this machine cannot hold it.
+    Close it, or use it in a `with` block.
     """
 
     def __init__(
@@ -221,10 +225,12 @@ class Engine:
     ) -> Any:
         """Answers one prompt (text, chat, `input_ids`) or several, in order.
 
-        sampling: fields of AskedSampling, `stop` and `grammar`, or SGLang's sampling_params; one
-        for all or one for each. stream: an iterator over one answer as it grows.
-        RequestError for a prompt or a value that cannot be served, EngineError when the engine
-        has died.
+        sampling: fields of AskedSampling, `stop`, `skip_special_tokens`, and one of `json_schema`,
+        `regex`, `ebnf`, `structural_tag` and `grammar`; or SGLang's sampling_params. One for all
+        prompts or one for each; without max_tokens an answer has at most 128. return_logprob,
+        logprob_start_len, top_logprobs_num: as SGLang's. stream: an iterator over one answer as it
+        grows. RequestError for a prompt or a value that cannot be served, EngineError when the
+        engine has died.
         """
         one, asked = _prompts(prompts, prompt, input_ids)
         wanted = [
@@ -255,7 +261,8 @@ class Engine:
     ) -> Any:
         """Answers one prompt; many may be awaited at once and share batches.
 
-        A Generation, or with `stream` an asynchronous iterator over it as it grows.
+        A Generation, or with `stream` an asynchronous iterator over it as it grows. Arguments and
+        errors as those of `generate`.
         """
         one, asked = _prompts(prompt, None, input_ids)
         if not one:
@@ -276,7 +283,8 @@ class Engine:
             yield answer.so_far()
 
     def encode(self, prompts: Sequence[AnyPrompt]) -> list[list[float]]:
-        """Embeddings, in order. UsageError when the model is not made for them."""
+        """Embeddings, one of the model's width for each prompt, in order. UsageError when the model
+        is not made for them."""
         if not self.spec.pooling:
             raise UsageError(
                 f"{self.config.model.id} is a generative model; it has no embeddings to give.",
@@ -328,15 +336,18 @@ class Engine:
     async def async_stream(
         self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None = None
     ) -> AsyncIterator[TextDelta]:
-        """The deltas of one answer; leaving the loop early aborts the request."""
+        """The deltas of one answer; leaving the loop early aborts the request. Errors as those of
+        `generate`."""
         async for delta, _ in self._async_deltas(prompt, sampling):
             yield delta
 
     def stream(self, prompt: AnyPrompt, sampling: Mapping[str, Any] | None = None) -> Stream:
-        """An iterator over the deltas of one answer; closing it early aborts the request."""
+        """An iterator over the deltas of one answer; closing it early aborts the request. Errors as
+        those of `generate`."""
         return Stream(self._door, *self._prepare(prompt, sampling))
 
     def flush_cache(self) -> None:
+        """Gives up the prefix cache, but for pages that live requests use."""
         self._door.put(FlushCache())
 
     def close(self) -> None:
@@ -465,6 +476,7 @@ class Stream(Iterator[TextDelta]):
         self._begun = self._ended = False
 
     def begin(self) -> None:
+        """Sends the request, once. EngineError when the engine has died or was closed."""
         if not self._begun:
             self._begun = True
             self._door.put(self._request, self._arrive)
@@ -484,12 +496,13 @@ class Stream(Iterator[TextDelta]):
         return delta
 
     def whole(self) -> Generation:
+        """The answer when it is complete. RequestError or EngineError when it ends with one."""
         for delta in self:
             self.answer.add(delta)
         return self.answer
 
     def growing(self) -> Iterator[Generation]:
-        """The answer after each delta; leaving the loop early aborts the request."""
+        """Copies of the answer after each delta; leaving the loop early aborts the request."""
         try:
             for delta in self:
                 self.answer.add(delta)

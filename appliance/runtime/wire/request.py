@@ -82,8 +82,9 @@ GrammarKind = Literal["json_schema", "json_object", "regex", "ebnf", "structural
 class Grammar(Struct, frozen=True, array_like=True):
     """What an output must be.
 
-    source: a JSON schema, a regular expression, EBNF with the rule `root`, or a structural tag as
-    JSON; empty for json_object. strict: objects hold no properties that the schema does not name.
+    kind: what source is: a JSON schema, a regular expression, EBNF with the rule `root`, or a
+    structural tag as JSON; empty for json_object. strict: objects hold no properties that the
+    schema does not name.
     any_whitespace: JSON may be laid out freely; otherwise it stands in one line, with ", " and
     ": ", and what the schema forces needs no decoding.
     after: the grammar begins behind the first of these ids in the output; empty: at once.

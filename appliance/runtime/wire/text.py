@@ -18,10 +18,13 @@ class Chat(Struct, frozen=True):
     """Messages to be put into a prompt by the model's chat template."""
 
     messages: list[dict[str, Any]]
+    """Each with role and content, as in a chat request."""
     tools: list[dict[str, Any]] | None = None
+    """The functions the model may call, as in a chat request."""
     variables: dict[str, Any] = {}
     """Further variables the template reads."""
     add_generation_prompt: bool = True
+    """The prompt ends where the assistant begins to speak."""
     continue_final: bool = False
     """The last message is the assistant's and goes on."""
 
@@ -47,20 +50,35 @@ class AskedSampling(Struct, frozen=True):
     """Sampling as the caller gave it. None: the model's own default, else the usual one."""
 
     max_tokens: int | None = None
+    """Most output tokens; None: what the route allows."""
     temperature: float | None = None
+    """0 takes the likeliest token; 1 draws from the distribution as it is."""
     top_k: int | None = None
+    """Draws from the k likeliest; 0: from all."""
     top_p: float | None = None
+    """Draws from the likeliest whose probabilities add up to this."""
     min_p: float | None = None
+    """Draws from those that are at least this share as likely as the likeliest."""
     frequency_penalty: float = 0.0
+    """Taken off a logit for each time its token was written."""
     presence_penalty: float = 0.0
+    """Taken off a logit whose token was written."""
     repetition_penalty: float | None = None
+    """Divides the logit of a token of the prompt or the answer, above 0; multiplies it below."""
     seed: int | None = None
+    """The same seed draws the same tokens from the same distribution; None: a random one."""
     min_tokens: int = 0
+    """No stop id is drawn before so many output tokens."""
     stop_ids: tuple[int, ...] = ()
+    """End the answer besides the model's own."""
     ignore_eos: bool = False
+    """The model's own stop ids do not end the answer."""
     logit_bias: tuple[tuple[int, float], ...] = ()
+    """(id, what is added to its logit) of each."""
     logprobs: int = -1
+    """Log probabilities of output tokens: -1 none; 0 of each token; n also of the n likeliest."""
     prompt_logprobs: int = -1
+    """The same for prompt tokens."""
     pool: bool = False
     """The vector that the model is made to give of a prompt, and no tokens."""
     labels: tuple[int, ...] = ()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cli_stage import live_run, model_url
 
 from appliance.cli import main
 
@@ -50,3 +51,17 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
         return Said(code, said.out, said.err)
 
     return call
+
+
+@pytest.fixture
+def live() -> Iterator[Path]:
+    """A run of stand-ins."""
+    with live_run() as run:
+        yield run
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Of a server that says the words of the last message backwards."""
+    with model_url() as url:
+        yield url

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
 import re
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
+from cli_stage import FakeModel
 
 from appliance import paths
 from appliance.cli import doctor, prepare
 from appliance.cli import status as status_module
 from appliance.hardware import Gpu, HardwareSnapshot
 from appliance.status import RunStatus
-from appliance.supervisor.claim import RunLock, bind, held
-from appliance.supervisor.daemon import supervise
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "supervisor"))
-
-from supervisor_stage import FAST, StandIns, make_config
+from appliance.supervisor.claim import bind, held
 
 GOLDEN = Path(__file__).with_name("golden")
 Cli = Callable[..., Any]
@@ -58,36 +51,6 @@ def tiny(own_home: Path) -> Path:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "detect", lambda: MACHINE)
-
-
-@pytest.fixture
-def live() -> Iterator[Path]:
-    """A run of stand-ins, supervised in a thread."""
-    run = paths.run_dir("default")
-    ready = threading.Event()
-
-    def serve() -> None:
-        lock = RunLock.take(run)
-
-        def watch(kind: str, text: str) -> None:
-            if kind == "ready":
-                ready.set()
-
-        config = make_config(run)
-        commands = StandIns(print=["2026-11-20T12:00:01.123Z ERROR   engine-0 something odd"])
-        listener = bind("127.0.0.1", 0)
-        asyncio.run(supervise(config, listener, commands=commands, limits=FAST, watcher=watch))
-        lock.release()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    assert ready.wait(20)
-    yield run
-    if held(run):
-        from appliance.client import Client
-
-        Client(paths.control_socket(run)).down(0.0)
-    thread.join(20)
 
 
 def check_golden(name: str, text: str, home: Path) -> None:
@@ -290,63 +253,6 @@ def test_doctor_on_machines(cli: Cli, monkeypatch: Any) -> None:
     monkeypatch.setattr(doctor, "detect", lambda: broken)
     said = cli("doctor", "--json")
     assert said.code == 8 and json.loads(said.out)["ok"] is False
-
-
-class FakeModel(BaseHTTPRequestHandler):
-    """Streams the words of the last message, backwards."""
-
-    protocol_version = "HTTP/1.1"
-    asked: ClassVar[list[dict[str, Any]]] = []
-
-    def _complete(self, body: dict[str, Any]) -> None:
-        chances = {"tokens": ["a", "b"], "token_logprobs": [None, -0.5]}
-        choice = {"text": body["prompt"] + "!", "finish_reason": "length"}
-        choice |= {"logprobs": chances} if "logprobs" in body else {}
-        event = json.dumps({"choices": [choice], "usage": {"completion_tokens": 2}})
-        streamed = f"data: {event}\n\ndata: [DONE]\n\n"
-        self._answer(200, streamed if body.get("stream") else event)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.asked.append(body)
-        if "prompt" in body:
-            self._complete(body)
-            return
-        words = body["messages"][-1]["content"].split()[::-1]
-        if words == ["loading"]:
-            self._answer(503, json.dumps({"error": {"message": "still loading"}}))
-            return
-        if not body.get("stream"):
-            whole = {"message": {"content": " ".join(words)}, "finish_reason": "stop"}
-            self._answer(200, json.dumps({"choices": [whole], "usage": {"completion_tokens": 1}}))
-            return
-        events = [{"choices": [{"delta": {"role": "assistant", "content": ""}}]}]
-        events += [{"choices": [{"delta": {"content": w + " "}}]} for w in words]
-        events += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]
-        usage = {"prompt_tokens": 7, "completion_tokens": len(words)}
-        events += [{"choices": [], "usage": usage}]
-        lines = "".join(f"data: {json.dumps(e)}\n\n" for e in events)
-        self._answer(200, ": hello\n\n" + lines + "data: [DONE]\n\n")
-
-    def _answer(self, status: int, text: str) -> None:
-        self.send_response(status)
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeModel)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_one_answer(cli: Cli, url: str, monkeypatch: Any) -> None:

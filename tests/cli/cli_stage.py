@@ -1,0 +1,111 @@
+"""A run of stand-ins, and a server that answers like a model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+from appliance import paths
+from appliance.client import Client
+from appliance.supervisor.claim import RunLock, bind, held
+from appliance.supervisor.daemon import supervise
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "supervisor"))
+
+from supervisor_stage import FAST, StandIns, make_config
+
+
+@contextmanager
+def live_run() -> Iterator[Path]:
+    """The folder of a run of stand-ins, supervised in a thread."""
+    run = paths.run_dir("default")
+    ready = threading.Event()
+
+    def serve() -> None:
+        lock = RunLock.take(run)
+
+        def watch(kind: str, text: str) -> None:
+            if kind == "ready":
+                ready.set()
+
+        config = make_config(run)
+        commands = StandIns(print=["2026-11-20T12:00:01.123Z ERROR   engine-0 something odd"])
+        listener = bind("127.0.0.1", 0)
+        asyncio.run(supervise(config, listener, commands=commands, limits=FAST, watcher=watch))
+        lock.release()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert ready.wait(60)
+    try:
+        yield run
+    finally:
+        if held(run):
+            Client(paths.control_socket(run)).down(0.0)
+        thread.join(60)
+
+
+class FakeModel(BaseHTTPRequestHandler):
+    """Streams the words of the last message, backwards."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def _complete(self, body: dict[str, Any]) -> None:
+        chances = {"tokens": ["a", "b"], "token_logprobs": [None, -0.5]}
+        choice = {"text": body["prompt"] + "!", "finish_reason": "length"}
+        choice |= {"logprobs": chances} if "logprobs" in body else {}
+        event = json.dumps({"choices": [choice], "usage": {"completion_tokens": 2}})
+        streamed = f"data: {event}\n\ndata: [DONE]\n\n"
+        self._answer(200, streamed if body.get("stream") else event)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.asked.append(body)
+        if "prompt" in body:
+            self._complete(body)
+            return
+        words = body["messages"][-1]["content"].split()[::-1]
+        if words == ["loading"]:
+            self._answer(503, json.dumps({"error": {"message": "still loading"}}))
+            return
+        if not body.get("stream"):
+            whole = {"message": {"content": " ".join(words)}, "finish_reason": "stop"}
+            self._answer(200, json.dumps({"choices": [whole], "usage": {"completion_tokens": 1}}))
+            return
+        events = [{"choices": [{"delta": {"role": "assistant", "content": ""}}]}]
+        events += [{"choices": [{"delta": {"content": w + " "}}]} for w in words]
+        events += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]
+        usage = {"prompt_tokens": 7, "completion_tokens": len(words)}
+        events += [{"choices": [], "usage": usage}]
+        lines = "".join(f"data: {json.dumps(e)}\n\n" for e in events)
+        self._answer(200, ": hello\n\n" + lines + "data: [DONE]\n\n")
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def model_url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeModel)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

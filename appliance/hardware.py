@@ -25,6 +25,8 @@ _THROTTLE = {
     0x80: "power-brake",
 }
 """Bits of NVML's clock throttle reasons that cost speed."""
+THROTTLE_REASONS = tuple(dict.fromkeys(_THROTTLE.values()))
+"""All words of Gpu.throttle."""
 
 
 class GpuProcess(Struct, frozen=True):

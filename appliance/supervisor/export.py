@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.hardware import Gpu
+from appliance.hardware import THROTTLE_REASONS, Gpu
 from appliance.metrics import Dump, Registry
 from appliance.status import State
 
@@ -57,7 +57,6 @@ def _gpus(registry: Registry, gpus: Sequence[Gpu]) -> None:
         ("power_limit_watts", "Power allowed", lambda g: g.power_limit_w),
         ("temperature_celsius", "Temperature", lambda g: g.temperature_c),
         ("sm_clock_hertz", "Clock", lambda g: g.sm_clock_mhz and g.sm_clock_mhz * 1e6),
-        ("throttled", "1 while slowed down", lambda g: float(bool(g.throttle))),
         (
             "uncorrected_errors",
             "Memory errors that it could not correct, since its driver was loaded",
@@ -69,7 +68,15 @@ def _gpus(registry: Registry, gpus: Sequence[Gpu]) -> None:
         for gpu in gpus:
             value = sensor(gpu)
             if value is not None:
-                metric.set(float(value), str(gpu.index), gpu.name.replace("|", "_"))
+                metric.set(float(value), *_names(gpu))
+    throttled = registry.gauge("appliance_gpu_throttled", "1 while slowed down", (*GPU, "reason"))
+    for gpu in gpus:
+        for reason in THROTTLE_REASONS:
+            throttled.set(float(reason in gpu.throttle), *_names(gpu), reason)
+
+
+def _names(gpu: Gpu) -> tuple[str, str]:
+    return str(gpu.index), gpu.name.replace("|", "_")
 
 
 async def keep_exporting(path: Path, look: Callable[[], Dump]) -> None:

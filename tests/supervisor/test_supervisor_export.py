@@ -26,7 +26,7 @@ GOLDEN = {
     "appliance_gpu_power_limit_watts": ("gauge", ["gpu", "name"]),
     "appliance_gpu_temperature_celsius": ("gauge", ["gpu", "name"]),
     "appliance_gpu_sm_clock_hertz": ("gauge", ["gpu", "name"]),
-    "appliance_gpu_throttled": ("gauge", ["gpu", "name"]),
+    "appliance_gpu_throttled": ("gauge", ["gpu", "name", "reason"]),
     "appliance_gpu_uncorrected_errors": ("gauge", ["gpu", "name"]),
 }
 GPUS = (
@@ -44,7 +44,8 @@ def test_a_sensor_that_is_missing_has_no_series() -> None:
     text = render(merge([dump("ready", 2, 1.5e9, GPUS, 7)]))
     assert 'appliance_gpu_power_watts{gpu="0",name="NVIDIA_X"} 612\n' in text
     assert 'appliance_gpu_sm_clock_hertz{gpu="0",name="NVIDIA_X"} 1905000000\n' in text
-    assert 'appliance_gpu_throttled{gpu="1",name="NVIDIA X"} 0\n' in text
+    assert 'appliance_gpu_throttled{gpu="1",name="NVIDIA X",reason="heat"} 0\n' in text
+    assert 'appliance_gpu_throttled{gpu="0",name="NVIDIA_X",reason="heat"} 1\n' in text
     assert 'appliance_gpu_power_watts{gpu="1"' not in text
     assert 'appliance_run_state{state="ready"} 1\n' in text
     assert text.count("appliance_run_state{") == len(STATES)

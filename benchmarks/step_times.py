@@ -1,6 +1,7 @@
 """Time of single steps on one GPU: prefill, decode (captured and eager), and both in one pass.
 
     python -m benchmarks.step_times --shape FOLDER [--cases NAME,NAME]
+        [--chained-rows N]
 
 Weights are made up. For each case: milliseconds from launch to the tokens on the host, and those
 the host was busy in `launch`, median of repeats, beside the least that the arithmetic (14 GFLOP a
@@ -98,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", required=True, type=Path)
     parser.add_argument("--cases", default="")
+    parser.add_argument("--chained-rows", type=int, default=0)
     args = parser.parse_args()
     spec = read_spec(args.shape)
     config = RuntimeConfig(
@@ -106,6 +108,7 @@ def main() -> None:
                           context=8192, load_format="dummy"),
         schedule=ScheduleConfig(chunk=8192, max_running=1024),
         engine=EngineConfig(device="cuda", attention="flashinfer", memory_fraction=0.94,
+                            chained_rows=args.chained_rows,
                             graph_batch_sizes=graph_sizes(1024), threads=4),
     )  # fmt: skip
     built = RankBuilder(config, spec, 0, 0, None, lambda *_: None).build()

@@ -34,6 +34,28 @@ class Tile(NamedTuple):
     ahead: int
 
 
+TILES = {
+    "qkv": Tile(32, 256, 4, 4, 4),
+    "out": Tile(32, 256, 4, 4, 4),
+    "gate_up": Tile(16, 256, 4, 4, 4),
+    "down": Tile(32, 256, 4, 4, 4),
+}
+"""What each matmul of a layer is laid out in, by the place it has there: of an 8B layer's shape."""
+
+SPLITS = 8
+"""Runs that the tokens of one row are divided into."""
+
+
+def tile_for(place: str, outs: int, ins: int) -> Tile:
+    """The tile of `place`, narrowed to [outs, ins]. ValueError when no tile divides them."""
+    tile = TILES[place]
+    rows = next((r for r in (tile.rows, 32, 16) if r <= tile.rows and outs % r == 0), 0)
+    depth = next((d for d in (tile.depth, 256, 128, 64) if d <= tile.depth and ins % d == 0), 0)
+    if not rows or not depth:
+        raise ValueError(f"no tile divides [{outs}, {ins}]")
+    return tile._replace(rows=rows, depth=depth)
+
+
 class Norm(NamedTuple):
     """An RMS norm in front of a matmul: weight [K], epsilon."""
 

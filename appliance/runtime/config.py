@@ -44,9 +44,9 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Dtype = "auto"
     """Of weights and activations; auto: as the checkpoint is stored, float32 on a CPU."""
     quantization: Quantization = "auto"
+    """auto: as the checkpoint is stored; fp8 rounds the weights of a plain one as they are read."""
     kv_dtype: KVDtype = "auto"
     """Of the keys and values that are kept; model: as the model computes; the others: 8 bits."""
-    """auto: as the checkpoint is stored; fp8 rounds the weights of a plain one as they are read."""
     load_format: LoadFormat = "auto"
     """dummy: made-up weights of the model's shape, for measuring."""
     context: NotNegative = 0
@@ -123,6 +123,9 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Passes are captured as CUDA graphs after load."""
     graph_batch_sizes: tuple[int, ...] = ()
     """Row counts at which decode is captured; empty: by GPU class."""
+    chained_rows: Annotated[int, Meta(ge=0, le=16)] = 0
+    """Captured decode passes of up to so many rows run as kernels that start before the last has
+    ended; 0: none. GPUs of class 9.0 and later, plain weights."""
     threads: NotNegative = 0
     """CPU threads of one rank; 0: cores divided by ranks."""
     seed: int = 0

@@ -50,6 +50,7 @@ LATE_IMPORTS = {
     "appliance/hardware.py": "NVML is optional",
     "appliance/hub/modelscope.py": "modelscope is optional",
     "appliance/kernels/ops.py": "flashinfer and triton are optional",
+    "appliance/runtime/engine/rank.py": "triton is optional",
     "appliance/runtime/launch.py": "a frontend never loads torch",
     "appliance/runtime/model/attention/select.py": "flashinfer is optional",
     "appliance/runtime/schedule/grammar/compile.py": "xgrammar loads torch, and is rarely needed",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,12 +17,19 @@ from torch import Tensor
 from appliance.kernels.ops import CaptureOps
 from appliance.runtime.engine.inputs import Staging
 from appliance.runtime.engine.slots import Slots
-from appliance.runtime.model.attention.backend import Backend
+from appliance.runtime.model.attention.backend import Backend, Int32s, RowTables
 from appliance.runtime.model.batch import Batch, KVPages
 from appliance.runtime.model.decoder import Decoder
 from appliance.runtime.wire.step import Step
 
 _EMPTY = np.zeros(0, dtype=np.int32)
+
+
+class SmallPass(Protocol):
+    """Another way to compute what `Decoder.forward` does for few decode rows."""
+
+    def run(self, batch: Batch, pages: list[KVPages], tables: RowTables) -> Tensor:
+        """Hidden states [T, hidden]; K and V of the batch's tokens are written to `pages`."""
 
 
 class DecodeGraphs:
@@ -40,11 +47,15 @@ class DecodeGraphs:
         dtype: torch.dtype,
         sizes: tuple[int, ...],
         staging: Staging,
+        few: SmallPass | None = None,
+        few_rows: int = 0,
     ) -> None:
+        """few: runs the passes of up to `few_rows` rows in the decoder's place."""
         device = slots.page_table.device
         self._model, self._backend, self._ops = model, backend, ops
         self._slots, self._pages, self._page_size = slots, pages, page_size
         self._staging = staging
+        self._few, self._few_rows = few, few_rows if few is not None else 0
         self._sizes = sorted(sizes)
         most = self._sizes[-1]
         self._table = torch.zeros(2 * most, dtype=torch.int32, device=device)
@@ -78,7 +89,7 @@ class DecodeGraphs:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._backend.plan_graph(size, indptr)
+            self._plan(size, indptr)
             self._body(size)
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
@@ -116,7 +127,14 @@ class DecodeGraphs:
             page_size=self._page_size,
             padded_rows=size,
         )
-        self._hidden[:size].copy_(self._model(batch, self._pages))
+        if self._few is not None and size <= self._few_rows:
+            self._hidden[:size].copy_(self._few.run(batch, self._pages, tables))
+        else:
+            self._hidden[:size].copy_(self._model(batch, self._pages))
+
+    def _plan(self, size: int, indptr: Int32s) -> None:
+        if size > self._few_rows:  # the chained kernels read the page lists and need no plan
+            self._backend.plan_graph(size, indptr)
 
     def replay(self, step: Step, size: int) -> Tensor:
         """Hidden states [rows, hidden] of a step of decode rows; overwritten by the next replay."""
@@ -130,6 +148,6 @@ class DecodeGraphs:
             np.cumsum(table[size:] // self._page_size + 1, out=indptr[1:])
             self._staging.send([table], into=self._table)
             self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
-            self._backend.plan_graph(size, indptr)
+            self._plan(size, indptr)
         self._graphs[size].replay()
         return self._hidden[:rows]

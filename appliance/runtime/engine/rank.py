@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch.profiler import record_function
 
-from appliance.errors import HardwareError
+from appliance.errors import HardwareError, UsageError
 from appliance.kernels.ops import CaptureOps
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.engine import memory
 from appliance.runtime.engine.executor import DeviceExecutor, StepFlight
 from appliance.runtime.engine.forward import Forward
-from appliance.runtime.engine.graphs import DecodeGraphs
+from appliance.runtime.engine.graphs import DecodeGraphs, SmallPass
 from appliance.runtime.engine.inputs import Staging, Stopwatch
 from appliance.runtime.engine.kv import pool
-from appliance.runtime.engine.load import DTYPES, Loaded, kv_dtype, load_model
+from appliance.runtime.engine.load import DTYPES, KV_DTYPES, Loaded, kv_dtype, load_model
 from appliance.runtime.engine.prefill_graphs import PrefillGraphs
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.engine.slots import Slots
@@ -234,7 +234,26 @@ class RankBuilder:
             dtype,
             e.graph_batch_sizes,
             staging,
+            self._few_rows(loaded),
+            e.chained_rows,
         )
+
+    def _few_rows(self, loaded: Loaded) -> SmallPass | None:
+        if not self._config.engine.chained_rows:
+            return None
+        from appliance.runtime.model.few_rows import FewRows, why_not
+
+        reason = why_not(loaded.model, self._spec, self._mesh.tp)
+        if self._config.model.kv_dtype in KV_DTYPES:
+            reason = "its KV cache is of 8 bits"
+        elif torch.cuda.get_device_capability(self._device) < (9, 0):
+            reason = "the GPU cannot start a kernel before the last has ended (9.0 and later can)"
+        if reason:
+            raise UsageError(
+                f"engine.chained_rows is {self._config.engine.chained_rows}, but {reason}.",
+                "Leave engine.chained_rows at 0 for it.",
+            )
+        return FewRows(loaded.model, self._spec)
 
     def _prefill_graphs(
         self,

@@ -46,7 +46,7 @@ class Attention(Finishing):
         a = spec.attention
         self._ops, self._backend, self._eps = build.ops, build.attention, spec.norm_eps
         self._window = a.window_of(layer)
-        self._cos_sin = cos_sin
+        self.cos_sin = cos_sin
         heads = build.mesh.share(a.heads, "query heads")
         first_kv, kv_heads = build.mesh.kv_share(a.kv_heads)
         d = a.head_dim
@@ -87,7 +87,7 @@ class Attention(Finishing):
         q_THD = self._ops.rope_store(
             self.qkv(x_TE),
             batch.positions,
-            self._cos_sin,
+            self.cos_sin,
             pages.k,
             pages.v,
             batch.kv_rows,

@@ -131,8 +131,10 @@ class TextLogprob(Struct, frozen=True, gc=False):
     id: int
     text: str
     raw: bytes
+    """Its bytes, also where they are no whole character."""
     logprob: float | None
     offset: int = 0
+    """Characters of the text before it."""
     top: tuple[tuple[int, str, bytes, float], ...] = ()
 
 
@@ -166,8 +168,11 @@ class TextDelta(Struct, frozen=True, gc=False):
     matched: int | str | None = None
     cached: int = -1
     logprobs: tuple[TextLogprob, ...] = ()
+    """Of the tokens of this delta, where they were asked for."""
     prompt_logprobs: tuple[TextLogprob, ...] = ()
+    """Of the prompt, on the first delta, where they were asked for."""
     error: str = ""
+    """Why it failed, in words for the caller, where finish is error."""
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
     reasoning_tokens: int = 0

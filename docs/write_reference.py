@@ -24,12 +24,14 @@ import appliance
 from appliance import errors, status
 from appliance.cli import main
 from appliance.cli.catalogue import CATALOGUE
+from appliance.hardware import Gpu
 from appliance.profiles import store
 from appliance.profiles.compose import LEVELS
 from appliance.profiles.schema import SECTIONS, Profile
 from appliance.runtime import generation, offline
 from appliance.runtime.api.series import ALIASES, Series, engine_dump
 from appliance.runtime.wire import request, text
+from appliance.supervisor.export import dump
 
 PAGES = Path(__file__).parent / "reference"
 _SHORT = {"serve.host": "APPLIANCE_HOST", "serve.port": "APPLIANCE_PORT"}
@@ -269,7 +271,8 @@ def _profile_row(profile: Profile) -> tuple[object, ...]:
 
 
 def metrics_page() -> str:
-    served = Series("m").registry.dump() | engine_dump([], "m")
+    gpu = Gpu(0, "", "", 1, 0, 90, 0.0, 0.0, 0.0, 0, 0, (), (), 0)
+    served = Series("m").registry.dump() | engine_dump([], "m") | dump("ready", 0, 0.0, [gpu], 0)
     rows = [
         (f"`{name}`", metric["kind"], ", ".join(f"`{x}`" for x in metric["labels"]), metric["help"])
         for name, metric in sorted(served.items())

@@ -81,7 +81,7 @@ def logs(
     for line in found:
         out.result(line, log_data(line))
     for row in requests:
-        out.result(ended_requests.text_of(row), {"request": row})
+        out.result(ended_requests.text_of(row), {"schema": "appliance.request/1", "request": row})
     if request and not requests and not follow:
         out.note(f"No request '{request}' that has ended is in the request log of '{name}'.")
 

@@ -1,12 +1,13 @@
 """The options of the command line and the fields of the config, one a line.
 
-    python tests/house/golden_lists.py      writes them anew
+    python tests/house/golden_lists.py      writes them anew, and the pages of docs/reference/
 
 A change of these lists is a decision that somebody saw.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,3 +69,5 @@ if __name__ == "__main__":
     for name, made in LISTS.items():
         (GOLDEN / name).write_text(made())
         sys.stdout.write(f"{GOLDEN / name}\n")
+    pages = Path(__file__).parents[2] / "docs" / "write_reference.py"
+    subprocess.run([sys.executable, str(pages)], check=True)

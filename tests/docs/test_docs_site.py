@@ -1,0 +1,53 @@
+"""The site builds with every link leading somewhere, and needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from documents import DOCS, ROOT
+
+MOST_BYTES = 150_000
+"""Of one picture."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    fetched = []
+    for page in site.rglob("*.html"):
+        for tag in re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text()):
+            if re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag) and "canonical" not in tag:
+                fetched.append((page.name, tag))
+    assert not fetched
+    for picture in (site / "screens").glob("*.svg"):
+        assert not re.search(r"url\(\s*[\"']?https?:|href=[\"']https?:", picture.read_text())
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    named = re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)
+    assert sorted(named) == sorted(pages)
+
+
+def test_pictures_are_small_and_whole() -> None:
+    pictures = sorted((DOCS / "screens").glob("*.svg"))
+    assert len(pictures) >= 7
+    for picture in pictures:
+        assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+        assert picture.stat().st_size < MOST_BYTES

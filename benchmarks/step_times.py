@@ -1,7 +1,7 @@
 """Time of single steps on one GPU: prefill, decode (captured and eager), and both in one pass.
 
     python -m benchmarks.step_times --shape FOLDER [--cases NAME,NAME]
-        [--chained-rows N]
+        [--chained-rows N] [--kernels 12]
 
 Weights are made up. For each case: milliseconds from launch to the tokens on the host, and those
 the host was busy in `launch`, median of repeats, beside the least that the arithmetic (14 GFLOP a
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from appliance.runtime.engine.rank import RankBuilder
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--shape", required=True, type=Path)
     parser.add_argument("--cases", default="")
     parser.add_argument("--chained-rows", type=int, default=0)
+    parser.add_argument("--kernels", type=int, default=0)
     args = parser.parse_args()
     spec = read_spec(args.shape)
     config = RuntimeConfig(
@@ -115,10 +117,10 @@ def main() -> None:
     print(built.facts, flush=True)
     for case in CASES:
         if not args.cases or case.name in args.cases.split(","):
-            run(case, built.executor)
+            run(case, built.executor, args.kernels)
 
 
-def run(case: Case, executor) -> None:
+def run(case: Case, executor, kernels: int) -> None:
     step, first = step_of(case)
     times, host = [], []
     for i in range(12):
@@ -135,6 +137,34 @@ def run(case: Case, executor) -> None:
         f"{case.name:22} {ms:8.2f} ms   launch {busy:6.2f} ms   floor {floor_ms(case):7.2f} ms",
         flush=True,
     )
+    if kernels:
+        show_kernels(executor, step, kernels)
+
+
+def show_kernels(executor, step: Step, count: int) -> None:
+    """Where one step's time on the GPU goes: its kernels by name, and the time between them."""
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        flight = executor.launch(step)
+        flight.sample(None)
+        flight.wait()
+        torch.cuda.synchronize()
+    spans = sorted(
+        (e.time_range.start, e.time_range.end, e.name)
+        for e in trace.events()
+        if e.device_type == torch.autograd.DeviceType.CUDA
+    )
+    by_name: dict[str, list[float]] = {}
+    for begin, end, name in spans:
+        by_name.setdefault(name, []).append(end - begin)
+    idle, seen = 0.0, spans[0][1]
+    for begin, end, _ in spans[1:]:
+        idle += max(0.0, begin - seen)
+        seen = max(seen, end)
+    whole = seen - spans[0][0]
+    print(f"    {len(spans)} kernels in {whole:,.0f} us, {idle:,.0f} us between them"
+          f" = {100 * idle / whole:.1f} %")  # fmt: skip
+    for name, took in sorted(by_name.items(), key=lambda item: -sum(item[1]))[:count]:
+        print(f"    {sum(took):9,.0f} us {len(took):4} x {sum(took) / len(took):7.1f}  {name[:90]}")
 
 
 if __name__ == "__main__":

@@ -128,9 +128,11 @@ class Libraries:
             source = json.loads(grammar.source) if grammar.kind == "json_schema" else _OBJECT
             if not isinstance(source, dict | bool):
                 raise Refused("a JSON schema is an object or a boolean.")
-            schema = schemas.definite(source)
+            schema = schemas.definite(schemas.with_any_of(source))
         except schemas.TooDeep as e:
             raise Refused(f"{e}.", "grammar_too_complex") from e
+        except schemas.NotExclusive as e:
+            raise Refused(f"{e}.") from e
         except ValueError as e:
             raise Refused(f"the JSON schema is no JSON: {e}.") from e
         if schemas.is_plain(schema):
@@ -151,7 +153,7 @@ class Libraries:
         return Compiled("xgrammar", made.serialize_json())
 
     def _guided_schema(self, schema: Any, grammar: Grammar, why: str) -> Compiled:
-        options: dict[str, Any] = {"coerce_one_of": True}
+        options: dict[str, Any] = {}
         if grammar.any_whitespace:
             options["whitespace_pattern"] = f"[\\x20\\x0A\\x0D\\x09]{{0,{_MOST_SPACES}}}"
         else:

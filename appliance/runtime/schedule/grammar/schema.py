@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from appliance.runtime.schedule.grammar import exclusive
+
 DEEPEST = 64
+NotExclusive = exclusive.NotExclusive
 
 _NOTES = frozenset(
     {
@@ -97,6 +100,12 @@ def is_plain(schema: Any) -> bool:
     return all(_is_plain_node(node) for node in _nodes(schema))
 
 
+def with_any_of(schema: Any) -> Any:
+    """The schema as it was given, with anyOf for each oneOf; NotExclusive when that is not the
+    same."""
+    return exclusive.with_any_of(schema, _mapped)
+
+
 def without(schema: Any, keywords: set[str]) -> Any:
     """The schema less these keywords wherever they constrain; names of properties stay."""
 
@@ -142,7 +151,7 @@ def _is_plain_node(node: Any) -> bool:
     if not isinstance(node, dict):
         return True
     keys = {k for k in node if k not in _NOTES and not k.startswith("x-")}
-    if keys <= {"$ref"} or keys in ({"anyOf"}, {"oneOf"}, {"const"}, {"enum"}):
+    if keys <= {"$ref"} or keys in ({"anyOf"}, {"const"}, {"enum"}):
         return True
     types = node.get("type", "object" if "properties" in node else [])
     types = [types] if isinstance(types, str) else types

@@ -177,6 +177,11 @@ def trace_file(name: str, replica: int) -> Path:
     return state_dir() / "traces" / f"{name}-{replica}.json.gz"
 
 
+def bench_record(name: str) -> Path:
+    """Where `bench --save NAME` keeps its lines."""
+    return state_dir() / "bench" / f"{name}.jsonl"
+
+
 def user_profiles() -> Path:
     return config_dir() / "profiles"
 

@@ -82,14 +82,8 @@ def read_jsonl(path: Path, count: int, output_len: int) -> list[Prompt]:
     return prompts
 
 
-def read_sharegpt(
-    path: Path, count: int, seed: int, form: str, url: str, model: str, api_key: str
-) -> list[Prompt]:
-    """``count`` first exchanges in shuffled order; the second turn's tokens are the output length.
-
-    Token counts come from the server's /tokenize. Left out: under 2 tokens, prompts over 1024,
-    both together over 2048. Raises UsageError, NetworkError.
-    """
+def conversations(path: Path, seed: int) -> list[tuple[str, str]]:
+    """The first two turns of each conversation that has them, shuffled. Raises UsageError."""
     try:
         talks = msgspec.json.decode(_read(path), type=list[_Conversation])
     except msgspec.DecodeError as problem:
@@ -102,7 +96,25 @@ def read_sharegpt(
         if len(t.conversations) >= 2
     ]
     order = np.random.default_rng(seed).permutation(len(pairs))
-    shuffled = [pairs[i] for i in order]
+    return [pairs[i] for i in order]
+
+
+def usable(prompt: int, output: int) -> bool:
+    """Whether an exchange of so many tokens is taken: neither too short nor too long."""
+    if min(prompt, output) < _FEWEST_TOKENS or prompt > _LONGEST_PROMPT:
+        return False
+    return prompt + output <= _LONGEST_BOTH
+
+
+def read_sharegpt(
+    path: Path, count: int, seed: int, form: str, url: str, model: str, api_key: str
+) -> list[Prompt]:
+    """``count`` first exchanges in shuffled order; the second turn's tokens are the output length.
+
+    form: ids, text or chat. Token counts come from the server's /tokenize. Left out: under 2
+    tokens, prompts over 1024, both together over 2048. Raises UsageError, NetworkError.
+    """
+    shuffled = conversations(path, seed)
 
     async def tokenize() -> list[Prompt]:
         async with Endpoint(url, api_key) as endpoint:
@@ -128,9 +140,7 @@ async def _tokenized(
         )
         for i, (text, _) in enumerate(batch):
             prompt, output = ids[2 * i], len(ids[2 * i + 1])
-            if min(len(prompt), output) < _FEWEST_TOKENS or len(prompt) > _LONGEST_PROMPT:
-                continue
-            if len(prompt) + output > _LONGEST_BOTH:
+            if not usable(len(prompt), output):
                 continue
             if form == "chat":
                 found.append(Prompt(output, messages=[{"role": "user", "content": text}]))

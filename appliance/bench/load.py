@@ -12,7 +12,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 import msgspec
 
@@ -20,7 +22,7 @@ from appliance.bench.workload import Workload, check
 from appliance.errors import ApplianceError, EngineError, UsageError
 
 HEADER = struct.Struct("<I")
-_HEAD_START_S = 0.05
+HEAD_START_S = 0.05
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -54,7 +56,9 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
-    pass
+    """facts: what a child that serves itself tells of what it made ready."""
+
+    facts: dict[str, Any] = {}
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -68,7 +72,15 @@ class Outcome(msgspec.Struct, frozen=True, tag="outcome"):
     cpu_s: float
 
 
-SenderMessage = Prepared | Progress | Outcome
+class Problem(msgspec.Struct, frozen=True, tag="problem"):
+    """Nothing can be measured: an error of the appliance, in its own words."""
+
+    message: str
+    hint: str = ""
+    exit_code: int = 1
+
+
+SenderMessage = Prepared | Progress | Outcome | Problem
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -108,6 +120,11 @@ def run(
         raise UsageError(
             "Concurrency, processes and the timeout cannot be negative.", "Use 0 or more."
         )
+    if workload.duration_s and not (workload.rate or concurrency):
+        raise UsageError(
+            "All requests at once do not last for a duration.",
+            "Add --max-concurrency or --request-rate, or leave --duration out.",
+        )
     count = min(processes or default_processes(), workload.requests, concurrency or 1 << 30)
     tasks = [
         Task(
@@ -125,10 +142,10 @@ def run(
 
 
 async def _run(tasks: list[Task], watch: Watcher | None) -> Run:
-    senders = [await _Sender.start(task) for task in tasks]
+    senders = [await Child.start("sender", task, f"process {task.share}") for task in tasks]
     try:
         await asyncio.gather(*(sender.prepared() for sender in senders))
-        start = perf_counter() + _HEAD_START_S
+        start = perf_counter() + HEAD_START_S
         totals = [(0, 0)] * len(senders)
 
         def told(share: int, progress: Progress) -> None:
@@ -136,60 +153,75 @@ async def _run(tasks: list[Task], watch: Watcher | None) -> Run:
             if watch is not None:
                 watch(sum(t[0] for t in totals), sum(t[1] for t in totals))
 
-        outcomes = await asyncio.gather(*(sender.finish(start, told) for sender in senders))
+        outcomes = await asyncio.gather(
+            *(s.finish(start, partial(told, i)) for i, s in enumerate(senders))
+        )
     finally:
         for sender in senders:
             await sender.stop()
+    return merged(outcomes, start)
+
+
+def merged(outcomes: list[Outcome], start: float) -> Run:
+    """All records as one process would have them: whatever is told is of every request."""
     records = sorted((r for o in outcomes for r in o.records), key=lambda record: record.index)
     end = max(outcome.ended for outcome in outcomes)
     return Run(records, start, end, sum(outcome.cpu_s for outcome in outcomes))
 
 
-class _Sender:
-    """The parent's end of one sending process."""
+class Child:
+    """The parent's end of a process that measures; its errors are those of `Problem`."""
 
-    def __init__(self, task: Task, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None and process.stdout is not None
-        self._task, self._process = task, process
+        self._name, self._process = name, process
         self._stdin, self._stdout = process.stdin, process.stdout
         self._decoder: msgspec.msgpack.Decoder[SenderMessage] = msgspec.msgpack.Decoder(
             SenderMessage
         )
 
     @classmethod
-    async def start(cls, task: Task) -> _Sender:
+    async def start(cls, module: str, task: msgspec.Struct, name: str) -> Child:
+        """module: of this room; it reads the task from its stdin."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "appliance.bench.sender",
+            f"appliance.bench.{module}",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        sender = cls(task, process)
-        sender._stdin.write(msgspec.json.encode(task) + b"\n")
-        return sender
+        child = cls(name, process)
+        child._stdin.write(msgspec.json.encode(task) + b"\n")
+        return child
 
     async def _next(self) -> SenderMessage:
         try:
             (size,) = HEADER.unpack(await self._stdout.readexactly(HEADER.size))
-            return self._decoder.decode(await self._stdout.readexactly(size))
+            message = self._decoder.decode(await self._stdout.readexactly(size))
         except asyncio.IncompleteReadError:
             code = await self._process.wait()
             raise EngineError(
-                f"Sending process {self._task.share} ended early with exit code {code}.",
+                f"The measuring {self._name} ended early with exit code {code}.",
                 "Its own message stands above.",
             ) from None
+        if isinstance(message, Problem):
+            kind = UsageError if message.exit_code == UsageError.exit_code else EngineError
+            raise kind(message.message, message.hint)
+        return message
 
-    async def prepared(self) -> None:
+    async def prepared(self) -> dict[str, Any]:
+        """The child's facts, once it can begin."""
         message = await self._next()
         if not isinstance(message, Prepared):
-            raise ApplianceError("A sending process started before it was told to.")
+            raise ApplianceError("A measuring process started before it was told to.")
+        return message.facts
 
-    async def finish(self, start: float, told: Callable[[int, Progress], None]) -> Outcome:
+    async def finish(self, start: float, told: Callable[[Progress], None]) -> Outcome:
+        """Tells it to begin at `start`."""
         self._stdin.write(f"{start!r}\n".encode())
         while not isinstance(message := await self._next(), Outcome):
             if isinstance(message, Progress):
-                told(self._task.share, message)
+                told(message)
         return message
 
     async def stop(self) -> None:

@@ -1,18 +1,15 @@
-"""What a run says: a table for people, one JSON line for the record, a comparison with another."""
+"""What a run says: a table and a sentence for people, one JSON line for the record."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from appliance.bench.load import Record
-from appliance.errors import NotFoundError, UsageError
 
 _LATENCY_NAMES = {
     "ttft": "time to first token",
@@ -21,21 +18,6 @@ _LATENCY_NAMES = {
     "e2e": "whole request",
 }
 _SHOWN = ("mean", "p50", "p90", "p99", "max")
-COMPARED = (
-    "req_s",
-    "in_tok_s",
-    "out_tok_s",
-    "ttft_ms_p50",
-    "ttft_ms_p99",
-    "tpot_ms_p50",
-    "tpot_ms_p99",
-    "itl_ms_p50",
-    "itl_ms_p99",
-    "e2e_ms_p50",
-    "e2e_ms_p99",
-    "completed",
-    "failed",
-)
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -80,6 +62,23 @@ def table(figures: dict[str, Any], title: str) -> str:
     return "\n".join(lines)
 
 
+def verdict(figures: dict[str, Any]) -> str:
+    """One sentence of the whole."""
+    if not figures["completed"]:
+        return "No request was answered."
+    said = (
+        f"{figures['out_tok_s']:,.0f} output tokens a second with "
+        f"{figures['concurrency']:,.0f} requests under way"
+    )
+    if figures["ttft_ms_p50"] is not None:
+        said += f"; half of the answers began within {figures['ttft_ms_p50']:,.0f} ms"
+    if figures["tpot_ms_p50"] is not None:
+        said += f", then a token every {figures['tpot_ms_p50']:,.1f} ms"
+    if "slo_share" in figures:
+        said += f"; {figures['slo_share']:.1%} met the SLO"
+    return said + "."
+
+
 def warnings(figures: dict[str, Any], records: Iterable[Record]) -> list[str]:
     """What makes the figures less than they seem: failures by cause, answers cut short."""
     causes = Counter(record.error for record in records if record.error)
@@ -100,112 +99,3 @@ def append(path: Path, line: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.write(msgspec.json.encode(line) + b"\n")
-
-
-def load_rows(source: str) -> dict[str, dict[str, Any]]:
-    """The latest line of each row of a results file; ``FILE#ROW`` takes that row alone.
-
-    Raises NotFoundError, UsageError.
-    """
-    name, _, only = source.partition("#")
-    try:
-        text = Path(name).read_bytes()
-    except OSError as problem:
-        raise NotFoundError(
-            f"{name} cannot be read: {problem.strerror}.", "Write one with --append."
-        ) from problem
-    rows: dict[str, dict[str, Any]] = {}
-    for place, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            found = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.DecodeError as problem:
-            raise UsageError(
-                f"Line {place} of {name} is no JSON object: {problem}.",
-                "Give a file that --append wrote.",
-            ) from problem
-        rows[str(found.get("row", ""))] = found
-    if only:
-        if only not in rows:
-            raise NotFoundError(
-                f"{name} has no row {only!r}.", f"It has: {', '.join(rows) or 'none'}."
-            )
-        return {only: rows[only]}
-    return rows
-
-
-@dataclass(frozen=True)
-class Gate:
-    """``ttft_ms_p99>+10%``: fails when B is above A by more than 10 %. Without %, B's own value."""
-
-    text: str
-    metric: str
-    above: bool
-    limit: float
-    relative: bool
-
-    @classmethod
-    def parse(cls, text: str) -> Gate:
-        found = re.fullmatch(r"\s*(\w+)\s*([<>])\s*([+-]?[\d.]+)\s*(%?)\s*", text)
-        if not found:
-            raise UsageError(
-                f"{text!r} is no gate.", "Write such as 'ttft_ms_p99>+10%' or 'out_tok_s<-5%'."
-            )
-        return cls(text.strip(), found[1], found[2] == ">", float(found[3]), bool(found[4]))
-
-    def failure(self, a: dict[str, Any], b: dict[str, Any]) -> str:
-        """Why the gate is not met; empty when it is. A value that is missing does not meet it."""
-        new, old = b.get(self.metric), a.get(self.metric)
-        if not isinstance(new, int | float) or (self.relative and not isinstance(old, int | float)):
-            return f"{self.text}: no value of {self.metric}"
-        value = float(new)
-        if self.relative:
-            if not old:
-                return f"{self.text}: {self.metric} was 0" if new else ""
-            value = (new / old - 1) * 100
-        if (value > self.limit) if self.above else (value < self.limit):
-            shown = f"{value:+.1f}%" if self.relative else f"{value:,.2f}"
-            return f"{self.text}: {self.metric} {shown}"
-        return ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """text: for people. data: by row and metric, [a, b, change]. failures: of the gates."""
-
-    text: str
-    data: dict[str, dict[str, list[float | None]]]
-    failures: list[str]
-
-
-def compare(
-    a: dict[str, dict[str, Any]], b: dict[str, dict[str, Any]], gates: list[Gate]
-) -> Comparison:
-    """Raises UsageError when the two have no row in common."""
-    if len(a) == len(b) == 1:
-        shared = [(next(iter(a)), next(iter(a.values())), next(iter(b.values())))]
-    else:
-        shared = [(row, a[row], b[row]) for row in a if row in b]
-    if not shared:
-        raise UsageError(
-            "The two have no row in common.",
-            f"A has {', '.join(a) or 'none'}; B has {', '.join(b) or 'none'}.",
-        )
-    lines: list[str] = []
-    data: dict[str, dict[str, list[float | None]]] = {}
-    failures: list[str] = []
-    asked = [g.metric for g in gates if g.metric not in COMPARED]
-    for row, old, new in shared:
-        lines.append(f"{row or '(no name)'}")
-        lines.append(f"  {'':<16}{'A':>14}{'B':>14}{'change':>10}")
-        data[row] = {}
-        for metric in (*COMPARED, *dict.fromkeys(asked)):
-            x, y = old.get(metric), new.get(metric)
-            both = isinstance(x, int | float) and isinstance(y, int | float)
-            change = y / x - 1 if both and x else None
-            data[row][metric] = [x, y, change]
-            moved = f"{change:+.1%}" if change is not None else "–"
-            lines.append(f"  {metric:<16}{number(x, 2):>14}{number(y, 2):>14}{moved:>10}")
-        failures += [f"{row}: {why}" if row else why for g in gates if (why := g.failure(old, new))]
-    return Comparison("\n".join(lines), data, failures)

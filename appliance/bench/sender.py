@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 from time import perf_counter, process_time
 
 import msgspec
@@ -27,12 +28,12 @@ from appliance.bench.load import (
     Task,
 )
 from appliance.bench.stream import BadResponse, Endpoint, ResponseReader
-from appliance.bench.workload import Job, jobs
+from appliance.bench.workload import Job, each_job, jobs
 
 _PROGRESS_S = 0.5
 
 
-def _say(message: SenderMessage) -> None:
+def say(message: SenderMessage) -> None:
     body = msgspec.msgpack.encode(message)
     sys.stdout.buffer.write(HEADER.pack(len(body)) + body)
     sys.stdout.buffer.flush()
@@ -81,8 +82,10 @@ class _Sending:
         self.records: list[Record] = []
         self.failed = 0
 
-    async def all(self, todo: list[Job], start: float) -> None:
+    async def all(self, todo: Iterable[Job], start: float) -> None:
         telling = asyncio.create_task(self._tell())
+        duration = self._task.workload.duration_s
+        latest = start + duration if duration else float("inf")
         async with self._endpoint, asyncio.TaskGroup() as group:
             for job in todo:
                 # again, because timers of whole milliseconds may end a little early
@@ -90,6 +93,8 @@ class _Sending:
                     await asyncio.sleep(wait)
                 if self._gate is not None:
                     await self._gate.acquire()
+                if perf_counter() >= latest:
+                    break
                 group.create_task(self._one(job))
         telling.cancel()
 
@@ -103,10 +108,10 @@ class _Sending:
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(_PROGRESS_S)
-            _say(Progress(len(self.records), self.failed))
+            say(Progress(len(self.records), self.failed))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     while os.read(0, 4096):
         pass
     os._exit(1)
@@ -117,12 +122,15 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
-    todo = jobs(task.workload, task.share, task.of)
-    _say(Prepared())
+    # What a duration alone bounds is made when it is sent; all else beforehand.
+    endless = task.workload.duration_s and not task.workload.rate
+    make = each_job if endless else jobs
+    todo = make(task.workload, task.share, task.of)
+    say(Prepared())
     line = sys.stdin.buffer.readline()
     if not line:
         return
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     # A collection would stand between a token and its time; a run makes few cycles.
     gc.freeze()
     gc.disable()
@@ -134,7 +142,7 @@ def main() -> None:
         return sending.records
 
     records = uvloop.run(run())
-    _say(Outcome(records, perf_counter(), process_time() - before))
+    say(Outcome(records, perf_counter(), process_time() - before))
 
 
 if __name__ == "__main__":

@@ -18,16 +18,28 @@ import msgspec
 from appliance.errors import UsageError
 
 _TEXT = re.compile(rb'"(?:text|content|reasoning_content|reasoning)": ?"[^"]')
+_NATIVE_COUNT = re.compile(rb'"completion_tokens": ?(\d+)')
 _MAX_HEAD = 65536
 
 
+class _Reason(msgspec.Struct, frozen=True):
+    type: str = ""
+    message: str = ""
+
+
 class Usage(msgspec.Struct, frozen=True):
+    """finish_reason: of the native API, where it is no word but an object."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    finish_reason: _Reason | None = None
 
 
 class _WithUsage(msgspec.Struct, frozen=True):
+    """usage: as OpenAI's last event has it. meta_info: of every event of the native API."""
+
     usage: Usage | None = None
+    meta_info: Usage | None = None
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -59,6 +71,7 @@ class ResponseReader:
         self.keep_alive = True
         self.body = b""
         self._usage = b""
+        self._counted = 0
         self._raw = b""
         self._in_head = True
         self._events_come = False
@@ -78,9 +91,10 @@ class ResponseReader:
         if not self._usage:
             return None
         try:
-            return msgspec.json.decode(self._usage, type=_WithUsage).usage
+            found = msgspec.json.decode(self._usage, type=_WithUsage)
         except msgspec.DecodeError:
             return None
+        return found.usage or found.meta_info
 
     def feed(self, data: bytes, now: float) -> bool:
         """True when the response is complete. Raises BadResponse."""
@@ -119,6 +133,9 @@ class ResponseReader:
             return self.stream_error
         if self._events_come and not self.done_seen:
             return f"the stream ended without [DONE] after {len(self.times)} chunks"
+        usage = self.usage if self._counted else None
+        if usage and usage.finish_reason and usage.finish_reason.type in ("abort", "error"):
+            return f"the server ended it: {usage.finish_reason.message or 'aborted'}"
         return ""
 
     def _read_head(self, head: bytes) -> None:
@@ -191,12 +208,30 @@ class ResponseReader:
                 self.done_seen = True
                 continue
             self.last = now
+            if b'"meta_info"' in event:
+                self._read_native(event, at + 5, now)
+                continue
             if _TEXT.search(event):
                 self.times.append(now)
             if b'"completion_tokens"' in event:
                 self._usage = event[at + 5 :]
             if b'"error"' in event and _is_error(event[at + 5 :]):
                 self.stream_error = "error in the stream: " + _error_message(event[at + 5 :])
+
+    def _read_native(self, event: bytes, at: int, now: float) -> None:
+        """Text and ids so far, with their number: the gap is shared out over the new tokens."""
+        self._usage = event[at:]
+        count = _NATIVE_COUNT.search(event)
+        if count is None or not _TEXT.search(event):
+            return
+        new, self._counted = int(count[1]) - self._counted, int(count[1])
+        if not self.times:
+            self.times.append(now)
+        elif new > 0:
+            before = self.times[-1]
+            gap = (now - before) / new
+            self.times.extend(before + gap * i for i in range(1, new))
+            self.times.append(now)
 
 
 def _is_error(data: bytes) -> bool:

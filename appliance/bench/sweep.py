@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from appliance.bench.load import Run
+from appliance.bench.measure import Slo
 from appliance.bench.report import number
 from appliance.bench.workload import Workload
 from appliance.errors import UsageError
@@ -17,7 +19,7 @@ from appliance.errors import UsageError
 
 @dataclass(frozen=True)
 class Sweep:
-    """What changes from run to run: rate (requests/s) or concurrency."""
+    """What changes from run to run: rate (requests/s), concurrency, or nothing but the run."""
 
     name: str
     values: tuple[float, ...]
@@ -39,6 +41,7 @@ class Sweep:
 @dataclass(frozen=True)
 class Point:
     value: float
+    seed: int
     run: Run
     figures: dict[str, Any]
 
@@ -58,9 +61,39 @@ def sweep(
             seed=workload.seed + i,
             rate=value if plan.name == "rate" else workload.rate,
         )
-        run = send(changed, concurrency if plan.name == "rate" else int(value))
-        points.append(Point(value, run, figures(run)))
+        run = send(changed, int(value) if plan.name == "concurrency" else concurrency)
+        points.append(Point(value, changed.seed, run, figures(run)))
     return points
+
+
+_GOOD = 0.99
+"""Share of requests within the SLO at which a server holds a load."""
+
+
+def held(plan: Sweep, points: list[Point], slo: Slo | None) -> list[str]:
+    """What the sweep says of the SLO, or of throughput without one: a sentence, as lines."""
+    if plan.name == "run":
+        speeds = sorted(point.figures["out_tok_s"] for point in points)
+        middle = statistics.median(speeds)
+        spread = (speeds[-1] - speeds[0]) / 2 / middle if middle else 0.0
+        return ["", f"{middle:,.0f} output tokens a second in the median, ±{spread:.1%}."]
+    if slo is None:
+        best = max(points, key=lambda point: float(point.figures["out_tok_s"]))
+        return [
+            "",
+            f"Most output, {best.figures['out_tok_s']:,.0f} tok/s, at {_named(plan, best)}.",
+        ]
+    good = [point for point in points if point.figures["slo_share"] >= _GOOD]
+    limits = ", ".join(f"{name} ≤ {limit:g} ms" for name, limit in slo.limits)
+    if not good:
+        return ["", f"At none of these do {_GOOD:.0%} of the requests meet {limits}."]
+    best = max(good, key=lambda point: point.value)
+    share = best.figures["slo_share"]
+    return ["", f"It holds {_named(plan, best)}: {share:.1%} of the requests meet {limits}."]
+
+
+def _named(plan: Sweep, point: Point) -> str:
+    return f"{plan.name} {point.value:g}"
 
 
 def table(plan: Sweep, points: list[Point]) -> str:

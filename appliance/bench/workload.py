@@ -7,7 +7,8 @@ process that sends makes its own share, so nothing large travels between process
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -17,6 +18,8 @@ from appliance.errors import UsageError
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Form = Literal["ids", "text"]
+Api = Literal["openai", "chat", "native"]
 
 DATASETS = (
     "sharegpt-like, random, fixed:IN,OUT, range:IN-IN,OUT-OUT, prefix:GROUPS,SHARED,OWN,OUT, "
@@ -27,6 +30,8 @@ _SHAREGPT_LONGEST = 1024
 _SHAREGPT_SPREAD = 1.0
 """Standard deviation of the logarithm of a length."""
 _SHORTEST = 4
+_MOST_IN_TIME = 200_000
+"""Requests that are drawn for a duration that nothing else bounds."""
 
 # Streams of random numbers that must not touch each other.
 _LENGTHS, _ARRIVALS, _OWN, _SHARED, _ORDER = range(5)
@@ -62,6 +67,7 @@ class Workload(msgspec.Struct, frozen=True):
 
     rate: requests a second (Poisson); 0 sends all at once. id_range: lowest and highest token id
     of a random prompt. prompts: of a file, in order; else empty. extra: more fields of the body.
+    duration_s: no request is begun later than so many seconds after the start; 0: all are.
     """
 
     dataset: str
@@ -72,8 +78,11 @@ class Workload(msgspec.Struct, frozen=True):
     output_len: int = 128
     range_ratio: float = 0.0
     id_range: tuple[int, int] = (300, 3000)
-    form: str = "ids"
-    """ids: token ids to completions; text: words to completions; chat: words to chat."""
+    form: Form = "ids"
+    """Of random prompts: token ids, or words. Chat takes words."""
+    api: Api = "openai"
+    """openai: completions; chat: chat completions; native: SGLang's /generate."""
+    duration_s: float = 0.0
     rate: float = 0.0
     ignore_eos: bool = True
     temperature: float = 0.0
@@ -180,6 +189,21 @@ def arrivals(workload: Workload) -> Floats:
     return np.cumsum(gaps)
 
 
+def timed(workload: Workload, seconds: float, bounded: bool) -> Workload:
+    """The workload that ends after `seconds`; bounded: its number of requests was asked for.
+
+    At a rate, as many requests as arrive in that time. Raises UsageError.
+    """
+    if seconds <= 0:
+        raise UsageError("A duration is longer than nothing.", "Use such as --duration 60s.")
+    drawn = workload.requests if bounded or workload.prompts else _MOST_IN_TIME
+    changed = msgspec.structs.replace(workload, requests=drawn, duration_s=seconds)
+    if workload.rate > 0:
+        came = int(np.searchsorted(arrivals(changed), seconds))
+        return msgspec.structs.replace(changed, requests=max(1, came))
+    return changed
+
+
 def check(workload: Workload) -> None:
     """Refuses what cannot be sent. Raises UsageError."""
     low, high = workload.id_range
@@ -189,25 +213,30 @@ def check(workload: Workload) -> None:
         raise UsageError("There is no request to send.", "Use --num-prompts 1 or more.")
     if min(workload.input_len, workload.output_len) < 1:
         raise UsageError("A length of 0 tokens cannot be sent.", "Use 1 or more.")
+    if workload.api == "native" and any(p.messages for p in workload.prompts):
+        raise UsageError("The native API takes no messages.", "Use --api chat.")
     if not 0 <= workload.range_ratio <= 1:
         raise UsageError("--range-ratio is a share.", "Use a number from 0 to 1.")
     lengths(workload)
 
 
-def jobs(workload: Workload, share: int = 0, of: int = 1) -> list[Job]:
-    """Every ``of``-th request, from number ``share`` on, in order of arrival."""
+def each_job(workload: Workload, share: int = 0, of: int = 1) -> Iterator[Job]:
+    """Every ``of``-th request, from number ``share`` on, in order of arrival, made when asked."""
     inputs, outputs = lengths(workload)
     due = arrivals(workload)
     order = _rng(workload, _ORDER).permutation(workload.requests)
-    made = []
     for i in range(share, workload.requests, of):
         if workload.prompts:
             content = _from_file(workload.prompts[i])
         else:
             content = _random_content(workload, i, int(inputs[i]), int(order[i]))
         path, body = _body(workload, content, int(outputs[i]))
-        made.append(Job(i, float(due[i]), path, body, int(inputs[i]), int(outputs[i])))
-    return made
+        yield Job(i, float(due[i]), path, body, int(inputs[i]), int(outputs[i]))
+
+
+def jobs(workload: Workload, share: int = 0, of: int = 1) -> list[Job]:
+    """All of `each_job`."""
+    return list(each_job(workload, share, of))
 
 
 def _from_file(prompt: Prompt) -> dict[str, Any]:
@@ -218,25 +247,26 @@ def _from_file(prompt: Prompt) -> dict[str, Any]:
 
 def _random_content(workload: Workload, index: int, length: int, place: int) -> dict[str, Any]:
     """place: where the request stands in a shuffle; it decides the group of a shared prefix."""
-    own = _draw(workload, _rng(workload, _OWN, index), length)
+    ids = workload.form == "ids" and workload.api != "chat"
+    own = _draw(workload, _rng(workload, _OWN, index), length, ids)
     if workload.dataset.startswith("prefix:"):
         groups, shared, _, _ = prefix_shape(workload.dataset)
-        head = _draw(workload, _rng(workload, _SHARED, place % groups), shared)
+        head = _draw(workload, _rng(workload, _SHARED, place % groups), shared, ids)
         own[:shared] = head
-    elif workload.form == "ids":
+    elif ids:
         own[: min(2, length)] = _distinct_start(workload, index)[:length]
-    if workload.form == "ids":
+    if ids:
         return {"prompt": own.tolist()}
     text = " ".join(_WORDS[i] for i in own)
     return (
         {"messages": [{"role": "user", "content": text}]}
-        if workload.form == "chat"
+        if workload.api == "chat"
         else {"prompt": text}
     )
 
 
-def _draw(workload: Workload, rng: np.random.Generator, count: int) -> Ints:
-    if workload.form == "ids":
+def _draw(workload: Workload, rng: np.random.Generator, count: int, ids: bool) -> Ints:
+    if ids:
         return rng.integers(*workload.id_range, count, endpoint=True)
     return rng.integers(0, len(_WORDS), count)
 
@@ -249,6 +279,8 @@ def _distinct_start(workload: Workload, index: int) -> Ints:
 
 
 def _body(workload: Workload, content: dict[str, Any], output_len: int) -> tuple[str, bytes]:
+    if workload.api == "native":
+        return "/generate", msgspec.json.encode(_native(workload, content, output_len))
     fields: dict[str, Any] = {
         "model": workload.model,
         **content,
@@ -262,3 +294,18 @@ def _body(workload: Workload, content: dict[str, Any], output_len: int) -> tuple
     fields.update(workload.extra)
     path = "/v1/chat/completions" if "messages" in content else "/v1/completions"
     return path, msgspec.json.encode(fields)
+
+
+def _native(workload: Workload, content: dict[str, Any], output_len: int) -> dict[str, Any]:
+    prompt = content["prompt"]
+    sampling = {
+        "max_new_tokens": output_len,
+        "temperature": workload.temperature,
+        "ignore_eos": workload.ignore_eos,
+    }
+    return {
+        "text" if isinstance(prompt, str) else "input_ids": prompt,
+        "sampling_params": sampling,
+        "stream": True,
+        **workload.extra,
+    }

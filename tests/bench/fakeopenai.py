@@ -49,6 +49,8 @@ class FakeOpenAI:
         if path == "/tokenize":
             return self._json(writer, 200, {"tokens": [ord(c) for c in asked["prompt"]]})
         self.requests.append(asked)
+        if path == "/generate":
+            return await self._native(asked, writer)
         if self.answer == "refuse":
             return self._json(writer, 503, {"error": {"message": "still loading"}})
         if self.answer == "every-third" and len(self.requests) % 3 == 0:
@@ -77,6 +79,20 @@ class FakeOpenAI:
         usage = {"prompt_tokens": len(prompt), "completion_tokens": n}
         last = json.dumps({"choices": [], "usage": usage}).encode()
         writer.write(chunk(b"data: " + last + b"\n\n") + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _native(self, asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        n, events = asked["sampling_params"]["max_new_tokens"], b""
+        for count in range(1, n + 1):
+            meta = {"prompt_tokens": len(asked["input_ids"]), "completion_tokens": count}
+            meta["finish_reason"] = {"type": "length", "length": n} if count == n else None
+            event = {"text": "a" * count, "output_ids": [1] * count, "meta_info": meta}
+            events += chunk(b"data: " + json.dumps(event).encode() + b"\n\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n" + events + chunk(b"data: [DONE]\n\n")
+        )
+        writer.write(b"0\r\n\r\n")
         await writer.drain()
 
     def _json(self, writer: asyncio.StreamWriter, status: int, value: Any) -> None:

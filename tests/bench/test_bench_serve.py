@@ -3,12 +3,13 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from fakeopenai import FakeOpenAI, running
 
 from appliance.bench import files, load, target
 from appliance.bench.measure import figures
-from appliance.bench.workload import Workload
+from appliance.bench.workload import Workload, timed
 from appliance.cli.main import run as appliance
 from appliance.errors import NetworkError, UsageError
 
@@ -40,6 +41,38 @@ def test_every_request_is_sent_once_by_all_processes_and_counted(server):
     for record in run.records:
         assert len(record.times) == 8 * record.output_tokens
         assert run.start <= record.start <= record.last <= run.end
+
+
+def test_figures_of_several_processes_are_those_of_all_records_together(server):
+    run = load.run(workload(30), server.url, processes=3)
+    each = [figures(load.Run(run.records[i::3], run.start, run.end, 0.0)) for i in range(3)]
+    found = figures(run)
+    first = [np.frombuffer(r.times)[0] - r.start for r in run.records]
+    for share in (50, 90, 99):
+        exact = float(np.percentile(first, share)) * 1000
+        assert found[f"ttft_ms_p{share}"] == pytest.approx(exact, rel=1e-12)
+    gaps = np.concatenate([np.diff(np.frombuffer(r.times)) for r in run.records])
+    assert found["itl_ms_p99"] == pytest.approx(float(np.percentile(gaps, 99)) * 1000, rel=1e-12)
+    assert found["output_tokens"] == sum(part["output_tokens"] for part in each)
+    assert found["completed"] == 30 and found["peak_concurrency"] <= 30
+
+
+def test_a_duration_ends_the_sending(server):
+    work = timed(workload(1, seed=2), 0.3, bounded=False)
+    run = load.run(work, server.url, concurrency=2, processes=2)
+    assert 1 <= len(run.records) < work.requests
+    assert not any(record.error for record in run.records)
+    assert len({record.index for record in run.records}) == len(run.records)
+    with pytest.raises(UsageError, match="All requests at once"):
+        load.run(work, server.url)
+
+
+def test_the_native_api_is_measured_the_same(server):
+    run = load.run(workload(6, api="native"), server.url, processes=1)
+    assert not any(record.error for record in run.records)
+    for record in run.records:
+        assert len(record.times) == 8 * record.output_tokens == 8 * record.asked_tokens
+        assert record.input_tokens >= 4
 
 
 def test_concurrency_is_a_limit_and_connections_are_kept(server):
@@ -147,7 +180,60 @@ def test_a_sweep_records_every_point(server, tmp_path, capsys):
     assert serve(server, "--sweep", "concurrency=1,2", "--append", str(file)) == 0
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["max_concurrency"] for line in lines] == [1, 2]
-    assert capsys.readouterr().out.count("\n") == 3
+    assert "Most output" in capsys.readouterr().out
+
+
+def test_a_name_or_a_url_may_stand_alone(server, capsys, monkeypatch, tmp_path):
+    assert appliance(["bench", server.url, "--preset", "smoke", "--json"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert (line["dataset"], line["completed"], line["max_concurrency"]) == ("fixed:32,16", 8, 4)
+    monkeypatch.setenv("APPLIANCE_RUNTIME_DIR", str(tmp_path))
+    assert appliance(["bench", "nobody"]) == 3
+    assert "No run is called 'nobody'" in capsys.readouterr().err
+    assert appliance(["bench", "serve", server.url, "--url", server.url]) == 2
+
+
+def test_what_is_given_overrules_a_preset(server, capsys):
+    words = ["bench", server.url, "--preset", "smoke", "--num-prompts", "3", "--json"]
+    assert appliance(words) == 0
+    assert json.loads(capsys.readouterr().out)["completed"] == 3
+
+
+def test_repeated_runs_are_samples_of_one_row(server, tmp_path, capsys):
+    file = str(tmp_path / "r.jsonl")
+    assert serve(server, "--repeat", "3", "--row", "r", "--append", file) == 0
+    assert "in the median" in capsys.readouterr().out
+    assert appliance(["bench", "compare", file, file]) == 0
+    assert "3 and 3 runs" in capsys.readouterr().out
+
+
+def test_a_run_is_held_to_the_record_of_its_row(server, tmp_path, capsys):
+    record = tmp_path / "record.jsonl"
+    record.write_text(json.dumps({"row": "r", "gpu": None, "out_tok_s": 1e9}) + "\n")
+    gate = ["--against", str(record), "--fail-on", "out_tok_s<-5%"]
+    assert serve(server, "--row", "r", *gate) == 1
+    assert "gate not met: r: out_tok_s<-5%" in capsys.readouterr().err
+    assert serve(server, "--row", "other", *gate) == 4
+    assert serve(server, *gate) == 2
+    assert serve(server, "--fail-on", "failed>0") == 2
+
+
+def test_saved_runs_are_compared_by_name(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("APPLIANCE_STATE_DIR", str(tmp_path))
+    for name in ("before", "after"):
+        assert serve(server, "--save", name) == 0
+    assert appliance(["bench", "compare", "before", "after"]) == 0
+    assert appliance(["bench", "compare", "after", "--against", "before", "--fail-on",
+                      "failed>0"]) == 0  # fmt: skip
+    assert serve(server, "--save", "../x") == 2
+
+
+def test_plots_are_drawn_here_and_as_pictures(server, tmp_path, capsys):
+    file = tmp_path / "p.png"
+    assert serve(server, "--plot", "term", "--plot", str(file)) == 0
+    told = capsys.readouterr()
+    assert "time to first token, ms" in told.err and file.read_bytes().startswith(b"\x89PNG")
+    assert serve(server, "--plot", "p.svg") == 2
 
 
 def test_compare_gates_the_exit_code(tmp_path, capsys):

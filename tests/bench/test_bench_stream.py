@@ -127,3 +127,27 @@ def test_urls_with_and_without_v1():
     assert Endpoint("http://h:8000/v1").port == 8000
     assert Endpoint("h").port == 80
     assert Endpoint("https://h/api/v1").port == 443
+
+
+def native(count: int, finish: object = None) -> bytes:
+    meta = {"prompt_tokens": 5, "completion_tokens": count, "finish_reason": finish}
+    return event({"text": "x" * count, "output_ids": [1] * count, "meta_info": meta})
+
+
+def test_native_events_count_tokens_and_share_the_gap():
+    reader = ResponseReader()
+    reader.feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", 0.0)
+    for now, part in ((1.0, native(2)), (2.0, native(3)), (6.0, native(7, {"type": "length"}))):
+        reader.feed(b"%x\r\n%b\r\n" % (len(part), part), now)
+    reader.feed(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE), 7.0)
+    assert list(reader.times) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert reader.usage is not None and reader.usage.completion_tokens == 7
+    assert reader.error() == "" and reader.last == 6.0
+
+
+def test_a_native_answer_that_was_aborted_is_a_failure():
+    reader = ResponseReader()
+    ended = native(2, {"type": "abort", "message": "by the client"})
+    body = ended + DONE
+    reader.feed(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body, 1.0)
+    assert "by the client" in reader.error()

@@ -90,9 +90,27 @@ def test_poisson_arrivals_have_the_rate_and_inf_has_none():
 def test_text_and_chat_send_words():
     (job,) = workload.jobs(load("fixed:5,2", 1, form="text"))
     assert len(json.loads(job.body)["prompt"].split()) == 5
-    (job,) = workload.jobs(load("fixed:5,2", 1, form="chat"))
+    (job,) = workload.jobs(load("fixed:5,2", 1, api="chat"))
     assert job.path == "/v1/chat/completions"
     assert json.loads(job.body)["messages"][0]["role"] == "user"
+
+
+def test_native_bodies_are_those_of_generate():
+    (job,) = workload.jobs(load("fixed:5,2", 1, api="native", extra={"rid": "r"}))
+    body = json.loads(job.body)
+    assert job.path == "/generate" and len(body["input_ids"]) == 5
+    assert body["sampling_params"]["max_new_tokens"] == 2 and body["sampling_params"]["ignore_eos"]
+    assert body["stream"] is True and body["rid"] == "r"
+
+
+def test_a_duration_at_a_rate_sends_what_arrives_in_it():
+    whole = load("random", 500, rate=10.0)
+    cut = workload.timed(whole, 3.0, bounded=False)
+    due = workload.arrivals(cut)
+    assert due[-1] < 3.0 and np.array_equal(due, workload.arrivals(whole)[: len(due)])
+    assert workload.arrivals(whole)[len(due)] >= 3.0
+    with pytest.raises(UsageError):
+        workload.timed(whole, 0.0, bounded=False)
 
 
 def test_extra_fields_win():

@@ -29,6 +29,7 @@ LIBRARIES = {
     "uvicorn": ("runtime/api", "supervisor/control"),
     "httptools": ("runtime/api",),
     "click": ("cli",),
+    "matplotlib": ("bench",),
     "textual": ("tui",),
     "rich": ("cli", "tui"),
     "pynvml": ("hardware",),
@@ -41,6 +42,7 @@ LIBRARIES = {
 """Library -> the only rooms that know it."""
 
 LATE_IMPORTS = {
+    "appliance/bench/plot.py": "matplotlib is optional",
     "appliance/cli/chat.py": "readline is not in every Python",
     "appliance/cli/doctor.py": "the hub's clients load only when a check needs them",
     "appliance/cli/main.py": "the first answer of the command line is quick",

@@ -1,0 +1,94 @@
+"""What the documents show is done: their programs, their requests, and those of their commands that
+need no GPU, no network and no other model than the embedded one."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stand import Stand
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+from documents import Block, Command, blocks, commands, pages
+
+from appliance.cli import main
+
+SHOWN_URL = "http://127.0.0.1:8000"
+ELSEWHERE = ("path/to", "embeddings.create")
+"""What a program holds that needs a model which is not here."""
+
+HARMLESS = (
+    "completion", "config path", "config show", "config validate", "connect", "explain", "list",
+    "logs --level", "logs --component", "profile list", "profile show", "ps", "run",
+    "status", "top --demo --once", "top --once", "version",
+)  # fmt: skip
+OF_OTHERS = {"night", "MODEL", "NAME", "--follow", "CODE", "CLIENT", "profile show NAME"}
+"""Words of commands that speak of a run or a model that is not here."""
+
+
+def _programs() -> Iterator[Block]:
+    for page in pages():
+        for block in blocks(page):
+            whole = "default" in block.text or "Engine()" in block.text
+            here = not any(word in block.text for word in ELSEWHERE)
+            if block.language == "python" and block.checked and whole and here:
+                yield block
+
+
+def _harmless() -> list[Command]:
+    every = {c.words: c for page in pages() for c in commands(page)}
+    return [
+        c for words, c in every.items()
+        if " ".join(words).startswith(HARMLESS) and not OF_OTHERS & set(words)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def at_home(served: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stand:
+    """This process looks at the stand's run, and at no other models or settings."""
+    for name, value in served.environment.items():
+        if name.startswith("APPLIANCE_") or name == "NO_COLOR":
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return served
+
+
+# A program that is shown leaves it to its end to close what it opened.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("program", _programs(), ids=lambda b: f"{b.place}:{b.line}")
+def test_programs_run(program: Block, at_home: Stand, capsys: pytest.CaptureFixture[str]) -> None:
+    text = program.text.replace(SHOWN_URL, at_home.url)
+    exec(compile(text, program.place, "exec"), {"__name__": "__main__"})
+    gc.collect()
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_first_request_is_answered(served: Stand) -> None:
+    (request,) = [b for b in blocks(pages()[0].parent / "index.md") if b.text.startswith("curl")]
+    words = shlex.split(request.text.replace("\\\n", " ").replace(SHOWN_URL, served.url))
+    done = subprocess.run([words[0], "-sS", *words[1:]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("command", _harmless(), ids=lambda c: " ".join(c.words))
+def test_commands_run(command: Command, at_home: Stand, capsys: pytest.CaptureFixture[str]) -> None:
+    before = dict(os.environ)
+    code = main.run(command.words)
+    os.environ.clear()
+    os.environ.update(before)
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    if command.words[0] not in ("logs", "list"):
+        assert said.out.strip()

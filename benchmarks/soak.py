@@ -1,6 +1,6 @@
 """A long soak: random requests, aborts and disconnects until so many tokens have been generated.
 
-    python -m benchmarks.soak [--tokens 1000000] [--limit-s 900] [--record FILE] [--up WORD ...]
+    python -m benchmarks.soak [--tokens 1000000] [--limit-s 900] [--record FILE] [--set KEY=VALUE]
 
 Serves the embedded model (or `--model`) in folders of its own. Watched while it runs and once it is
 idle again: pages in use, and of every process of the run resident memory, file descriptors and
@@ -256,9 +256,9 @@ def main() -> int:
     parser.add_argument("--every-s", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", type=Path)
-    parser.add_argument("--up", nargs="*", default=[], metavar="WORD", help="options of `up`")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
-    served = Served(given.model, given.up)
+    served = Served(given.model, [word for one in given.set for word in ("--set", one)])
     try:
         found = asyncio.run(soak(served, given))
     finally:

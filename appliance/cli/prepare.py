@@ -37,6 +37,7 @@ FLAGS = {
     "no_auth": "serve.no_auth",
     "api_key_file": "serve.keys_file",
     "request_log": "serve.request_log",
+    "profile_steps": "engine.profile_steps",
 }
 """Options of `up` -> the setting each is short for."""
 

@@ -62,6 +62,18 @@ class Claim:
         self.client = Client(paths.control_socket(self.run))
 
 
+def traces(claim: Claim) -> list[str]:
+    """What is said of the traces that the run will write, one line for each engine."""
+    engine = claim.config.engine
+    if not engine.profile_steps:
+        return []
+    return [
+        f"Tracing   {engine.profile_steps} steps to {paths.trace_file(claim.config.run, replica)}  "
+        "(open it in a browser's trace viewer: schedule, inputs, launch, wait, settle)"
+        for replica in range(engine.replicas)
+    ]
+
+
 def _take(run: Path, out: Output) -> RunLock:
     end = time.monotonic() + 5.0
     while True:

@@ -78,6 +78,12 @@ class _WaitOption(click.Command):
 )
 @click.option("--name", default="default", help="Name of the run.")
 @click.option(
+    "--profile-steps",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Write a torch trace of N steps, soon after the first requests.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Print every value, from where and why; start nothing."
 )
 @click.option(
@@ -120,6 +126,8 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
     out.note(f"Listening http://{shown}:{claim.config.serve.port}  (answers 503 until ready)")
     if given["detach"] or given["wait"]:
         _detached(out, claim, given["wait"], given["wait_seconds"])
+    for text in start.traces(claim):
+        out.note(text)
     else:
         _foreground(out, claim, given["json_logs"])
 

@@ -195,6 +195,11 @@ CATALOGUE: dict[str, Entry] = {
         "a service is a unit of systemd",
         "appliance service install --print for another machine; appliance up -d here",
     ),
+    "APL-HW-005": Entry(
+        "the machine cannot compute with its GPUs",
+        "the driver is older than torch's CUDA needs, torch has none, or /dev/shm is too small",
+        "appliance doctor names what to install or to add",
+    ),
     "APL-INT-001": Entry(
         "a file has other bytes than the hub says",
         "something on the way changed it, or the hub serves another file",
@@ -444,6 +449,11 @@ CATALOGUE: dict[str, Entry] = {
         "a file that holds a secret cannot be used",
         "it is not there, holds no text, or others may read it",
         "chmod 600 FILE",
+    ),
+    "APL-USE-035": Entry(
+        "a model's config.json makes no sense",
+        "a value is of the wrong kind or size, or one is lacking",
+        "pull the model again; if it stays so, its repository is at fault",
     ),
     "APL-USE-040": Entry(
         "the request log does not hold this request's body",

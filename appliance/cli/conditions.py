@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -26,6 +28,10 @@ SLOW_DISK = 100e6
 """Bytes a second below which a large model takes minutes to load."""
 _BUILT = ("flashinfer-jit-cache", "flashinfer-cubin")
 """Packages of kernels that need no compiler."""
+
+
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+"""CUDA major version that torch was built for -> driver branch it needs on Linux."""
 
 
 class Check(Struct, frozen=True):
@@ -63,6 +69,45 @@ def _installed(package: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def torch_cuda() -> str | None:
+    """CUDA version that torch was built for; empty: a CPU build; None: no torch. Not imported."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.origin:
+        return None
+    try:
+        text = (Path(spec.origin).parent / "version.py").read_text()
+    except OSError:
+        return ""
+    match_ = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    return match_[1] if match_ else ""
+
+
+def torch_fits(hardware: HardwareSnapshot) -> Check:
+    """Whether torch is here, and the driver new enough for the CUDA it was built for."""
+    cuda, built = torch_cuda(), _version("torch")
+    if cuda is None:
+        return Check("torch", "block", "not installed", "pip install torch")
+    if not hardware.gpus:
+        return Check("torch", "ok", f"{built}{f' for CUDA {cuda}' if cuda else ''}")
+    if not cuda:
+        fix = "pip install --force-reinstall torch, from an index with CUDA builds"
+        return Check("torch", "block", f"{built} is built without CUDA", fix)
+    needed = OLDEST_DRIVER.get(int(cuda.partition(".")[0]), 580)
+    branch = int(hardware.driver.partition(".")[0] or 0)
+    text = f"{built} for CUDA {cuda}, driver {hardware.driver}"
+    if branch < needed:
+        fix = f"install driver {needed} or later, or a torch for CUDA {hardware.cuda}"
+        return Check("torch", "block", text, fix)
+    return Check("torch", "ok", text)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "?"
 
 
 def links(hardware: HardwareSnapshot, peers: Peers) -> Check | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
 import resource
 import shutil
 import sys
@@ -27,8 +25,6 @@ from appliance.hardware import HardwareSnapshot, Peers, detect, peers
 from appliance.profiles import match, store
 from appliance.supervisor.claim import bind
 
-OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
-"""CUDA major version that torch was built for -> driver branch it needs on Linux."""
 OLDEST_SM = 75
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "block": ("✗", "red")}
 
@@ -92,7 +88,7 @@ def examine(hardware: HardwareSnapshot, port: int) -> list[Check]:
     """Every check, in the order in which people should cure them."""
     found = [_python(), _cpu(hardware), _memory(hardware), *_gpus(hardware)]
     rest: list[Callable[[], Check]] = [
-        lambda: _torch(hardware),
+        lambda: conditions.torch_fits(hardware),
         lambda: _flashinfer(hardware),
         lambda: conditions.compilers(hardware),
         lambda: conditions.shared_memory(hardware),
@@ -161,37 +157,6 @@ def _gpus(hardware: HardwareSnapshot) -> list[Check]:
         else:
             checks.append(Check("gpu", "ok", text))
     return checks
-
-
-def torch_cuda() -> str | None:
-    """CUDA version that torch was built for; empty: a CPU build; None: no torch. Not imported."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or not spec.origin:
-        return None
-    try:
-        text = (Path(spec.origin).parent / "version.py").read_text()
-    except OSError:
-        return ""
-    match_ = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
-    return match_[1] if match_ else ""
-
-
-def _torch(hardware: HardwareSnapshot) -> Check:
-    cuda, version = torch_cuda(), of("torch") or "?"
-    if cuda is None:
-        return Check("torch", "block", "not installed", "pip install torch")
-    if not hardware.gpus:
-        return Check("torch", "ok", f"{version}{f' for CUDA {cuda}' if cuda else ''}")
-    if not cuda:
-        fix = "pip install --force-reinstall torch, from an index with CUDA builds"
-        return Check("torch", "block", f"{version} is built without CUDA", fix)
-    needed = OLDEST_DRIVER.get(int(cuda.partition(".")[0]), 580)
-    branch = int(hardware.driver.partition(".")[0] or 0)
-    text = f"{version} for CUDA {cuda}, driver {hardware.driver}"
-    if branch < needed:
-        fix = f"install driver {needed} or later, or a torch for CUDA {hardware.cuda}"
-        return Check("torch", "block", text, fix)
-    return Check("torch", "ok", text)
 
 
 def _flashinfer(hardware: HardwareSnapshot) -> Check:

@@ -9,6 +9,7 @@ import click
 from appliance import paths
 from appliance.cli.output import Output
 from appliance.cli.prepare import run_folder, runs
+from appliance.cli.start import wait_released
 from appliance.client import Client
 from appliance.errors import NotRunningError
 from appliance.supervisor.claim import held
@@ -32,6 +33,8 @@ def down(out: Output, /, name: str, drain: float, now: bool, everything: bool) -
         try:
             client.down(0.0 if now else drain, out.note)
         except NotRunningError:
+            # nobody answers, but somebody holds the name: it is just going
+            wait_released(run, _RELEASE_S)
             if held(run):
                 raise
             out.note(f"Nothing runs under the name '{run.name}'.")

@@ -59,7 +59,7 @@ class Output:
         first, *why = e.message.split("\n")
         lines = [self.paint(f"error[{e.code}]: ", "red", sys.stderr) + first]
         lines += [f"  {head}{line}" for head, line in _labelled("why", why)]
-        lines += [f"  {head}{line}" for head, line in _labelled("fix", e.hint.split("\n"))]
+        lines += [f"  {head}{line}" for head, line in _labelled("fix", cure(e).split("\n"))]
         self._write(sys.stderr, "\n".join(lines))
         if self.json:
             self._write(sys.stdout, jsonlib.dumps(error_object(e), ensure_ascii=False))
@@ -106,6 +106,11 @@ def _labelled(label: str, lines: Sequence[str]) -> list[tuple[str, str]]:
     return [(f"{label}   " if i == 0 else "      ", line) for i, line in enumerate(kept)]
 
 
+def cure(e: ApplianceError) -> str:
+    """What to do: the error's own words, or what is known of its code."""
+    return e.hint if e.hint.strip() else f"appliance explain {e.code}     says what cures it"
+
+
 def error_object(e: ApplianceError) -> dict[str, Any]:
     """Schema appliance.error/1."""
     first, *why = e.message.split("\n")
@@ -115,7 +120,7 @@ def error_object(e: ApplianceError) -> dict[str, Any]:
             "code": e.code,
             "message": first,
             "why": "\n".join(why) or None,
-            "fix": [line for line in e.hint.split("\n") if line.strip()],
+            "fix": [line for line in cure(e).split("\n") if line.strip()],
             "exit_code": e.exit_code,
         },
     }

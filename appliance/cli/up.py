@@ -17,6 +17,7 @@ from appliance import paths
 from appliance.cli import start
 from appliance.cli.lines import log_data
 from appliance.cli.output import Output
+from appliance.cli.preflight import check_start
 from appliance.cli.prepare import (
     FLAGS,
     Asked,
@@ -76,13 +77,13 @@ class _WaitOption(click.Command):
     type=click.Choice(["off", "on", "content"]),
     help="A line for each request that ends (on); content: with prompt and answer.",
 )
-@click.option("--name", default="default", help="Name of the run.")
 @click.option(
     "--profile-steps",
     type=click.IntRange(1),
     metavar="N",
     help="Write a torch trace of N steps, soon after the first requests.",
 )
+@click.option("--name", default="default", help="Name of the run.")
 @click.option(
     "--dry-run", is_flag=True, help="Print every value, from where and why; start nothing."
 )
@@ -119,15 +120,16 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
     if dry:
         _tell_plan(out, prepared)
         return
+    check_start(prepared)
     claim = start.Claim(prepared, out, keys)
     shown = "0.0.0.0" if claim.config.serve.host in ("", "::") else claim.config.serve.host
     out.note(f"Checked   {machine_text(prepared.hardware)}")
     out.note(f"Resolved  {claim.config.model.id}, {resolved_text(prepared)}")
     out.note(f"Listening http://{shown}:{claim.config.serve.port}  (answers 503 until ready)")
-    if given["detach"] or given["wait"]:
-        _detached(out, claim, given["wait"], given["wait_seconds"])
     for text in start.traces(claim):
         out.note(text)
+    if given["detach"] or given["wait"]:
+        _detached(out, claim, given["wait"], given["wait_seconds"])
     else:
         _foreground(out, claim, given["json_logs"])
 
@@ -173,6 +175,7 @@ def _detached(out: Output, claim: start.Claim, wait: bool, limit_s: float) -> No
         if status.state == "failed":
             failure = start.failure_of(status)
             claim.client.down(0.0)
+            start.wait_released(claim.run)
             raise failure
         if status.state != "ready":
             raise NotRunningError(

@@ -145,10 +145,13 @@ def _tensors(path: Path) -> list[tuple[str, list[int], int]]:
             if not 2 <= length <= min(_LONGEST_HEADER, path.stat().st_size - 8):
                 raise ValueError("its header does not fit")
             header = json.loads(f.read(length))
+            room = path.stat().st_size - 8 - length
         found = []
         for name, tensor in header.items():
             if name != "__metadata__":
                 first, end = tensor["data_offsets"]
+                if not 0 <= first <= end <= room:
+                    raise ValueError(f"{name} ends at byte {end} of {room}: it was cut off")
                 found.append((str(tensor["dtype"]), [int(n) for n in tensor["shape"]], end - first))
         return found
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as e:

@@ -15,7 +15,7 @@ import pytest
 from cli_stage import FakeModel
 
 from appliance import paths
-from appliance.cli import doctor, prepare
+from appliance.cli import conditions, doctor, prepare
 from appliance.cli import status as status_module
 from appliance.hardware import Gpu, HardwareSnapshot
 from appliance.status import RunStatus
@@ -234,7 +234,7 @@ def test_first_screen(cli: Cli) -> None:
 def test_doctor_on_machines(cli: Cli, monkeypatch: Any) -> None:
     assert cli("doctor", "--port", "1").code in (0, 8)
     gpu = Gpu(0, "GPU-0", "NVIDIA H100", 80 << 30, 1 << 30, 90)
-    monkeypatch.setattr(doctor, "torch_cuda", lambda: "13.0")
+    monkeypatch.setattr(conditions, "torch_cuda", lambda: "13.0")
     monkeypatch.setattr(doctor, "of", lambda name: "1.0")
 
     def verdicts(hardware: HardwareSnapshot) -> dict[str, str]:
@@ -248,7 +248,7 @@ def test_doctor_on_machines(cli: Cli, monkeypatch: Any) -> None:
     assert verdicts(broken)["gpu"] == "block"
     ancient = Gpu(0, "GPU-0", "Tesla M40", 24 << 30, 0, 52)
     assert verdicts(HardwareSnapshot(8, 64 << 30, 1, (ancient,), "580"))["gpu"] == "block"
-    monkeypatch.setattr(doctor, "torch_cuda", lambda: "")
+    monkeypatch.setattr(conditions, "torch_cuda", lambda: "")
     assert verdicts(good)["torch"] == "block"
     monkeypatch.setattr(doctor, "detect", lambda: broken)
     said = cli("doctor", "--json")

@@ -46,6 +46,7 @@ LATE_IMPORTS = {
     "appliance/cli/chat.py": "readline is not in every Python",
     "appliance/cli/doctor.py": "the hub's clients load only when a check needs them",
     "appliance/cli/main.py": "the first answer of the command line is quick",
+    "appliance/cli/preflight.py": "weights that are made up need no hub",
     "appliance/cli/prepare.py": "a run of a folder does not need the hub",
     "appliance/cli/up.py": "the supervisor's control socket loads fastapi; --help does not wait",
     "appliance/cli/top.py": "one snapshot does not need the dashboard",

@@ -91,7 +91,14 @@ def read_spec(folder: Path) -> ModelSpec:
             raise UsageError(f"{generation} cannot be read: {e}") from e
         if isinstance(extra, dict) and extra.get("eos_token_id") is not None:
             config["eos_token_id"] = extra["eos_token_id"]
-    spec = spec_of(config)
+    try:
+        spec = spec_of(config)
+    except UsageError as e:
+        raise UsageError(
+            f"{folder}/{e.message}" if e.message.startswith("config.json") else e.message,
+            e.hint or "Pull the model again; if it stays so, its repository is at fault.",
+            code="APL-USE-035",
+        ) from e
     return spec if spec.labels else sentence.read(folder, spec)
 
 

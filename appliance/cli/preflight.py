@@ -1,0 +1,41 @@
+"""What can be known to fail before anything is started: damaged files, a driver that is too old."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from appliance.cli import conditions
+from appliance.cli.prepare import Prepared
+from appliance.errors import HardwareError, NotFoundError
+
+
+def check_start(prepared: Prepared) -> None:
+    """IntegrityError, NotFoundError or HardwareError, each with its cure. Reads headers only."""
+    config = prepared.plan.config
+    if config.model.load_format != "dummy":
+        _check_files(Path(config.model.path))
+    if config.engine.device != "cuda":
+        return
+    checks = [conditions.torch_fits(prepared.hardware)]
+    if config.engine.tp > 1:
+        checks.append(conditions.shared_memory(prepared.hardware))
+    for check in checks:
+        if check.verdict == "block":
+            raise HardwareError(
+                f"this machine cannot compute with its GPUs: {check.name} is in the way\n"
+                f"{check.found}",
+                f"{check.fix}\nappliance doctor     checks all of it",
+                code="APL-HW-005",
+            )
+
+
+def _check_files(folder: Path) -> None:
+    # the hub's room is loaded for a model that has files, not for every `up`
+    from appliance.hub import local
+
+    if not local.card(folder).tokenizer:
+        raise NotFoundError(
+            f"{folder} holds no tokenizer.json, so its text cannot be read.",
+            "Pull the model again, with every file: appliance pull MODEL",
+            code="APL-NOT-008",
+        )

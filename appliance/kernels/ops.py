@@ -105,9 +105,15 @@ class CaptureOps(Ops, Protocol):
         """
 
     def flatten_pages(
-        self, page_table: Tensor, slots: Tensor, indptr: Tensor, indices: Tensor
+        self,
+        page_table: Tensor,
+        slots: Tensor,
+        indptr: Tensor,
+        indices: Tensor,
+        firsts: Tensor | None = None,
     ) -> None:
-        """indices[indptr[r] : indptr[r + 1]] = the first pages of slot slots[r]."""
+        """indices[indptr[r] : indptr[r + 1]] = pages of slot slots[r], from column firsts[r] on
+        (int32 [R]; None: from the first)."""
 
 
 def select(device: torch.device, dtype: torch.dtype) -> Ops:

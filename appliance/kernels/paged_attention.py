@@ -40,6 +40,10 @@ class LayerPages(NamedTuple):
     k_scale: float
     v_scale: float
 
+    @property
+    def unscaled(self) -> bool:
+        return self.k_scale == 1.0 and self.v_scale == 1.0
+
 
 @dataclass(frozen=True)
 class PrefillTables:
@@ -55,7 +59,7 @@ class PrefillTables:
 def _run(wrapper: _Planned, q: Tensor, pages: LayerPages, out: Tensor) -> None:
     """The scales are numbers, not tensors: k's is folded into the softmax's, and a captured pass
     keeps them. A scale of one costs nothing."""
-    if pages.k_scale == 1.0 and pages.v_scale == 1.0:
+    if pages.unscaled:
         wrapper.run(q, (pages.k, pages.v), out=out)
     else:
         wrapper.run(q, (pages.k, pages.v), k_scale=pages.k_scale, v_scale=pages.v_scale, out=out)
@@ -93,6 +97,7 @@ class PagedAttention:
         self._decode.reset_workspace_buffer(workspace.floats, ints[1])
         self._graphs: dict[int, flashinfer.BatchDecodeWithPagedKVCacheWrapper] = {}
         self._pinned: Tensor | None = None
+        self._common: flashinfer.BatchPrefillWithPagedKVCacheWrapper | None = None
         self._planned = torch.cuda.Event()
 
     def _wait_for_last_plan(self) -> None:
@@ -191,6 +196,50 @@ class PagedAttention:
             kv_data_type=s.kv_dtype,
         )
         self._planned.record()
+
+    def plan_shared(
+        self,
+        queries: np.ndarray,
+        common_indptr: np.ndarray,
+        common: Tensor,
+        own_indptr: np.ndarray,
+        last_len: np.ndarray,
+        own: Tensor,
+    ) -> None:
+        """Decode rows in groups: queries int32 [groups + 1], rows before each group from the first
+        row on; common_indptr, common: the full pages of each group; own_indptr, last_len, own: of
+        every row, the pages after those it shares."""
+        s = self._shape
+        self._wait_for_last_plan()
+        if self._common is None:
+            # the same kernels as the prefill's would not do: FA3 takes no 8-bit keys
+            self._common = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
+                self._workspace.floats, "NHD", backend="fa2"
+            )
+        self._common.plan(
+            torch.from_numpy(queries),
+            torch.from_numpy(common_indptr),
+            common,
+            torch.full((len(queries) - 1,), s.page_size, dtype=torch.int32),
+            s.heads,
+            s.kv_heads,
+            s.head_dim,
+            s.page_size,
+            causal=False,
+            q_data_type=s.dtype,
+            kv_data_type=s.kv_dtype,
+        )
+        self.plan_decode(own_indptr, last_len, own)
+
+    def run_shared(self, q_BHD: Tensor, grouped: int, pages: LayerPages, out: Tensor) -> None:
+        """grouped: rows that are in groups. Both parts tell the logarithm of their sums in base 2,
+        which is what the merge takes."""
+        assert self._common is not None
+        scales = {} if pages.unscaled else {"k_scale": pages.k_scale, "v_scale": pages.v_scale}
+        kv = pages.k, pages.v
+        _, total = self._decode.run(q_BHD, kv, out=out, return_lse=True, **scales)
+        part, part_total = self._common.run(q_BHD[:grouped], kv, return_lse=True, **scales)
+        flashinfer.merge_state_in_place(out[:grouped], total[:grouped], part, part_total)
 
     def run_prefill(self, q_THD: Tensor, pages: LayerPages, out: Tensor) -> None:
         _run(self._prefill, q_THD, pages, out)

@@ -209,3 +209,55 @@ def test_paged_backend_against_the_reference(ops, heads, kv_heads, size, prefill
 
         fast.plan(dataclasses.replace(batch, padded_rows=rows))
         assert relative(fast.run(q, pages, 0, scales), want) < 1e-2
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("windows", [(0,), (0, 64)])
+@pytest.mark.parametrize("prefill", [0, 2])
+def test_shared_pages_against_the_reference(ops, kv_dtype, windows, prefill):
+    """Two groups of rows that begin alike, and rows in none; layers with a window read all rows."""
+    from appliance.kernels.paged_attention import Shape
+    from appliance.runtime.model.attention.paged import PagedBackend
+    from appliance.runtime.model.attention.reference import ReferenceBackend
+    from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales, Shared
+
+    rng = np.random.default_rng(prefill)
+    heads, kv_heads, size, page, columns = 32, 8, 128, 16, 40
+    rows, pages = np.array([17, 2], dtype=np.int32), np.array([30, 7], dtype=np.int32)
+    count = prefill + int(rows.sum()) + 3
+    table = rng.permutation(count * columns).astype(np.int32).reshape(count, columns) + 1
+    starts = rng.integers(0, page * columns, count).astype(np.int32)
+    lengths = np.ones(count, dtype=np.int32)
+    lengths[:prefill] = 50
+    starts[:prefill] = 100
+    at = prefill
+    for n, shared in zip(rows.tolist(), pages.tolist(), strict=True):
+        table[at : at + n, :shared] = table[at, :shared]
+        starts[at : at + n] = rng.integers(shared * page, page * columns, n)
+        at += n
+    empty = torch.zeros(0, dtype=torch.int64, device=cuda)
+    batch = Batch(
+        ids=empty, positions=empty, kv_rows=empty,
+        slots=torch.arange(count, device=cuda, dtype=torch.int32), starts=starts, lengths=lengths,
+        prefill_rows=prefill, prefill_tokens=int(lengths[:prefill].sum()),
+        page_table=torch.from_numpy(table).to(cuda), page_size=page, shared=Shared(rows, pages),
+    )  # fmt: skip
+    scales = KVScales(0.6, 1.7) if kv_dtype.itemsize == 1 else UNSCALED
+    k = torch.randn(count * columns + 1, page, kv_heads, size, device=cuda).to(kv_dtype)
+    v = torch.randn(k.shape, device=cuda).to(kv_dtype)
+    q = torch.randn(int(lengths.sum()), heads, size, device=cuda, dtype=torch.bfloat16)
+    fast = PagedBackend(
+        Shape(heads, kv_heads, size, page, torch.bfloat16, kv_dtype),
+        windows,
+        ops,
+        cuda,
+        64,
+        columns,
+    )
+    slow = ReferenceBackend(cuda)
+    fast.plan(batch)
+    slow.plan(batch)
+    wide = KVPages(k.float() * scales.k, v.float() * scales.v)
+    for window in windows:
+        got = fast.run(q, KVPages(k, v), window, scales)
+        assert relative(got, slow.run(q.float(), wide, window)) < 1e-2

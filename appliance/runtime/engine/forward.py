@@ -33,7 +33,7 @@ class Forward:
 
     def run(self, step: Step) -> tuple[Tensor, Tensor]:
         """(hidden states [S, hidden] of the sampling rows, of all tokens [T, hidden])."""
-        if self._graphs is not None and step.prefill_rows == 0:
+        if self._graphs is not None and step.prefill_rows == 0 and step.shared is None:
             size = self._graphs.size_for(len(step.slots))
             if size is not None:
                 hidden = self._graphs.replay(step, size)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from appliance.runtime.model.batch import Batch
+from appliance.runtime.model.batch import Batch, Shared
 from appliance.runtime.wire.step import Step
 
 Int32s = npt.NDArray[np.int32]
@@ -144,6 +144,7 @@ def batch_of(
         prefill_tokens=int(lengths[:n].sum()),
         page_table=page_table,
         page_size=page_size,
+        shared=Shared(step.shared.rows, step.shared.pages) if step.shared is not None else None,
     )
 
 

@@ -32,6 +32,15 @@ UNSCALED = KVScales()
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """Decode rows that begin alike, from the first decode row on: rows[g] of them have their first
+    pages[g] pages in common. int32 [groups], on the host."""
+
+    rows: npt.NDArray[np.int32]
+    pages: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What the model reads in one forward pass.
 
@@ -54,6 +63,7 @@ class Batch:
     prefill_tokens: int
     page_table: Tensor
     page_size: int
+    shared: Shared | None = None
     padded_rows: int = 0
     """> 0: a captured pass of that many decode rows."""
     padded_tokens: int = 0

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.runtime.schedule.request import Request
-from appliance.runtime.wire.step import NewRow, Step
+from appliance.runtime.wire.step import NewRow, SharedRuns, Step
 
 Int32s = npt.NDArray[np.int32]
 
@@ -29,6 +29,7 @@ class Draft:
         self._new: list[NewRow] = []
         self._writes: list[tuple[Int32s, Int32s, Int32s]] = []
         self._decode = self._decode_starts = self._decode_outputs = _NONE
+        self._shared: SharedRuns | None = None
 
     @property
     def prefill_rows(self) -> int:
@@ -101,8 +102,11 @@ class Draft:
         columns = np.arange(column, column + count, dtype=np.int32)
         self.add_pages(np.full(count, slot, dtype=np.int32), columns, pages)
 
-    def add_decode(self, slots: Int32s, starts: Int32s, outputs: Int32s) -> None:
+    def add_decode(
+        self, slots: Int32s, starts: Int32s, outputs: Int32s, shared: SharedRuns | None
+    ) -> None:
         self._decode, self._decode_starts, self._decode_outputs = slots, starts, outputs
+        self._shared = shared
 
     def step(self, id: int, freed: list[int]) -> Step:
         decode = len(self._decode)
@@ -124,6 +128,7 @@ class Draft:
             page_ids=pages,
             new=self._new,
             freed=freed,
+            shared=self._shared,
         )
 
 

@@ -57,7 +57,7 @@ class Running:
     position: next position to compute. end: decode computes positions below it only, so that a
     row whose end by length is known is not launched again. capacity: positions its pages cover.
     flights: steps in the air with this row. decoding: takes part in decode steps. constrained: its
-    output is under a grammar.
+    output is under a grammar. tenancy: how often the slot was taken.
     """
 
     def __init__(self, max_running: int, context: int) -> None:
@@ -73,6 +73,7 @@ class Running:
         self.min_tokens = np.zeros(n, dtype=np.int32)
         self.special = np.zeros(n, dtype=np.bool_)
         self.constrained = np.zeros(n, dtype=np.bool_)
+        self.tenancy = np.zeros(n, dtype=np.int32)
         self._surely = np.zeros(n, dtype=np.bool_)
         self._context = context
         self._moved: dict[int, list[tuple[int, Int32s]]] = {}
@@ -103,6 +104,7 @@ class Running:
         slot = self._free.pop()
         sampling: Sampling = request.sampling
         self.requests[slot] = request
+        self.tenancy[slot] += 1
         self.prompt_length[slot] = len(request.prompt)
         self.end[slot] = self.last_length(request) - 1
         self.flights[slot] = 0

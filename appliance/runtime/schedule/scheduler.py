@@ -19,6 +19,7 @@ from appliance.runtime.schedule.refuse import refusal
 from appliance.runtime.schedule.request import Request, State
 from appliance.runtime.schedule.running import NewTokenRatio, Running, by_loss
 from appliance.runtime.schedule.settle import Settle
+from appliance.runtime.schedule.sharing import Sharing
 from appliance.runtime.wire.delta import SharedPrefix, StepStats, TokenDelta
 from appliance.runtime.wire.request import TokenRequest
 from appliance.runtime.wire.step import Masks, Step, StepResult
@@ -65,6 +66,7 @@ class Scheduler:
         self.running = Running(max_running, context)
         self._admission = Admission(config, self.queue, self.cache, self.running)
         self._settle = Settle(self.running)
+        self._sharing = Sharing(self.running, config.share_from)
         self._ratio = NewTokenRatio(config.conservativeness)
         self._waiting = Waiting(shelf, vocab, config.jump_forward)
         self._masked = 0
@@ -279,8 +281,9 @@ class Scheduler:
         if len(crossing):
             columns, pages = running.grow(crossing, self.cache)
             draft.add_pages(crossing, columns, pages)
+        slots, shared = self._sharing.arrange(slots)
         position = running.position[slots]
-        draft.add_decode(slots, position, position + 1 - running.prompt_length[slots])
+        draft.add_decode(slots, position, position + 1 - running.prompt_length[slots], shared)
         running.position[slots] += 1
         return True
 

@@ -31,6 +31,17 @@ class NewRow(Struct):
     sampling: Sampling
 
 
+class SharedRuns(Struct):
+    """Decode rows that begin alike: of the decode rows, the first rows[0] have their first
+    pages[0] pages in common, the next rows[1] theirs, and so on; the rest are in no group.
+
+    rows, pages int32 [groups]; rows ≥ 2. The shared pages are full and lie before every start.
+    """
+
+    rows: Int32s
+    pages: Int32s
+
+
 class Step(Struct):
     """One forward pass.
 
@@ -46,6 +57,7 @@ class Step(Struct):
     outputs: int32 [rows], index in the output of the token a row samples (the random counter).
     page_slots, page_columns, page_ids: int32 [k]: page_table[slot, column] = page.
     freed: slots whose rows have ended; their state may be dropped.
+    shared: pages worth reading once for several decode rows.
     """
 
     id: int
@@ -61,6 +73,7 @@ class Step(Struct):
     page_ids: Int32s
     new: list[NewRow]
     freed: list[int]
+    shared: SharedRuns | None = None
 
 
 class StepLogprobs(Struct):

@@ -53,6 +53,15 @@ def test_graphs_and_eager_agree(tmp_path):
     assert_near(*found)
 
 
+def test_shared_pages_read_once(tmp_path):
+    models.make(tmp_path, "llama", **WIDE)
+    found = []
+    for changes in ({}, {"schedule.share_from": 1}):
+        with Engine(tmp_path, {**FAST, "schedule.page_size": 16, **changes}) as engine:
+            found.append(engine.generate(models.prompts(), {**GREEDY, "logprobs": 0}))
+    assert_near(*found)
+
+
 @pytest.mark.parametrize("dtype", ["e4m3", "e5m2"])
 def test_keys_of_8_bits_captured_eager_and_plain(tmp_path, dtype):
     models.make(tmp_path, "llama", **WIDE)

@@ -7,6 +7,8 @@ import itertools
 import pytest
 import torch
 
+from appliance.runtime.model.attention.cascade import CascadePlan
+from appliance.runtime.model.registry import read_spec
 from appliance.runtime.offline import Engine
 from tests.reference import models
 
@@ -61,6 +63,25 @@ def test_mixed_chunks(reference, truth):
     settings = {**SETTINGS, "schedule.chunk": 16, "schedule.mixed_chunk": True}
     with Engine(reference.folder, settings) as engine:
         assert [a.ids for a in engine.generate(prompts, GREEDY)] == expected
+
+
+def test_shared_pages_read_once(reference, truth, monkeypatch):
+    """By layers without a window; beside prefill rows, and with rows that come and go."""
+    prompts, expected = truth
+    seen = []
+    run = CascadePlan.run
+
+    def counted(self, *args):
+        seen.append(self)
+        return run(self, *args)
+
+    monkeypatch.setattr(CascadePlan, "run", counted)
+    settings = {**SETTINGS, "schedule.share_from": 1, "schedule.page_size": 4,
+                "schedule.mixed_chunk": True, "schedule.retract_every": 7}  # fmt: skip
+    with Engine(reference.folder, settings) as engine:
+        assert [a.ids for a in engine.generate(prompts, GREEDY)] == expected
+    a = read_spec(reference.folder).attention
+    assert bool(seen) == (0 in a.windows(2))
 
 
 def test_logprobs_of_prompt_and_output(reference):

@@ -115,6 +115,7 @@ class Oracle:
         self.flying: deque[OracleFlight] = deque()
         self._mirror: dict[int, tuple[int, dict[int, int]]] = {}
         self._last_id = 0
+        self.shared_steps = 0
 
     def launch(self, step: Step) -> OracleFlight:
         self._check_shape(step)
@@ -138,6 +139,7 @@ class Oracle:
             if airborne.get(page, rid) != rid:
                 raise OracleError(f"page {page} given to {rid} while {airborne[page]} may write it")
             table[column] = page
+        self._check_shared(step)
         flight = OracleFlight(self, step, self._writes(step, airborne))
         self.flying.append(flight)
         return flight
@@ -180,6 +182,26 @@ class Oracle:
             raise OracleError("lengths and ids disagree")
         if (step.lengths[prefill:] != 1).any() or not step.samples[prefill:].all():
             raise OracleError("a decode row of another form")
+
+    def _check_shared(self, step: Step) -> None:
+        """Rows of a group have the same first pages, all before what they compute."""
+        if step.shared is None:
+            return
+        rows, pages = step.shared.rows, step.shared.pages
+        if len(rows) != len(pages) or not len(rows) or (rows < 2).any() or (pages < 1).any():
+            raise OracleError("groups of another form")
+        if int(rows.sum()) > len(step.slots) - step.prefill_rows:
+            raise OracleError("more rows in groups than decode")
+        self.shared_steps += 1
+        at = step.prefill_rows
+        for count, shared in zip(rows.tolist(), pages.tolist(), strict=True):
+            part = slice(at, at + count)
+            at += count
+            if (step.starts[part] < shared * self.page_size).any():
+                raise OracleError("a row computes what it shares")
+            tables = [self._mirror[slot][1] for slot in step.slots[part].tolist()]
+            if len({tuple(t[c] for c in range(shared)) for t in tables}) != 1:
+                raise OracleError("rows of a group have different pages")
 
     def _writes(self, step: Step, airborne: dict[int, int]) -> dict[int, int]:
         """Pages this step writes -> rid, none of them shared with another row in the air."""

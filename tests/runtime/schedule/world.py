@@ -57,6 +57,7 @@ def random_shape(rng: random.Random) -> Shape:
         prefix_cache=rng.random() < 0.75,
         depth=rng.choice([0, 1, 1]),
         retract_every=rng.choice([0, 0, 0, 1, 7]),
+        share_from=rng.choice([0, 1, 3]),
     )
     context = rng.choice([24, 48, pages * page, 2 * pages * page])
     return Shape(config, pages, max(context, 6), rng.choice([1, 3, 8]))

@@ -25,7 +25,8 @@ class Backend(Protocol):
     ) -> Tensor:
         """softmax(q k^T / sqrt(D)) v over the keys of each token's sequence up to itself.
 
-        q [T, H, D] -> [T, H, D]. window: keys seen, the token's own included; 0: all.
+        q [T, H, D] -> [T, H, D]. window: keys seen, the token's own included; 0: all. What decode
+        rows share (batch.shared) is read once by layers without a window.
         """
 
     def graph_inputs(self, rows: int) -> RowTables:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from appliance.kernels.paged_attention import (
     Workspace,
 )
 from appliance.runtime.model.attention.backend import PREFILL_ROWS, Int32s, RowTables
-from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
+from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales, Shared
 
 
 class PagedBackend:
@@ -42,6 +41,7 @@ class PagedBackend:
         self._page_size = shape.page_size
         self._prefill_tokens = 0
         self._decode_rows = 0
+        self._shared: Shared | None = None
         self._padded_rows = 0
         self._padded_tokens = 0
         self._indptr = torch.zeros(rows + 1, dtype=torch.int32, device=device)
@@ -66,21 +66,40 @@ class PagedBackend:
         self._decode_rows = len(ends) - n
         if n:
             queries = np.concatenate(([0], np.cumsum(batch.lengths[:n]))).astype(np.int32)
-            indptr, indices = self._page_lists(batch, slice(0, n), pages[:n])
+            indptr, indices = self._page_lists(batch, batch.slots[:n], pages[:n])
             for part in self._parts.values():
                 part.plan_prefill(queries, indptr, last[:n], indices)
-        if self._decode_rows:
-            indptr, indices = self._page_lists(batch, slice(n, None), pages[n:])
-            for part in self._parts.values():
-                part.plan_decode(indptr, last[n:], indices)
+        self._shared = batch.shared
+        if self._decode_rows and (batch.shared is None or any(self._parts)):
+            indptr, indices = self._page_lists(batch, batch.slots[n:], pages[n:])
+            for window, part in self._parts.items():
+                if window or batch.shared is None:
+                    part.plan_decode(indptr, last[n:], indices)
+        if batch.shared is not None and 0 in self._parts:
+            self._plan_shared(batch, batch.shared, pages[n:], last[n:])
+
+    def _plan_shared(self, batch: Batch, shared: Shared, pages: Int32s, last_len: Int32s) -> None:
+        """pages, last_len: of each decode row, what it shares included."""
+        n = batch.prefill_rows
+        heads = np.concatenate(([0], np.cumsum(shared.rows)))[:-1]
+        groups = torch.from_numpy(heads + n).to(self._device, non_blocking=True)
+        common_indptr, common = self._page_lists(batch, batch.slots[groups], shared.pages)
+        firsts = np.zeros(len(pages), dtype=np.int32)
+        firsts[: int(shared.rows.sum())] = np.repeat(shared.pages, shared.rows)
+        own_indptr, own = self._page_lists(batch, batch.slots[n:], pages - firsts, firsts)
+        queries = np.concatenate(([0], np.cumsum(shared.rows))).astype(np.int32)
+        self._parts[0].plan_shared(queries, common_indptr, common, own_indptr, last_len, own)
 
     def _page_lists(
-        self, batch: Batch, rows: slice, pages: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.int32], Tensor]:
+        self, batch: Batch, slots: Tensor, pages: Int32s, firsts: Int32s | None = None
+    ) -> tuple[Int32s, Tensor]:
         indptr = np.concatenate(([0], np.cumsum(pages))).astype(np.int32)
         indices = torch.empty(int(indptr[-1]), dtype=torch.int32, device=self._device)
         on_device = torch.from_numpy(indptr).to(self._device, non_blocking=True)
-        self._ops.flatten_pages(batch.page_table, batch.slots[rows], on_device, indices)
+        skip = None
+        if firsts is not None:
+            skip = torch.from_numpy(firsts).to(self._device, non_blocking=True)
+        self._ops.flatten_pages(batch.page_table, slots, on_device, indices, skip)
         return indptr, indices
 
     def run(
@@ -99,7 +118,10 @@ class PagedBackend:
         if n:
             part.run_prefill(q_THD[:n], layer, out[:n])
         if self._decode_rows:
-            part.run_decode(q_THD[n:], layer, out[n:])
+            if self._shared is not None and not window:
+                part.run_shared(q_THD[n:], int(self._shared.rows.sum()), layer, out[n:])
+            else:
+                part.run_decode(q_THD[n:], layer, out[n:])
         return out
 
     def graph_inputs(self, rows: int) -> RowTables:

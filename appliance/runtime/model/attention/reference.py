@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from appliance.runtime.model.attention.backend import Int32s, RowTables
+from appliance.runtime.model.attention.cascade import CascadePlan
 from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
 
@@ -56,6 +57,7 @@ class ReferenceBackend:
         self._device = device
         self._prefills: list[_Prefill] = []
         self._decode: _Decode | None = None
+        self._cascade: CascadePlan | None = None
         self._prefill_tokens = 0
 
     def plan(self, batch: Batch) -> None:
@@ -85,6 +87,7 @@ class ReferenceBackend:
             at += length
         self._prefill_tokens = at
         self._decode = None
+        self._cascade = CascadePlan(batch, self._device) if batch.shared is not None else None
         if len(ends) > batch.prefill_rows:
             lengths = ends[batch.prefill_rows :]
             longest = int(lengths.max())
@@ -106,7 +109,10 @@ class ReferenceBackend:
         parts = [self._run_prefill(q_THD, p, keys, values, window) for p in self._prefills]
         if self._decode is not None:
             q = q_THD[self._prefill_tokens :]
-            parts.append(self._run_decode(q, self._decode, keys, values, window))
+            if self._cascade is not None and not window:
+                parts.append(self._cascade.run(q, keys.take, values.take))
+            else:
+                parts.append(self._run_decode(q, self._decode, keys, values, window))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _run_prefill(

@@ -129,6 +129,7 @@ def run_engine(
         pid=os.getpid(),
     )
     shelf = Shelf(spec.vocab, lambda: _words(Path(config.model.path)))
+    shelf.warm()
     scheduler = Scheduler(
         config.schedule,
         built.pages,

@@ -46,13 +46,14 @@ class _Reply(Struct, array_like=True):
 
 
 class Box:
-    """Blocking, for one thread. It is started by the first grammar, and again after a kill."""
+    """Blocking, for one thread. It is started when first needed, and again after a kill."""
 
     def __init__(
         self, words: Words, vocab: int, limit_s: float = COMPILE_S, memory: int = MEMORY
     ) -> None:
         self._begin = _Begin(words.tokens, vocab, limit_s, memory)
         self._child: subprocess.Popen[bytes] | None = None
+        self._ended = False
 
     def compile(self, grammar: Grammar) -> Compiled:
         """Refused when the grammar is wrong or takes too much; EngineError without a box."""
@@ -73,6 +74,13 @@ class Box:
             raise Refused(reply.error, reply.code)
         return reply.made
 
+    def end(self) -> None:
+        """For good, and from any thread: whoever waits for the child learns that it is gone."""
+        self._ended = True
+        child = self._child
+        if child is not None:
+            child.kill()
+
     def close(self) -> None:
         child, self._child = self._child, None
         if child is not None:
@@ -89,6 +97,8 @@ class Box:
         if self._child is not None and self._child.poll() is None:
             return self._child
         self.close()
+        if self._ended:
+            raise EngineError("the process that compiles grammars has been ended.")
         self._child = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
@@ -96,6 +106,8 @@ class Box:
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
             bufsize=0,
         )
+        if self._ended:
+            self._child.kill()
         ready = None
         if _write(self._child, msgspec.msgpack.encode(self._begin)):
             ready = _read(self._child, START_S)

@@ -1,6 +1,6 @@
 """Grammar -> Compiled (in the box) -> Matcher (in the engine). The only door to the libraries.
 
-xgrammar loads torch, so both libraries are imported when the first grammar comes.
+xgrammar loads torch, so both libraries are imported when they are first needed.
 """
 
 from __future__ import annotations

@@ -28,6 +28,15 @@ from appliance.runtime.schedule.grammar.jump import Jump
 from appliance.runtime.schedule.grammar.matcher import Constraint
 from appliance.runtime.wire.request import Grammar
 
+WARM_AFTER_S = 1.0
+"""Seconds without a grammar before the libraries are loaded for the first: what else an engine
+does when it has just begun comes first."""
+_WARM = (
+    Grammar("json_object"),
+    Grammar("json_schema", '{"type": "string", "maxLength": 2}'),
+)
+"""One for each library."""
+
 CAPACITY = 256 << 20
 """Bytes of compiled grammars kept."""
 
@@ -79,7 +88,9 @@ class Shelf:
         self._orders: OrderedDict[Grammar, Order] = OrderedDict()
         self._asked: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._box: Box | None = None
         self._tools: tuple[Libraries, Box, Jump] | None = None
+        self._closing = False
 
     def ask(self, grammar: Grammar) -> Order:
         """At once; the order is done when its thread has come to it."""
@@ -100,18 +111,23 @@ class Shelf:
             )
             return order
         self._asked.put(order)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="grammar", daemon=True)
-            self._thread.start()
+        self._begin(None)
         return order
+
+    def warm(self, after_s: float = WARM_AFTER_S) -> None:
+        """Loads in the thread what the first grammar would wait for, unless one comes before."""
+        self._begin(after_s)
 
     def close(self) -> None:
         """Ends the thread and its box. Orders not yet made stay so."""
+        self._closing = True
+        if self._box is not None:
+            self._box.end()
         if self._thread is not None:
             self._asked.put(None)
             self._thread.join(timeout=5)
-        if self._tools is not None:
-            self._tools[1].close()
+        if self._box is not None:
+            self._box.close()
 
     def _make_room(self) -> None:
         held = sum(o.bytes for o in self._orders.values())
@@ -121,9 +137,23 @@ class Shelf:
             if self._orders[key].done:
                 held -= self._orders.pop(key).bytes
 
-    def _run(self) -> None:
+    def _begin(self, warm_after_s: float | None) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, args=(warm_after_s,), name="grammar", daemon=True
+            )
+            self._thread.start()
+
+    def _run(self, warm_after_s: float | None) -> None:
+        wait_s = warm_after_s
         while True:
-            order = self._asked.get()
+            try:
+                order = self._asked.get(timeout=wait_s)
+            except queue.Empty:
+                self._warm()
+                continue
+            finally:
+                wait_s = None
             if order is None:
                 return
             try:
@@ -136,7 +166,18 @@ class Shelf:
                 log.exception("a grammar of kind %s", order.grammar.kind)
                 order.refuse(Refused("the grammar could not be compiled."))
 
+    def _warm(self) -> None:
+        """What fails here fails again, and is told, when a grammar is asked for."""
+        try:
+            for grammar in _WARM:
+                self._make(Order(grammar))
+        except Exception as e:
+            if not self._closing:
+                log.info("grammars could not be prepared for: %s", e)
+
     def _make(self, order: Order) -> None:
+        if self._closing:
+            raise Refused("the engine is shutting down.", "grammar_unsupported")
         libraries, box, jump = self._loaded()
         compiled: Compiled = box.compile(order.grammar)
         order.made(libraries.open(compiled), jump, 2 * len(compiled.form) + 4096)
@@ -144,6 +185,8 @@ class Shelf:
     def _loaded(self) -> tuple[Libraries, Box, Jump]:
         if self._tools is None:
             words = self._words()
-            box = self._make_box(words, self._vocab)
+            box = self._box = self._make_box(words, self._vocab)
+            if self._closing:
+                box.end()
             self._tools = Libraries(words, self._vocab), box, Jump(words)
         return self._tools

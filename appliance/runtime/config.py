@@ -97,10 +97,10 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     conservativeness: Annotated[float, Meta(ge=0.0, le=10.0)] = 1.0
     """Scales the share of max_tokens reserved for running requests at admission."""
     prefix_cache: bool = True
+    """Pages of prompts that have been computed are kept for those that begin alike."""
     share_from: NotNegative = 0
     """Pages a decode step must save by reading those that rows share once, before it does so; a
     page's bytes are the tokens of a page times those of a token. 0: never."""
-    """Pages of prompts that have been computed are kept for those that begin alike."""
     depth: Annotated[int, Meta(ge=0, le=1)] = 1
     """Flights kept in the air beside the one being settled: 0 plain, 1 overlapped."""
     jump_forward: bool = True

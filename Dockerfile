@@ -1,6 +1,7 @@
 # An appliance for a machine with NVIDIA GPUs:
 #   docker build -t appliance .
-#   docker run --gpus all --stop-timeout 45 -p 127.0.0.1:8000:8000 -v appliance:/home/appliance/.cache appliance up --no-auth MODEL
+#   docker run -d --init --gpus all --shm-size 8g --stop-timeout 45 -p 127.0.0.1:8000:8000 \
+#     -v appliance:/home/appliance/.cache appliance up --no-auth MODEL
 # The volume keeps models and compiled kernels. Port 8000 is published to this machine only, so no key is asked for;
 # to serve others, mount a file made by `appliance key add NAME --file keys.json` and set APPLIANCE_SERVE_KEYS_FILE.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
@@ -8,6 +9,8 @@ FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # FlashInfer and Triton compile the kernels of a shape when it is first served: nvcc and a C++ compiler.
+# The CUDA packages carry their version in their names; the others are the distribution's for this tag.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
         cuda-cudart-dev-13-0 \
@@ -33,7 +36,7 @@ ENV PATH=/usr/local/lib/appliance/bin:$PATH \
     TRITON_CACHE_DIR=/home/appliance/.cache/triton \
     APPLIANCE_HOST=0.0.0.0
 
-USER appliance
+USER 10001:10001
 WORKDIR /home/appliance
 VOLUME ["/home/appliance/.cache"]
 EXPOSE 8000

@@ -136,9 +136,11 @@ def add_key(
 
 def read_plain_keys(path: Path) -> tuple[str, ...]:
     """The keys of a file that holds them as they are, one a line: a secret that systemd or a
-    container hands over. UsageError when it cannot be read, or others can."""
+    container hands over. UsageError when it cannot be read, or others can: not counted is the
+    group of a file that is not this user's, for by that the container reads what was handed to it.
+    """
     try:
-        mode, text = path.stat().st_mode, path.read_text()
+        st, text = path.stat(), path.read_text()
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else "it is no text"
         raise UsageError(
@@ -146,9 +148,10 @@ def read_plain_keys(path: Path) -> tuple[str, ...]:
             "Name a file that holds one key a line.",
             code="APL-USE-034",
         ) from e
-    if mode & 0o077:
+    mode = st.st_mode & 0o777
+    if mode & (0o077 if st.st_uid == os.getuid() else 0o037):
         raise UsageError(
-            f"others may read the file of API keys {path} (mode {mode & 0o777:03o}).",
+            f"others may read the file of API keys {path} (mode {mode:03o}).",
             f"chmod 600 {path}",
             code="APL-USE-034",
         )

@@ -123,3 +123,11 @@ def test_every_alert_is_about_what_is_exported(rule: dict[str, Any], live: Asked
 def names_of(query: str) -> Asked:
     """With Grafana's own word for a time made one."""
     return asked_of(query.replace("$__rate_interval", "5m"))
+
+
+def test_probes_and_scrapes_of_the_examples_are_answered(served: Stand) -> None:
+    text = "".join(path.read_text() for path in (DEPLOY / "kubernetes").glob("*.yaml"))
+    asked = set(re.findall(r"path: (/\w+)", text))
+    assert asked == {"/startupz", "/livez", "/readyz", "/metrics"}
+    for path in asked:
+        assert httpx.get(served.url + path).status_code == 200, path

@@ -121,7 +121,9 @@ class Admin:
     async def startup(self, request: Request) -> Response:
         state = self._frontend.state.read()
         started = state.reached_ready
-        body = {"started": started, "phase": state.phase, "progress": state.progress}
+        body: dict[str, Any] = {"started": started}
+        if request.scope["state"]["caller"].known:
+            body |= {"phase": state.phase, "progress": state.progress}
         return Response(encode(body), 200 if started else 503, None, JSON)
 
     def _word(self) -> str:

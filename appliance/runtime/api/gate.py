@@ -16,8 +16,8 @@ from appliance.runtime.api.errors import error_body, error_headers
 from appliance.runtime.api.request_log import note_error
 from appliance.runtime.config import is_loopback
 
-OPEN = frozenset({"/livez", "/readyz", "/health"})
-"""Answer without a key; /health and /readyz say one word then."""
+OPEN = frozenset({"/livez", "/readyz", "/startupz", "/health"})
+"""What probes ask; answers without a key, in one word then."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 UNREAD_BODY = 64 << 10
 """Bytes of a body that are read on after a refusal; with more the connection is closed."""

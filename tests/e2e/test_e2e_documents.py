@@ -74,12 +74,17 @@ def test_programs_run(program: Block, at_home: Stand, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.strip()
 
 
-def test_the_first_request_is_answered(served: Stand) -> None:
-    (request,) = [b for b in blocks(pages()[0].parent / "index.md") if b.text.startswith("curl")]
-    words = shlex.split(request.text.replace("\\\n", " ").replace(SHOWN_URL, served.url))
-    done = subprocess.run([words[0], "-sS", *words[1:]], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["choices"][0]["message"]["content"]
+@pytest.mark.parametrize(
+    "request_", [b for p in pages() for b in blocks(p) if b.text.startswith("curl ")],
+    ids=lambda b: f"{b.place}:{b.line}",
+)  # fmt: skip
+def test_requests_are_answered(request_: Block, served: Stand) -> None:
+    words = shlex.split(request_.text.replace("\\\n", " ").replace(SHOWN_URL, served.url))
+    done = subprocess.run(
+        [words[0], "-sS", "--fail-with-body", *words[1:]], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("command", _harmless(), ids=lambda c: " ".join(c.words))

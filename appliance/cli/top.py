@@ -127,8 +127,8 @@ def _source(
 
 def _print(out: Output, source: Source, ascii: bool) -> bool:
     """Whether the run is ready."""
-    from appliance.tui.figures import ASCII, UNICODE
     from appliance.tui.once import render
+    from appliance.tui.text import ASCII, UNICODE
 
     snapshot = source.top()
     width = shutil.get_terminal_size((100, 24)).columns

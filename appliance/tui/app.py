@@ -18,7 +18,6 @@ from textual.message import Message
 from textual.screen import Screen
 
 from appliance.errors import ApplianceError
-from appliance.tui.figures import ASCII, UNICODE
 from appliance.tui.messages import Away, Planned, Polled
 from appliance.tui.poller import FEW_LINES, MANY_LINES, Poller
 from appliance.tui.screens.dashboard import Dashboard
@@ -27,7 +26,9 @@ from appliance.tui.screens.page import NAMES, Asked, Page, TablePage
 from appliance.tui.screens.pages import LogsPage, make_pages
 from appliance.tui.source import Source
 from appliance.tui.terminal import end_with_terminal
+from appliance.tui.text import ASCII, UNICODE
 from appliance.tui.told import Told
+from appliance.tui.widgets.requests import Requests
 
 _DRAIN_S = 30.0
 _LOGS = NAMES.index("logs")
@@ -138,7 +139,8 @@ class TopApp(App[None]):
 
     def action_light(self) -> None:
         self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
-        self.page.refresh(recompose=False)
+        for table in self.page.query(Requests):
+            table.restyle()
         for widget in self.page.query("*"):
             widget.refresh()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.status import RequestRow, TopSnapshot
-from appliance.tui.figures import Glyphs
+from appliance.tui.text import Glyphs
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.status import RequestRow, TopSnapshot
+from appliance.status import ClientRow, PrefixRow, RequestRow, TopSnapshot
 from appliance.tui.source import DEMO, HISTORY_S, recording_head
 
 SEED = 20261120
@@ -28,6 +28,8 @@ TICK_S = 0.1
 MAX_RUNNING = 36
 TOKENS = 1_030_000
 CLIENTS = ("open-webui", "key:team-a", "key:team-b", "OpenAI/Python", "litellm", "curl/8.5")
+BEGINNINGS = (608, 2176, 1184, 352, 896, 64)
+"""Tokens that the requests of each client begin with."""
 START = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 TIMES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0)
 SHORT_TIMES = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
@@ -72,6 +74,7 @@ class Request:
         if self.first is not None and end > self.first and made > 1:
             speed = round((made - 1) / (end - self.first), 1)
         phase = "queued" if self.admitted is None else "prefill" if self.first is None else "decode"
+        in_parts = phase == "prefill" and self.prompt > 4096
         return RequestRow(
             id=self.id,
             phase="done" if self.ended is not None else phase,  # type: ignore[arg-type]
@@ -85,6 +88,7 @@ class Request:
             tok_s=speed,
             client=self.client,
             finish="" if self.ended is None else "length" if self.wanted >= 1024 else "stop",
+            prefilled_tokens=self.prompt // 2 if in_parts else None,
         )
 
 
@@ -105,6 +109,7 @@ class World:
         self.heat = 61.0
         self.history: dict[str, list[float]] = {}
         self.log: deque[str] = deque(maxlen=40)
+        self.hits = dict.fromkeys(CLIENTS, 0)
 
     def tick(self) -> None:
         self.now += TICK_S
@@ -132,6 +137,7 @@ class World:
         self.running = [r for r in self.running if r.ended is None]
         while self.waiting and len(self.running) < MAX_RUNNING:
             self.waiting[0].admitted = self.now
+            self.hits[self.waiting[0].client] += self.waiting[0].cached > 0
             self.running.append(self.waiting.popleft())
         for kept in (self.generated, self.prefilled):
             while kept and kept[0][0] < self.now - 60:
@@ -261,6 +267,40 @@ def gpus(world: World) -> list[dict[str, Any]]:
     ]
 
 
+def prefixes(world: World) -> list[PrefixRow]:
+    """What each client's requests begin with, as if the cache had kept it from the start."""
+    rows = [
+        PrefixRow(
+            number=7 + 11 * at,
+            tokens=BEGINNINGS[at],
+            own=BEGINNINGS[at],
+            hits=world.hits[client],
+            rows=sum(r.client == client and r.cached > 0 for r in world.running),
+        )
+        for at, client in enumerate(CLIENTS)
+    ]
+    return sorted(rows, key=lambda row: row.saved, reverse=True)
+
+
+def clients(world: World) -> list[ClientRow]:
+    rows = []
+    for client in CLIENTS:
+        theirs = [r for r in (*world.running, *world.waiting) if r.client == client]
+        if theirs:
+            rows.append(
+                ClientRow(
+                    client=client,
+                    live=len(theirs),
+                    queued=sum(r.admitted is None for r in theirs),
+                    prompt_tokens=sum(r.prompt for r in theirs),
+                    output_tokens=sum(int(r.made) for r in theirs),
+                    tok_s=round(sum(r.row(world.now).tok_s or 0.0 for r in theirs), 1),
+                    oldest_s=round(max(world.now - r.arrived for r in theirs), 1),
+                )
+            )
+    return sorted(rows, key=lambda row: (-row.live, row.client))
+
+
 def alerts(world: World) -> list[dict[str, Any]]:
     found = []
     wait = world.spread("queue")["p99"]
@@ -301,7 +341,9 @@ def snapshot(world: World, new_seconds: int) -> TopSnapshot:
                  "overrides": {"schedule.max_running": MAX_RUNNING}},
         throughput=speeds,
         queue={"running": len(world.running), "waiting": len(world.waiting),
-               "max_running": MAX_RUNNING},
+               "max_running": MAX_RUNNING,
+               "oldest_wait_s": round(max((world.now - r.arrived for r in world.waiting),
+                                          default=0.0), 2)},
         kv=kv,
         prefix_cache={"hit_ratio_60s": round(hit / asked, 3), "hit_ratio_total": 0.61},
         latency_60s={f"{what}_s": world.spread(what) for what in ("ttft", "itl", "e2e", "queue")},
@@ -334,6 +376,8 @@ def snapshot(world: World, new_seconds: int) -> TopSnapshot:
         finished_60s={"stop": float(sum(r.wanted < 1024 for r in ended)),
                       "length": float(sum(r.wanted >= 1024 for r in ended)),
                       "abort": 1.0, "error": 0.0},
+        prefixes=prefixes(world),
+        clients=clients(world),
     )  # fmt: skip
 
 

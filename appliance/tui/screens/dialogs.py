@@ -8,11 +8,14 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.containers import VerticalScroll
 from textual.events import Key
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from appliance.tui import figures, panels
+from appliance.tui.panels.run import request_detail
+from appliance.tui.styles import STYLES
+from appliance.tui.text import ask_by_curl, fit_line, said
 from appliance.tui.told import Told
 
 HELP = """\
@@ -23,31 +26,36 @@ p, Space    pause the view, and go on
 /           filter; !word leaves out; Esc clears
 s , .  r    sort by another column; reverse
 Enter       all that is known of a request
-y           copy a request's id
+y  Y        copy a request's id; a curl command
 l  g  t     log, GPUs, the graph's figure
 w           logs: warnings and errors only
 +  -        ask more often, less often
 S  D        save a snapshot; light or dark
 Ctrl-P      every command by name
-? h F1      this help; any key closes it"""
+? h F1      this help; arrows scroll it, any
+            other key closes it"""
 
 CHANGES_HELP = """\
 k           cancel a request (asks first)
 d           drain and stop the run (asks first)"""
 
 
+_SCROLLS = frozenset({"up", "down", "pageup", "pagedown", "home", "end"})
+
+
 class Help(ModalScreen[None]):
-    """Any key closes it."""
+    """Arrows scroll it where it is higher than the terminal; any other key closes it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self._text = text
 
     def compose(self) -> ComposeResult:
-        yield Static(Text(self._text), id="help")
+        yield VerticalScroll(Static(Text(self._text)), id="help")
 
-    def on_key(self) -> None:
-        self.dismiss()
+    def on_key(self, event: Key) -> None:
+        if event.key not in _SCROLLS:
+            self.dismiss()
 
 
 class Question(ModalScreen[bool]):
@@ -78,6 +86,7 @@ class Detail(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         ("escape,enter,q", "close", "back"),
         ("y", "copy", "copy the id"),
+        ("Y", "copy_curl", "copy a curl command"),
         ("l", "logs", "its log lines"),
     ]
 
@@ -108,11 +117,15 @@ class Detail(ModalScreen[None]):
             return Text("this request has gone")
         glyphs, top = self.told.glyphs, self.told.newest
         width = max(20, min(100, self.app.size.width - 6))
-        lines = panels.request_detail(self._row, top.log_tail if top else (), glyphs)
-        keys = "Esc back   y copy id   l log" + ("   k cancel" if self._cancel else "")
+        lines = request_detail(self._row, top.log_tail if top else (), glyphs)
+        keys = "Esc back   y copy id   Y curl   l log" + ("   k cancel" if self._cancel else "")
+        styles = STYLES[self.app.current_theme.dark]
         text = Text(no_wrap=True)
-        for style, line in [*lines, ("", ""), ("dim", keys)]:
-            text.append(figures.fit(line, width, glyphs).rstrip() + "\n", style or None)
+        for line in [*lines, said(""), said(keys, "dim")]:
+            for style, part in fit_line(line, width, glyphs):
+                text.append(part, styles[style] or None)
+            text.rstrip()
+            text.append("\n")
         text.rstrip()
         return text
 
@@ -126,6 +139,11 @@ class Detail(ModalScreen[None]):
     def action_copy(self) -> None:
         self.app.copy_to_clipboard(self.request_id)
         self.notify("copied", timeout=2)
+
+    def action_copy_curl(self) -> None:
+        if self.told.newest is not None:
+            self.app.copy_to_clipboard(ask_by_curl(self.told.newest))
+            self.notify("copied a curl command that asks this server", timeout=2)
 
     def action_logs(self) -> None:
         self.dismiss()

@@ -13,6 +13,8 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import DataTable, Input, Static
 
+from appliance.tui.tables import no_requests
+from appliance.tui.text import ask_by_curl
 from appliance.tui.told import Told
 from appliance.tui.widgets.lines import Alerts, Keys, Lines, Tabs, Title
 from appliance.tui.widgets.requests import Requests
@@ -21,7 +23,9 @@ NAMES = ("overview", "requests", "GPUs", "latency", "cache", "logs", "config")
 SMALLEST = (40, 10)
 INLINE_HEIGHT = 12
 WIDE, TALL = 100, 28
-_TABS_FROM = 20
+TABS_FROM = 20
+_WRAPS_FROM = 20
+"""Height from which an alert that is too long for a line has two."""
 _AWAY_TICK_S = 1.0
 
 
@@ -112,14 +116,21 @@ class Page(Screen[None]):
     def alerts_shown(self) -> int:
         return 1
 
+    def alert_lines(self) -> int:
+        """How many lines the alerts take."""
+        width, height = self.room
+        alerts = self.query_one("#alerts", Alerts)
+        tall = height >= _WRAPS_FROM
+        return len(alerts.wanted(width - 2, self.alerts_shown(), tall))
+
     def _fold(self) -> None:
         if not self.is_mounted:
             return
         width, height = self.room
         small = self.small
-        shown = {"title": True, "keys": True, "tabs": height >= _TABS_FROM, **self.panels_shown()}
+        shown = {"title": True, "keys": True, "tabs": height >= TABS_FROM, **self.panels_shown()}
         for alerts in self.query(Alerts):
-            count = min(len(alerts.found()), self.alerts_shown())
+            count = self.alert_lines()
             shown["alerts"] = count > 0
             alerts.styles.height = max(1, count)
         for name, visible in shown.items():
@@ -192,6 +203,7 @@ class TablePage(FilterPage):
         ("comma", "sort(-1)", "sort backwards"),
         ("r", "reverse", "reverse"),
         ("y", "copy", "copy the id"),
+        ("Y", "copy_curl", "copy a curl command"),
     ]
 
     @property
@@ -205,6 +217,15 @@ class TablePage(FilterPage):
 
     def filtered(self, words: str) -> None:
         self.table.filter(words)
+        self.tell_empty()
+
+    def tell_empty(self) -> None:
+        self.table.tell(no_requests(self.told.shown, self.table.words, self.told.glyphs))
+
+    def draw(self) -> None:
+        super().draw()
+        if self.is_mounted:
+            self.tell_empty()
 
     def action_sort(self, step: int) -> None:
         self.table.sort_by_next(step)
@@ -216,6 +237,11 @@ class TablePage(FilterPage):
         if self.chosen:
             self.app.copy_to_clipboard(self.chosen)
             self.notify(f"copied {self.chosen}", timeout=2, markup=False)
+
+    def action_copy_curl(self) -> None:
+        if self.told.shown is not None:
+            self.app.copy_to_clipboard(ask_by_curl(self.told.shown))
+            self.notify("copied a curl command that asks this server", timeout=2)
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if self.chosen:

@@ -10,17 +10,25 @@ from textual.containers import VerticalScroll
 from textual.widget import Widget
 
 from appliance.status import TopSnapshot
-from appliance.tui import figures, panels
+from appliance.tui import tables
+from appliance.tui.panels.cache import cache_panel
+from appliance.tui.panels.gpus import gpu_panel
+from appliance.tui.panels.latency import latency_panel
+from appliance.tui.panels.run import client_panel, config_panel
 from appliance.tui.screens.dashboard import Dashboard
 from appliance.tui.screens.page import FilterPage, Page, TablePage
+from appliance.tui.text import Line, said
 from appliance.tui.told import Told
-from appliance.tui.widgets.lines import LEVEL_STYLES, Alerts, Lines
+from appliance.tui.widgets.lines import Alerts, Lines
 from appliance.tui.widgets.panel import Drawing, Panel
 from appliance.tui.widgets.requests import Requests
 
+_CLIENTS_MOST, _CLIENTS_FROM, _CLIENTS_WIDE = 6, 20, 70
+"""Clients shown; above which height, and from which width."""
+
 
 class RequestsPage(TablePage):
-    """Every request that lives, then those that have ended lately."""
+    """Who asks, every request that lives, then those that have ended lately."""
 
     HINTS = (
         ("q", "quit"), ("?", "help"), ("/", "filter"), ("s", "sort"), ("r", "reverse"),
@@ -28,13 +36,25 @@ class RequestsPage(TablePage):
     )  # fmt: skip
 
     def body(self) -> Iterable[Widget]:
+        def clients(_: Told, top: TopSnapshot, width: int, height: int) -> list[Line]:
+            return client_panel(top, width, height, self.told.glyphs)
+
         yield Alerts(self.told, id="alerts")
+        yield Panel(self.told, clients, id="clients")
         yield Requests(self.told.glyphs, id="requests")
 
     def draw(self) -> None:
-        super().draw()
         if self.is_mounted and self.told.shown is not None:
             self.table.show(self.told.shown.requests, self.told.shown.finished)
+        super().draw()
+
+    def panels_shown(self) -> dict[str, bool]:
+        width, height = self.room
+        clients = self.told.shown.clients if self.told.shown else []
+        lines = min(len(clients), _CLIENTS_MOST, height - _CLIENTS_FROM) + 2
+        self.query_one("#clients").styles.height = max(1, lines)
+        roomy = height > _CLIENTS_FROM and width >= _CLIENTS_WIDE
+        return {"clients": roomy and bool(clients), "requests": True}
 
 
 class PanelPage(Page):
@@ -49,6 +69,9 @@ class PanelPage(Page):
         yield Alerts(self.told, id="alerts")
         panel = Panel(self.told, self._drawing, scrolls=self._scrolls)
         yield VerticalScroll(panel, id="body")
+
+
+_WHOLE_TIME_FROM = 100
 
 
 class LogLines(Lines):
@@ -69,7 +92,7 @@ class LogLines(Lines):
             unwanted = self.words.startswith("!")
             lines = [line for line in lines if (wanted in line.lower()) != unwanted]
         if self.level:
-            lines = [line for line in lines if figures.log_level(line)]
+            lines = [line for line in lines if tables.log_level(line)]
         return lines
 
     def scroll_back(self, lines: int) -> None:
@@ -78,16 +101,24 @@ class LogLines(Lines):
         self.back = max(0, min(most, self.back + lines))
         self.refresh()
 
-    def lines(self, width: int, height: int) -> list[tuple[str, str]]:
+    def lines(self, width: int, height: int) -> list[Line]:
         found = self.found()
         end = max(0, len(found) - self.back)
         shown = found[max(0, end - height) : end]
         if not shown:
-            return [("dim", "no line")]
+            return [said(self._why_empty(), "dim")]
         return [
-            (LEVEL_STYLES[figures.log_level(line)], figures.inert(line, self.glyphs))
-            for line in shown
+            tables.log_line(line, self.glyphs, short=width < _WHOLE_TIME_FROM) for line in shown
         ]
+
+    def _why_empty(self) -> str:
+        if self.top is None:
+            return "waiting for the server's first answer"
+        if self.words:
+            return "no line is left by the filter; Esc clears it"
+        if self.level:
+            return "no warnings, no errors; w shows every line"
+        return "nothing has been logged yet"
 
 
 class LogsPage(FilterPage):
@@ -131,17 +162,17 @@ def make_pages(told: Told) -> tuple[Page, ...]:
     """In the order of their numbers."""
     g = told.glyphs
 
-    def gpus(_: Told, top: TopSnapshot, width: int, height: int) -> list[panels.Line]:
-        return panels.gpu_panel(top, width, height, g)
+    def gpus(_: Told, top: TopSnapshot, width: int, height: int) -> list[Line]:
+        return gpu_panel(top, width, height, g)
 
-    def latency(_: Told, top: TopSnapshot, width: int, height: int) -> list[panels.Line]:
-        return panels.latency_panel(top, width, height, g)
+    def latency(_: Told, top: TopSnapshot, width: int, height: int) -> list[Line]:
+        return latency_panel(top, width, height, g)
 
-    def cache(_: Told, top: TopSnapshot, width: int, height: int) -> list[panels.Line]:
-        return panels.cache_panel(top, width, height, g)
+    def cache(_: Told, top: TopSnapshot, width: int, height: int) -> list[Line]:
+        return cache_panel(top, width, height, g)
 
-    def config(told: Told, top: TopSnapshot, width: int, height: int) -> list[panels.Line]:
-        return panels.config_panel(top, told.plan, width, g)
+    def config(told: Told, top: TopSnapshot, width: int, height: int) -> list[Line]:
+        return config_panel(top, told.plan, width, g)
 
     return (
         Dashboard(told, 1),

@@ -8,30 +8,17 @@ from rich.text import Text
 from textual.widget import Widget
 
 from appliance.status import TopSnapshot
-from appliance.tui import figures
+from appliance.tui import figures, tables
+from appliance.tui.graphs import gauge
+from appliance.tui.styles import BADGES, STYLES
+from appliance.tui.text import Line, bare, duration, fit_line, inert, said, wrapped
 from appliance.tui.told import Told
-
-_ALARM = "bold white on dark_red"  # readable too when NO_COLOR leaves only greys
-_STATE_STYLES = {
-    "ready": "bold green",
-    "starting": "bold yellow",
-    "degraded": "bold yellow",
-    "draining": "bold yellow",
-    "failed": _ALARM,
-    "stopped": _ALARM,
-}
-LEVEL_STYLES = {"": "", "info": "cyan", "warn": "yellow", "warning": "yellow", "error": _ALARM}
-_ON_LIGHT = {
-    "green": "dark_green",
-    "bold green": "bold dark_green",
-    "yellow": "dark_orange3",
-    "bold yellow": "bold dark_orange3",
-    "cyan": "blue",
-}
-"""Styles that cannot be read on a light ground, and what stands for them there."""
 
 _LABEL_ROOM = 28
 """Width from which a key figure on one line has its long label."""
+_GAUGE_LEAST = 4
+_ALERT_LINES = 2
+"""Of one alert, where there is room."""
 
 
 class Lines(Widget):
@@ -41,7 +28,7 @@ class Lines(Widget):
         super().__init__(id=id)
         self.told = told
         self.glyphs = told.glyphs
-        self._drawn: list[tuple[str, str]] | None = None
+        self._drawn: list[Line] | None = None
 
     @property
     def top(self) -> TopSnapshot | None:
@@ -53,19 +40,19 @@ class Lines(Widget):
         if self.lines(width, height)[:height] != self._drawn:
             self.refresh(layout=self.styles.auto_dimensions)
 
-    def lines(self, width: int, height: int) -> list[tuple[str, str]]:
-        """(style, text) of each line, height of them at most."""
+    def lines(self, width: int, height: int) -> list[Line]:
+        """Height of them at most."""
         raise NotImplementedError
 
     def render(self) -> Text:
         width, height = self.content_size
         drawn = Text(no_wrap=True, end="")
         self._drawn = self.lines(width, height)[:height]
-        dark = self.app.current_theme.dark
-        for i, (style, text) in enumerate(self._drawn):
+        styles = STYLES[self.app.current_theme.dark]
+        for i, line in enumerate(self._drawn):
             drawn.append("\n" if i else "")
-            shown = style if dark else _ON_LIGHT.get(style, style)
-            drawn.append(figures.fit(text, width, self.glyphs), shown or None)
+            for style, text in fit_line(line, width, self.glyphs):
+                drawn.append(text, styles[style] or None)
         return drawn
 
     @property
@@ -77,69 +64,105 @@ class Lines(Widget):
 class Title(Lines):
     """One line: state, model, profile, time up, URL; or for how long nobody has answered."""
 
-    def lines(self, width: int, height: int) -> list[tuple[str, str]]:
+    def lines(self, width: int, height: int) -> list[Line]:
         told, top = self.told, self.top or TopSnapshot()
-        style = _STATE_STYLES[top.state]
+        badge = BADGES[top.state]
         state = figures.state_words(top, self.glyphs)
         if told.away_since is not None:
-            style = _STATE_STYLES["failed"]
-            away = figures.duration(max(0.0, monotonic() - told.away_since))
+            badge = BADGES["failed"]
+            away = duration(max(0.0, monotonic() - told.away_since))
             state = f"UNREACHABLE {away}"
         elif self.top is None:
-            style, state = "bold", "CONNECTING"
+            badge, state = BADGES["stopped"], "CONNECTING"
         if told.label:
-            state = f"{figures.inert(told.label, self.glyphs)} {state}"
+            state = f"{inert(told.label, self.glyphs)} {state}"
         if told.paused:
             state += " PAUSED"
-        return [(style, figures.title(top, width, state, self.glyphs))]
+        return [figures.title(top, width, state, badge, self.glyphs)]
 
 
 class Figure(Lines):
-    """One key figure: its label above the value where there are two lines, else before it."""
+    """One key figure: in a box with its label on the border, or on one line behind its label."""
 
     def __init__(self, index: int, told: Told) -> None:
         super().__init__(told, id=f"figure-{index}")
         self.index = index
+        found = self._found()
+        self.border_title = found.title or found.label
 
-    def lines(self, width: int, height: int) -> list[tuple[str, str]]:
-        found = figures.key_figures(self.top or TopSnapshot(), self.glyphs)[self.index]
+    def _found(self) -> figures.KeyFigure:
+        return figures.key_figures(self.top or TopSnapshot(), self.glyphs)[self.index]
+
+    def lines(self, width: int, height: int) -> list[Line]:
+        found = self._found()
         if height >= 2:
-            return [("dim", found.label), ("bold", found.value), ("", found.more)]
+            return [self._value(found, width), said(found.more or found.extra, found.more_style)]
         label = found.label if width >= _LABEL_ROOM else found.short
-        return [("", f"{label}  {found.line}")]
+        more = f"  {found.more}" if found.more else ""
+        return [
+            (
+                ("dim", f"{label}  "),
+                (found.style, found.value),
+                (found.more_style, more),
+            )
+        ]
+
+    def _value(self, found: figures.KeyFigure, width: int) -> Line:
+        room = width - len(found.value) - 2
+        if found.ratio is None or room < _GAUGE_LEAST:
+            return said(found.value, found.style)
+        calm = found.style == "value"
+        bar = gauge(found.ratio, room, self.glyphs)
+        return ((found.style, f"{found.value}  "), ("graph" if calm else found.style, bar))
 
 
 class Alerts(Lines):
-    """A line for each alert; none when all is well."""
+    """An alert on a line, or two where there is room; none when all is well."""
 
-    def found(self) -> list[tuple[str, str]]:
+    def found(self) -> list[Line]:
         lines = figures.alert_lines(self.top, self.glyphs) if self.top else []
         if self.told.why_away:
-            lines.insert(0, ("error", figures.inert(self.told.why_away, self.glyphs)))
+            why = inert(self.told.why_away, self.glyphs)
+            lines.insert(0, figures.alert_line("error", why))
         return lines
 
-    def lines(self, width: int, height: int) -> list[tuple[str, str]]:
-        return [(LEVEL_STYLES.get(level, "yellow"), f"! {text}") for level, text in self.found()]
+    def wanted(self, width: int, most: int, tall: bool) -> list[Line]:
+        """The first `most` alerts. tall: one that is too long for its line may have another."""
+        lines: list[Line] = []
+        for alert in self.found()[:most]:
+            lines += wrapped(alert, width)[:_ALERT_LINES] if tall else [alert]
+        return lines
+
+    def lines(self, width: int, height: int) -> list[Line]:
+        wanted = self.wanted(width, height, True)
+        return wanted if len(wanted) <= height else self.wanted(width, height, False)
 
 
 class Gpus(Lines):
     """The GPU table, or the CPU's line where there is none."""
 
-    def lines(self, width: int, height: int) -> list[tuple[str, str]]:
-        head, *rest = figures.gpu_lines(self.top or TopSnapshot(), self.glyphs)
-        return [("dim", head), *(("", line) for line in rest)]
+    def lines(self, width: int, height: int) -> list[Line]:
+        lines = tables.gpu_lines(self.top or TopSnapshot(), width, self.glyphs)
+        if len(lines) > height >= 2:
+            hidden = len(lines) - height + 1
+            return [*lines[: height - 1], said(f"and {hidden} more: 3 shows all", "dim")]
+        return lines
 
 
 class Log(Lines):
     """The end of the log, newest last."""
 
-    def lines(self, width: int, height: int) -> list[tuple[str, str]]:
+    def __init__(self, told: Told, *, id: str) -> None:
+        super().__init__(told, id=id)
+        self.border_title = "log"
+
+    def lines(self, width: int, height: int) -> list[Line]:
         if self.top is None or height < 1:
             return []
-        return [
-            (LEVEL_STYLES[figures.log_level(line)], figures.inert(line, self.glyphs))
-            for line in self.top.log_tail[-height:]
-        ]
+        tail = self.top.log_tail[-height:]
+        if not tail:
+            return [said("nothing has been logged yet", "dim")]
+        return [tables.log_line(line, self.glyphs, short=True) for line in tail]
 
 
 class Keys(Lines):
@@ -149,31 +172,31 @@ class Keys(Lines):
         super().__init__(told, id=id)
         self._hints = hints
 
-    def lines(self, width: int, height: int) -> list[tuple[str, str]]:
-        shown = ""
+    def lines(self, width: int, height: int) -> list[Line]:
+        shown: Line = ()
         for key, does in self._hints:
-            if len(shown) + len(key) + len(does) + 4 > width:
+            if len(bare(shown)) + len(key) + len(does) + 3 > width:
                 break
-            shown += f" {key} {does} "
-        return [("dim", shown)]
+            shown += (("key", f" {key}"), ("dim", f" {does} "))
+        return [shown]
 
 
 class Tabs(Lines):
-    """The pages by number; the one in sight stands in brackets. Names go where there is no room."""
+    """The pages by number; the one in sight stands out. Names go where there is no room."""
 
     def __init__(self, told: Told, names: tuple[str, ...], here: int) -> None:
         super().__init__(told, id="tabs")
         self._names, self._here = names, here
 
-    def lines(self, width: int, height: int) -> list[tuple[str, str]]:
+    def lines(self, width: int, height: int) -> list[Line]:
+        line: Line = ()
         for long in (True, False):
-            words = [
-                f"[{number} {name}]"
+            line = tuple(
+                ("tab", f"[{number} {name}]" if self.glyphs.ascii else f" {number} {name} ")
                 if number == self._here
-                else f" {number}{f' {name}' if long else ''} "
+                else ("dim", f" {number} {name if long else ''}".rstrip() + " ")
                 for number, name in enumerate(self._names, 1)
-            ]
-            line = "".join(words)
-            if len(line) <= width:
+            )
+            if len(bare(line)) <= width:
                 break
-        return [("dim", line)]
+        return [line]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from textual.geometry import Size
 
 from appliance.status import TopSnapshot
-from appliance.tui.panels import Line
+from appliance.tui.text import Line
 from appliance.tui.told import Told
 from appliance.tui.widgets.lines import Lines
 
@@ -16,8 +16,10 @@ Drawing = Callable[[Told, TopSnapshot, int, int], list[Line]]
 
 
 class Panel(Lines):
-    def __init__(self, told: Told, drawing: Drawing, *, scrolls: bool = False) -> None:
-        super().__init__(told, id="panel")
+    def __init__(
+        self, told: Told, drawing: Drawing, *, scrolls: bool = False, id: str = "panel"
+    ) -> None:
+        super().__init__(told, id=id)
         self._drawing = drawing
         self.set_class(scrolls, "-scrolls")
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
+from textual.strip import Strip
 from textual.widgets import DataTable
 
 from appliance.status import RequestRow
-from appliance.tui import figures
-from appliance.tui.figures import Column, Glyphs
+from appliance.tui import tables
+from appliance.tui.styles import STYLES
+from appliance.tui.tables import Column
+from appliance.tui.text import Glyphs, fit
 
 _SCROLLBAR = 2
 
@@ -17,13 +22,14 @@ _SCROLLBAR = 2
 class Requests(DataTable[Text]):
     """Filtered and sorted as asked; the columns are those that fit its width.
 
-    Live requests stand before those that have ended.
+    Live requests stand before those that have ended. notice: stands there while it has no row.
     """
 
     def __init__(self, glyphs: Glyphs, *, id: str | None = None) -> None:
         super().__init__(id=id, cursor_type="row", zebra_stripes=False, cell_padding=1)
         self.glyphs = glyphs
         self.words = ""
+        self.notice = ""
         self.sort_name = "age"
         self.descending = False
         self._shown: tuple[Column, ...] = ()
@@ -36,6 +42,20 @@ class Requests(DataTable[Text]):
             self._newest, self._ended = rows, ended
             self._draw()
 
+    def tell(self, notice: str) -> None:
+        if notice != self.notice:
+            self.notice = notice
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        if self.row_count or y != (2 if self.size.height > 3 else 1):
+            return super().render_line(y)
+        width = self.size.width
+        style = Style.parse(STYLES[self.app.current_theme.dark]["dim"])
+        ground = Style(bgcolor=self.rich_style.bgcolor)
+        text = fit(f" {self.notice}", width, self.glyphs)
+        return Strip([Segment(text, ground + style)], width)
+
     @property
     def chosen(self) -> str:
         """The id under the cursor; empty when there is none."""
@@ -43,6 +63,10 @@ class Requests(DataTable[Text]):
             return ""
         key = self.coordinate_to_cell_key(self.cursor_coordinate).row_key
         return str(key.value or "")
+
+    def restyle(self) -> None:
+        """Its cells anew, for the theme has changed."""
+        self._draw()
 
     def filter(self, words: str) -> None:
         self.words = words
@@ -63,7 +87,7 @@ class Requests(DataTable[Text]):
             self._start_over()
 
     def _fitting(self) -> tuple[Column, ...]:
-        return figures.columns_for(self.size.width - _SCROLLBAR)
+        return tables.columns_for(self.size.width - _SCROLLBAR)
 
     def _start_over(self) -> None:
         """Columns anew: their set or the sort mark has changed."""
@@ -74,7 +98,7 @@ class Requests(DataTable[Text]):
         mark = self.glyphs.falling if self.descending else self.glyphs.rising
         for column in self._shown:
             name = column.name + (mark if column.name == self.sort_name else "")
-            label = figures.fit(name, column.width, self.glyphs, right=column.right)
+            label = fit(name, column.width, self.glyphs, right=column.right)
             self.add_column(Text(label), width=column.width, key=column.name)
         self._draw()
         if self.row_count:
@@ -85,8 +109,8 @@ class Requests(DataTable[Text]):
             return
         unique: dict[str, RequestRow] = {}
         for some in (self._newest, self._ended):
-            column = figures.COLUMNS[self.sort_name]
-            for row in figures.chosen_requests(some, self.words, column, self.descending):
+            column = tables.COLUMNS[self.sort_name]
+            for row in tables.chosen_requests(some, self.words, column, self.descending):
                 unique.setdefault(row.id, row)
         for gone in [key for key in self._order if key not in unique]:
             self.remove_row(gone)
@@ -109,8 +133,11 @@ class Requests(DataTable[Text]):
         self.sort(first, key=lambda cell: place.get(cell.plain, 0))
 
     def _cells(self, row: RequestRow) -> list[Text]:
-        g = self.glyphs
+        g, styles = self.glyphs, STYLES[self.app.current_theme.dark]
         return [
-            Text(figures.fit(c.cell(row, g), c.width, g, right=c.right), no_wrap=True)
+            Text.assemble(
+                (fit(c.cell(row, g), c.width, g, right=c.right), styles[c.style(row)]),
+                no_wrap=True,
+            )
             for c in self._shown
         ]

@@ -118,6 +118,10 @@ def _options(command: click.Command) -> Iterator[str]:
 
 def test_every_option_named_exists() -> None:
     known = {*_options(main.group), "--help", *_OTHERS}
+    for page in pages():
+        for block in blocks(page):  # what is said of another program's option that is shown
+            for run in re.findall(r"docker run(?:[^\n]*\\\n)*[^\n]*", block.text):
+                known |= set(re.findall(r"(?<=\s)--[a-z][\w-]*", run))
     for script in (ROOT / "benchmarks").glob("*.py"):
         known |= set(re.findall(r'"(--[a-z][\w-]*)"', script.read_text()))
     missing = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -82,6 +83,22 @@ def test_a_file_that_others_may_write_is_not_trusted(tmp_path: Path) -> None:
     assert "chmod 600" in refused.value.hint
     with pytest.raises(UsageError):
         keys.read_keys(tmp_path / "none.json")
+
+
+def test_plain_keys_that_others_read_are_refused_but_for_the_group_they_were_handed_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text("k" * 40 + "\n")
+    path.chmod(0o440)
+    with pytest.raises(UsageError, match="others may read"):
+        keys.read_plain_keys(path)
+    monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)  # a secret of the cluster's
+    assert keys.read_plain_keys(path) == ("k" * 40,)
+    for mode in (0o444, 0o460):
+        path.chmod(mode)
+        with pytest.raises(UsageError, match="others may read"):
+            keys.read_plain_keys(path)
 
 
 def test_many_at_once_lose_nothing(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """HTTP processes; 0: one for each 4 cores, at most 8."""
     max_queue: Positive = 4096
     """Live requests one frontend holds before it answers 429."""
+    max_connections_per_address: NotNegative = 1024
+    """Connections that one frontend holds with one address on another machine; with more it
+    answers 429. 0: any number, as behind a proxy on another machine."""
     keep_alive_comment_s: float = 0.0
     """Seconds of silence before an SSE comment is sent on chat streams; 0: never."""
     keys_file: str = ""

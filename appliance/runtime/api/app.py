@@ -255,7 +255,7 @@ class FrontendProcess:
         app = build_app(
             self.frontend, models, admin, self.batches, self._aborts, self._requests, config
         )
-        self.server = HttpServer(app, listener)
+        self.server = HttpServer(app, listener, config.serve.max_connections_per_address)
 
     async def start(self) -> None:
         self.frontend.start()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from appliance.errors import RequestError, UsageError
 from appliance.keys import MAX_KEYS, Key, read_keys
+from appliance.runtime.api.pace import Pace
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +95,9 @@ class Caller:
             )
         self._usage.count(self.key.slot, now)
 
-    def check_tokens(self, prompt_tokens: int, param: str | None = None) -> None:
+    def check_tokens(self, prompt_tokens: int, pace: Pace, param: str | None = None) -> None:
         """RequestError 429 when the key holds too many tokens for `prompt_tokens` more; 400 when
-        they alone are too many."""
+        they alone are too many. pace: at which requests end here."""
         if self.key is None or self._usage is None or not self.key.tokens_in_flight:
             return
         limit, held = self.key.tokens_in_flight, self._usage.tokens(self.key.slot)
@@ -112,7 +113,7 @@ class Caller:
                 f"the key '{self.name}' has {held:,} tokens in flight and may have {limit:,}; this "
                 f"request brings {prompt_tokens:,} more.",
                 "tokens_in_flight",
-                1.0,
+                pace.wait_for_tokens(time.monotonic(), held + max(1, prompt_tokens) - limit),
             )
 
     def hold(self, tokens: int) -> None:

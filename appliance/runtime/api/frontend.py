@@ -21,6 +21,7 @@ from appliance.runtime.api.answer import Answer
 from appliance.runtime.api.callers import ANYBODY, Caller
 from appliance.runtime.api.engines import EnginePeer
 from appliance.runtime.api.live import Live, client_rows, request_row
+from appliance.runtime.api.pace import Pace
 from appliance.runtime.api.router import choose
 from appliance.runtime.api.series import Series
 from appliance.runtime.api.state import RunStateFile, refusal
@@ -56,6 +57,7 @@ class Frontend:
         self._context, self._max_queue = context, max_queue
         self._live: dict[int, Live] = {}
         self._claimed = 0
+        self._pace = Pace()
         self._tasks: list[asyncio.Task[None]] = []
         self._finished: deque[status.RequestRow] = deque(maxlen=FINISHED_SHOWN)
         start = (index + 1) << 52 | (int(time.time() * 10) & 0xFFFFFF) << 28
@@ -116,7 +118,9 @@ class Frontend:
                 status=429,
                 type="rate_limit_error",
                 code="queue_full",
-                retry_after_s=1.0,
+                retry_after_s=self._pace.wait_for_requests(
+                    time.monotonic(), len(self._live) + self._claimed + sequences - self._max_queue
+                ),
             )
 
     def mint(self, n: int) -> tuple[int, ...]:
@@ -137,7 +141,7 @@ class Frontend:
         """
         count = sum(len(a.rids) for a in asked)
         self.check_open(count)
-        caller.check_tokens(0)
+        caller.check_tokens(0, self._pace)
         self._claimed += count
         try:
             made: list[tuple[TextRequest, TokenRequest, str]] = []
@@ -150,7 +154,8 @@ class Frontend:
                 tokens = await self.text.tokenize(request, self.context)
                 self._check_capacity(tokens[0], request.param)
                 made += [(request, t, name) for t in tokens]
-            caller.check_tokens(sum(len(t.prompt) // 4 for _, t, _ in made), asked[0].param)
+            tokens_in_all = sum(len(t.prompt) // 4 for _, t, _ in made)
+            caller.check_tokens(tokens_in_all, self._pace, asked[0].param)
         finally:
             self._claimed -= count
         for choice, (request, tokens_, name) in enumerate(made):
@@ -301,8 +306,10 @@ class Frontend:
         row = msgspec.structs.replace(row, phase="done", finish=finish)
         self._finished.appendleft(row)
         live.answer.ended.append(row)
-        live.engine.live_tokens -= live.prompt_tokens + len(live.output)
-        live.caller.hold(-live.prompt_tokens - len(live.output))
+        tokens = live.prompt_tokens + len(live.output)
+        live.engine.live_tokens -= tokens
+        live.caller.hold(-tokens)
+        self._pace.ended(time.monotonic(), tokens)
 
     def _take_stats(self, engine: EnginePeer, stats: StepStats) -> None:
         old, engine.stats = engine.stats, stats

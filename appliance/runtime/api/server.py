@@ -18,7 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from appliance.errors import RequestError
-from appliance.runtime.api.errors import error_body
+from appliance.runtime.api.addresses import Addresses, counted_as
+from appliance.runtime.api.errors import error_body, error_headers
 from appliance.runtime.api.linger import LingeringTransport
 
 MAX_HEAD_BYTES = 32 << 10
@@ -28,6 +29,8 @@ BODY_PACE_S = 10.0
 MIN_BODY_PACE = 16 << 10
 """Bytes a second that a body must come with, over BODY_PACE_S seconds each."""
 MAX_CONNECTIONS = 4096
+RETRY_S = 1.0
+"""After which one who holds too many connections may try again."""
 WRITE_STALL_S = 30.0
 KEEP_ALIVE_S = 65
 
@@ -48,8 +51,10 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     """Bounds what a connection may send and how long it may take: a head by bytes, fields and
     seconds, a body by its pace, an answer by its reader's."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, addresses: Addresses, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._addresses = addresses
+        self._address = ""
         self._raw_bytes = 0
         self._head_bytes = 0
         self._fields = 0
@@ -68,10 +73,20 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             # What is left in the kernel when an answer is out is nobody's but its own to time out.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(WRITE_STALL_S * 1000))
+        address = counted_as(transport.get_extra_info("peername"))
         if len(self.connections) > MAX_CONNECTIONS:
             self._answer(503, "too_many_connections", "this server holds too many connections.")
             transport.close()  # at once: there are too many
+        elif not self._addresses.take(address):
+            self._answer(
+                429,
+                "too_many_connections",
+                f"{address} holds {self._addresses.most:,} connections, and one address may have "
+                "no more (serve.max_connections_per_address).",
+            )
+            transport.close()
         else:
+            self._address = address
             self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -90,6 +105,8 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop(head=True, body=True, stall=True)
         self.transport.lost()
+        if self._address:
+            self._addresses.leave(self._address)
         super().connection_lost(exc)
 
     def _idle(self) -> bool:
@@ -222,11 +239,20 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def _answer(self, status: int, code: str, message: str) -> None:
         kind = "server_error" if status >= 500 else "invalid_request_error"
-        body = error_body(RequestError(message, status=status, type=kind, code=code))
+        busy = code == "too_many_connections"
+        error = RequestError(
+            message,
+            status=status,
+            type="rate_limit_error" if status == 429 else kind,
+            code=code,
+            retry_after_s=RETRY_S if busy else None,
+        )
+        body = error_body(error)
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
         head += f"connection: close\r\ncontent-length: {len(body)}\r\n"
-        head += "content-type: application/json\r\n\r\n"
-        self.transport.write(head.encode() + body)
+        head += "content-type: application/json\r\n"
+        told = b"".join(b"%b: %b\r\n" % pair for pair in error_headers(error))
+        self.transport.write(head.encode() + told + b"\r\n" + body)
 
 
 def _check_target(url: bytes, hosts: list[bytes]) -> None:
@@ -240,9 +266,13 @@ def _check_target(url: bytes, hosts: list[bytes]) -> None:
 
 
 class HttpServer:
-    """Serves `app` on a socket that is listening already."""
+    """Serves `app` on a socket that is listening already.
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    per_address: most connections of one address on another machine; 0: any number.
+    """
+
+    def __init__(self, app: ASGIApp, listener: socket.socket, per_address: int = 0) -> None:
+        self._addresses = Addresses(per_address)
         self._config = Config(
             app,
             http=LimitedProtocol,
@@ -292,6 +322,9 @@ class HttpServer:
 
     def _protocol(self) -> asyncio.Protocol:
         made: asyncio.Protocol = LimitedProtocol(
-            config=self._config, server_state=self._state, app_state={}
+            config=self._config,
+            server_state=self._state,
+            app_state={},
+            addresses=self._addresses,
         )
         return made

@@ -19,6 +19,7 @@ from appliance.errors import UsageError
 from appliance.keys import Key
 from appliance.runtime.api.callers import Caller, Keyring, Usage
 from appliance.runtime.api.gate import host_name
+from appliance.runtime.api.pace import Pace
 
 Serve = Callable[..., Served]
 HI = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
@@ -206,8 +207,8 @@ def test_frontends_share_what_a_key_uses(run_dir: Path) -> None:
     here, there = Caller(key, first), Caller(key, second)
     here.hold(90)
     with pytest.raises(Exception, match="90 tokens in flight"):
-        there.check_tokens(11)
-    there.check_tokens(10)
+        there.check_tokens(11, Pace())
+    there.check_tokens(10, Pace())
     for _ in range(2):
         here.count_request(60.0)
         there.count_request(61.0)
@@ -218,7 +219,7 @@ def test_frontends_share_what_a_key_uses(run_dir: Path) -> None:
     here.count_request(159.0)
     here.count_request(241.0)
     Usage(path, 2, 0)  # a successor of the first starts with nothing in flight
-    there.check_tokens(100)
+    there.check_tokens(100, Pace())
 
 
 def test_keys_are_looked_up_by_digest(tmp_path: Path, run_dir: Path) -> None:

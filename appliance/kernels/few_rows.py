@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_ROWS = 16
-LINE = 64
-"""Elements of two bytes in a line of the cache."""
+LINE = 128
+"""Bytes of a line of the cache."""
 
 
 class Tile(NamedTuple):
@@ -46,21 +46,44 @@ SPLITS = 8
 """Runs that the tokens of one row are divided into."""
 
 
-def tile_for(place: str, outs: int, ins: int) -> Tile:
-    """The tile of `place`, narrowed to [outs, ins]. ValueError when no tile divides them."""
-    tile = TILES[place]
+def tile_for(place: str, outs: int, ins: int, wide: bool = True) -> Tile:
+    """The tile of `place`, narrowed to [outs, ins]. wide: of weights of two bytes, not of one.
+    ValueError when no tile divides them."""
+    tile = TILES[place] if wide else TILES[place]._replace(depth=2 * TILES[place].depth)
     rows = next((r for r in (tile.rows, 32, 16) if r <= tile.rows and outs % r == 0), 0)
-    depth = next((d for d in (tile.depth, 256, 128, 64) if d <= tile.depth and ins % d == 0), 0)
+    depth = next(
+        (d for d in (tile.depth, 512, 256, 128, 64) if d <= tile.depth and ins % d == 0), 0
+    )
     if not rows or not depth:
         raise ValueError(f"no tile divides [{outs}, {ins}]")
     return tile._replace(rows=rows, depth=depth)
 
 
-class Norm(NamedTuple):
-    """An RMS norm in front of a matmul: weight [K], epsilon."""
+class Form(NamedTuple):
+    """How rows are handed from kernel to kernel: their dtype, and the share of their size."""
 
-    weight: Tensor
-    eps: float
+    dtype: torch.dtype
+    unit: float
+
+    @classmethod
+    def against(cls, weight: Tensor, dtype: torch.dtype) -> Form:
+        """For matmuls with weights like this one, in a model of `dtype`.
+
+        8-bit weights become float16 by one instruction and bfloat16 by three, so rows are float16
+        against those, at a sixteenth of their size for the sake of outliers.
+        """
+        if weight.element_size() > 1 or dtype.itemsize > 2:
+            return cls(dtype, 1.0)
+        return cls(torch.float16, 0.0625)
+
+
+class Carried(NamedTuple):
+    """The residual sum between two blocks: h [M, E]; h times the weight of the norm that follows,
+    [M, E] in the form handed on; and sums of h's squares by piece, float32 [pieces, M]."""
+
+    h: Tensor
+    weighed: Tensor
+    squares: Tensor
 
 
 @triton.jit
@@ -72,57 +95,96 @@ def _fetch(w_at):
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["M"])
-def _linear(
-    x, w, norm_weight, add, out, M, N, K, eps, stride_x,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr,
-    ADD: tl.constexpr, CHAINED: tl.constexpr, AHEAD: tl.constexpr, LINE_K: tl.constexpr,
+@triton.jit
+def _formed(value, kind, UNIT: tl.constexpr):
+    if UNIT != 1.0:
+        value = tl.clamp(value * UNIT, -65504.0, 65504.0)
+    return value.to(kind)
+
+
+@triton.jit
+def _begin(
+    h, norm_weight, weighed, squares, E, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):  # fmt: skip
-    """One band of W against all rows. GATED: W holds N gate rows, then N up rows."""
+    row = tl.program_id(0)
+    at = tl.arange(0, BLOCK)
+    ok = at < E
+    weight = tl.load(norm_weight + at, mask=ok, other=0.0).to(tl.float32)
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    value = tl.load(h + row * E + at, mask=ok, other=0.0).to(tl.float32)
+    tl.store(weighed + row * E + at, _formed(value * weight, weighed.dtype.element_ty, UNIT), ok)
+    tl.store(squares + row, tl.sum(value * value))
+
+
+@triton.jit(do_not_specialize=["M", "pieces"])
+def _linear(
+    x, w, w_scale, squares, add, next_weight, out, weighed, squares_out, M, N, K, pieces, eps,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr,
+    ADD: tl.constexpr, SCALED: tl.constexpr, UNIT: tl.constexpr, CHAINED: tl.constexpr,
+    AHEAD: tl.constexpr, LINE_K: tl.constexpr,
+):  # fmt: skip
+    """One band of W against all rows. GATED: W holds N gate rows, then N up rows. SCALED: W's rows
+    are to be multiplied by w_scale. Both scales are applied at the end: a sum of products is linear
+    in them, and what is done once a program does not slow the reading of W."""
+    kind = x.dtype.element_ty
+    band = tl.program_id(0)
     m = tl.arange(0, BM)
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    n = band * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
-    band = w + n[:, None].to(tl.int64) * K
-    up = band + N.to(tl.int64) * K
+    rows = w + n[:, None].to(tl.int64) * K
+    up = rows + N.to(tl.int64) * K
     if CHAINED:
         if AHEAD > 0:
             line = tl.arange(0, BK // LINE_K) * LINE_K
             for step in tl.static_range(AHEAD):
-                _fetch(band + step * BK + line[None, :])
+                _fetch(rows + step * BK + line[None, :])
                 if GATED:
                     _fetch(up + step * BK + line[None, :])
         tl.extra.cuda.gdc_wait()
         # after the wait: else kernels that only wait would pile up on the multiprocessors
         tl.extra.cuda.gdc_launch_dependents()
     row_ok = (m < M)[:, None]
-    x_at = x + m[:, None] * stride_x + k[None, :]
+    x_at = x + m[:, None] * K + k[None, :]
     total = tl.zeros((BM, BN), dtype=tl.float32)
     other = tl.zeros((BM, BN), dtype=tl.float32)
-    squares = tl.zeros((BM,), dtype=tl.float32)
     for first in range(0, K, BK):
-        tile_w = tl.load(band + first + k[None, :], eviction_policy="evict_first")
+        tile_w = tl.load(rows + first + k[None, :], eviction_policy="evict_first")
         tile_x = tl.load(x_at + first, mask=row_ok, other=0.0)
-        if NORM:
-            # the weight now and the row's scale at the end: the sum of products is linear in it
-            wide = tile_x.to(tl.float32)
-            squares += tl.sum(wide * wide, 1)
-            tile_x = (wide * tl.load(norm_weight + first + k)[None, :].to(tl.float32)).to(
-                x.dtype.element_ty
-            )
-        total = tl.dot(tile_x, tl.trans(tile_w), total)
+        total = tl.dot(tile_x, tl.trans(tile_w.to(kind)), total)
         if GATED:
             tile_up = tl.load(up + first + k[None, :], eviction_policy="evict_first")
-            other = tl.dot(tile_x, tl.trans(tile_up), other)
+            other = tl.dot(tile_x, tl.trans(tile_up.to(kind)), other)
+    if UNIT != 1.0:
+        total *= 1.0 / UNIT
+        other *= 1.0 / UNIT
     if NORM:
-        scale = tl.rsqrt(squares / K + eps)[:, None]
+        sums = tl.zeros((BM,), dtype=tl.float32)
+        for piece in range(0, pieces, 64):
+            p = piece + tl.arange(0, 64)
+            there = (p < pieces)[:, None] & (m < M)[None, :]
+            sums += tl.sum(tl.load(squares + p[:, None] * M + m[None, :], there, other=0.0), 0)
+        scale = tl.rsqrt(sums / K + eps)[:, None]
         total *= scale
         other *= scale
+    if SCALED:
+        total *= tl.load(w_scale + n)[None, :]
+        if GATED:
+            other *= tl.load(w_scale + N + n)[None, :]
+    place = m[:, None] * N + n[None, :]
     if GATED:
         total = total * tl.sigmoid(total) * other
-    place = m[:, None] * N + n[None, :]
-    if ADD:
-        total += tl.load(add + place, mask=row_ok, other=0.0).to(tl.float32)
-    tl.store(out + place, total.to(out.dtype.element_ty), mask=row_ok)
+        tl.store(out + place, _formed(total, out.dtype.element_ty, UNIT), row_ok)
+    elif ADD:
+        total += tl.load(add + place, row_ok, other=0.0).to(tl.float32)
+        tl.store(out + place, total.to(out.dtype.element_ty), row_ok)
+        value = total * tl.load(next_weight + n)[None, :].to(tl.float32)
+        tl.store(weighed + place, _formed(value, weighed.dtype.element_ty, UNIT), row_ok)
+        tl.store(squares_out + band * M + m, tl.sum(total * total, 1), m < M)
+    else:
+        tl.store(out + place, total.to(out.dtype.element_ty), row_ok)
 
 
 @triton.jit
@@ -145,7 +207,8 @@ def _attend(
     qkv, positions, cos_sin, q_weight, k_weight, eps, k_pages, v_pages, indptr, indices, out,
     parts, part_max, part_sum, arrived, stride_token, softmax_scale,
     H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, P: tl.constexpr, GROUP: tl.constexpr,
-    BT: tl.constexpr, SPLITS: tl.constexpr, NORM: tl.constexpr, CHAINED: tl.constexpr,
+    BT: tl.constexpr, SPLITS: tl.constexpr, NORM: tl.constexpr, UNIT: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):  # fmt: skip
     """One run of one row's tokens against the query heads of one kv head; the last of a row's
     programs to come merges them. GROUP: query heads of a kv head, at least 16 by padding."""
@@ -214,7 +277,7 @@ def _attend(
         best = top
     goal = out + (row * H + kv * heads + g)[:, None] * D + d
     if SPLITS == 1:
-        tl.store(goal, (total / mass[:, None]).to(out.dtype.element_ty), mask=g_ok)
+        tl.store(goal, _formed(total / mass[:, None], out.dtype.element_ty, UNIT), mask=g_ok)
     else:
         mine = (row * K + kv) * SPLITS
         tl.store(part_max + (mine + split) * GROUP + g, best)
@@ -233,33 +296,80 @@ def _attend(
                 mass += shrink * tl.load(part_sum + (mine + i) * GROUP + g)
                 part = tl.load(parts + ((mine + i) * GROUP + g)[:, None] * D + d)
                 total += shrink[:, None] * part
-            tl.store(goal, (total / mass[:, None]).to(out.dtype.element_ty), mask=g_ok)
+            tl.store(goal, _formed(total / mass[:, None], out.dtype.element_ty, UNIT), mask=g_ok)
             tl.store(arrived + row * K + kv, 0)
 
 
-def linear(
-    x_MK: Tensor, w_NK: Tensor, tile: Tile, *, norm: Norm | None = None,
-    add_MN: Tensor | None = None, gated: bool = False, chained: bool = True,
-) -> Tensor:  # fmt: skip
-    """norm(x) W^T + add: [M, N] in x's dtype, M ≤ 16.
+def begin(h_ME: Tensor, norm_weight_E: Tensor, form: Form, *, chained: bool = True) -> Carried:
+    """The residual sum at the start of the layers, before the norm of this weight."""
+    rows, width = h_ME.shape
+    weighed = torch.empty((rows, width), dtype=form.dtype, device=h_ME.device)
+    squares = torch.empty((1, rows), dtype=torch.float32, device=h_ME.device)
+    _begin[(rows,)](
+        h_ME, norm_weight_E, weighed, squares, width, UNIT=form.unit,
+        BLOCK=triton.next_power_of_2(width), CHAINED=chained, num_warps=8, **_launch(chained),
+    )  # fmt: skip
+    return Carried(h_ME, weighed, squares)
 
-    gated: W is [2 N, K], and the result silu(x Wgate^T) * (x Wup^T). chained: launched before the
-    kernel in front of it has ended (sm_90 and later); what that one writes is read after its end.
-    N is divisible by tile.rows, K by tile.depth and tile.depth by 64. ValueError otherwise.
+
+def normed(
+    x: Carried, w_NK: Tensor, scale_N: Tensor | None, tile: Tile, form: Form, eps: float, *,
+    gated: bool = False, chained: bool = True,
+) -> Tensor:  # fmt: skip
+    """norm(x.h) W^T: [M, N] in h's dtype; gated, with W [2 N, K]: silu(norm(h) Wgate^T) *
+    (norm(h) Wup^T), [M, N] in the form handed on.
+
+    scale: float32, of W's rows, which may then be 8-bit floats. M ≤ 16; N is divisible by
+    tile.rows, K by tile.depth and tile.depth by a line's elements; ValueError otherwise. chained:
+    launched before the kernel in front has ended (sm_90 and later), whose results are read after.
     """
-    rows, depth = x_MK.shape
-    outs = w_NK.shape[0] // 2 if gated else w_NK.shape[0]
-    if rows > MAX_ROWS or outs % tile.rows or depth % tile.depth or tile.depth % LINE:
-        raise ValueError(f"no {tile} for {rows} rows of [{outs}, {depth}]")
-    out = torch.empty((rows, outs), dtype=x_MK.dtype, device=x_MK.device)
-    _linear[(outs // tile.rows,)](
-        x_MK, w_NK, norm.weight if norm else x_MK, add_MN if add_MN is not None else x_MK, out,
-        rows, outs, depth, norm.eps if norm else 0.0, x_MK.stride(0),
-        BM=16, BN=tile.rows, BK=tile.depth, NORM=norm is not None, GATED=gated,
-        ADD=add_MN is not None, CHAINED=chained, AHEAD=min(tile.ahead, depth // tile.depth),
-        LINE_K=LINE, num_stages=tile.stages, num_warps=tile.warps, **_launch(chained),
+    rows, outs = x.h.shape[0], w_NK.shape[0] // (2 if gated else 1)
+    kind = form.dtype if gated else x.h.dtype
+    out = torch.empty((rows, outs), dtype=kind, device=w_NK.device)
+    _launch_linear(
+        x.weighed, w_NK, scale_N, tile, form, out, squares=x.squares, eps=eps, gated=gated,
+        chained=chained,
     )  # fmt: skip
     return out
+
+
+def summed(
+    x_MK: Tensor, w_NK: Tensor, scale_N: Tensor | None, tile: Tile, form: Form, add_MN: Tensor,
+    next_weight_N: Tensor, *, chained: bool = True,
+) -> Carried:  # fmt: skip
+    """add + x W^T, before the norm of next_weight. x: in the form handed on. As `normed`."""
+    rows, outs = add_MN.shape
+    out = torch.empty_like(add_MN)
+    weighed = torch.empty((rows, outs), dtype=form.dtype, device=w_NK.device)
+    squares = torch.empty((outs // tile.rows, rows), dtype=torch.float32, device=w_NK.device)
+    done = Carried(out, weighed, squares)
+    _launch_linear(
+        x_MK, w_NK, scale_N, tile, form, out, add=add_MN, next_weight=next_weight_N, into=done,
+        chained=chained,
+    )  # fmt: skip
+    return done
+
+
+def _launch_linear(
+    x: Tensor, w: Tensor, scale: Tensor | None, tile: Tile, form: Form, out: Tensor, *,
+    squares: Tensor | None = None, eps: float = 0.0, gated: bool = False,
+    add: Tensor | None = None, next_weight: Tensor | None = None, into: Carried | None = None,
+    chained: bool,
+) -> None:  # fmt: skip
+    (rows, depth), outs = x.shape, out.shape[1]
+    line = LINE // w.element_size() if w.is_cuda else 1
+    if rows > MAX_ROWS or outs % tile.rows or depth % tile.depth or tile.depth % line:
+        raise ValueError(f"no {tile} for {rows} rows of [{outs}, {depth}]")
+    _linear[(outs // tile.rows,)](
+        x, w, scale if scale is not None else x, squares if squares is not None else x,
+        add if add is not None else x, next_weight if next_weight is not None else x, out,
+        into.weighed if into else x, into.squares if into else x, rows, outs, depth,
+        squares.shape[0] if squares is not None else 0, eps,
+        BM=16, BN=tile.rows, BK=tile.depth, NORM=squares is not None, GATED=gated,
+        ADD=add is not None, SCALED=scale is not None, UNIT=form.unit, CHAINED=chained,
+        AHEAD=min(tile.ahead, depth // tile.depth), LINE_K=line,
+        num_stages=tile.stages, num_warps=tile.warps, **_launch(chained),
+    )  # fmt: skip
 
 
 class Scratch:
@@ -276,11 +386,12 @@ class Scratch:
 
 def attention(
     qkv: Tensor, positions_B: Tensor, cos_sin: Tensor, k_pages: Tensor, v_pages: Tensor,
-    indptr: Tensor, indices: Tensor, scratch: Scratch, *, softmax_scale: float,
+    indptr: Tensor, indices: Tensor, scratch: Scratch, form: Form, *, softmax_scale: float,
     q_weight_D: Tensor | None = None, k_weight_D: Tensor | None = None, eps: float = 0.0,
     block: int = 64, warps: int = 4, chained: bool = True,
 ) -> Tensor:  # fmt: skip
-    """One token a row: turns q and k, writes k and v to their page, attends: [B, H D].
+    """One token a row: turns q and k, writes k and v to their page, attends: [B, H D] in the form
+    handed on.
 
     qkv [B, (H + 2 K) D]; positions int [B]; cos_sin as in Ops.rope_store; the pages of row b are
     indices[indptr[b] : indptr[b + 1]], that of its new token among them. At most 16 query heads to
@@ -291,13 +402,14 @@ def attention(
     heads = qkv.shape[1] // size - 2 * kv_heads
     if heads // kv_heads > MAX_ROWS or rows > scratch.arrived.shape[0]:
         raise ValueError(f"{heads} heads over {kv_heads}, {rows} rows")
-    out = torch.empty((rows, heads * size), dtype=qkv.dtype, device=qkv.device)
+    out = torch.empty((rows, heads * size), dtype=form.dtype, device=qkv.device)
     _attend[(rows, kv_heads, scratch.splits)](
         qkv, positions_B, cos_sin, q_weight_D if q_weight_D is not None else qkv,
         k_weight_D if k_weight_D is not None else qkv, eps, k_pages, v_pages, indptr, indices, out,
         scratch.parts, scratch.max, scratch.sum, scratch.arrived, qkv.stride(0), softmax_scale,
         H=heads, K=kv_heads, D=size, P=page, GROUP=MAX_ROWS, BT=block, SPLITS=scratch.splits,
-        NORM=q_weight_D is not None, CHAINED=chained, num_warps=warps, **_launch(chained),
+        NORM=q_weight_D is not None, UNIT=form.unit, CHAINED=chained, num_warps=warps,
+        **_launch(chained),
     )  # fmt: skip
     return out
 

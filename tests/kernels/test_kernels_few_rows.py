@@ -30,13 +30,13 @@ def test_meaning(seed: int) -> None:
     assert done.returncode == 0 and done.stdout == "agrees\n", done.stderr
 
 
-def built(kernel, signature: dict[str, str], constants: dict[str, object], tmp_path: Path) -> str:
+def built(kernel, signature: dict[str, str], constants: dict[str, object]) -> str:
     """PTX of `kernel` for sm_90, pointers and sizes divisible by 16 as they are when launched."""
     names = list(signature)
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(names)
-        if signature[name].startswith("*") or name in ("N", "K", "stride_x", "stride_token")
+        if signature[name].startswith("*") or name in ("N", "K", "stride_token")
     }
     full = {**signature, **dict.fromkeys(constants, "constexpr")}
     source = triton.compiler.ASTSource(kernel, full, constants, aligned)
@@ -46,22 +46,27 @@ def built(kernel, signature: dict[str, str], constants: dict[str, object], tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
-def test_a_matmul_waits_after_it_has_asked_for_weights(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("weight", ["*fp16", "*fp8e4nv"])
+def test_a_matmul_waits_after_it_has_asked_for_weights(
+    weight: str, tmp_path: Path, monkeypatch
+) -> None:
     """Before the predecessor's end it touches nothing but weights; its loads are pipelined."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     ptx = built(
         few_rows._linear,
-        {"x": "*bf16", "w": "*bf16", "norm_weight": "*bf16", "add": "*bf16", "out": "*bf16",
-         "M": "i32", "N": "i32", "K": "i32", "eps": "fp32", "stride_x": "i32"},
-        {"BM": 16, "BN": 16, "BK": 128, "NORM": True, "GATED": True, "ADD": False,
-         "CHAINED": True, "AHEAD": 2, "LINE_K": 64},
-        tmp_path,
+        {"x": "*fp16", "w": weight, "w_scale": "*fp32", "squares": "*fp32", "add": "*bf16",
+         "next_weight": "*bf16", "out": "*fp16", "weighed": "*fp16", "squares_out": "*fp32",
+         "M": "i32", "N": "i32", "K": "i32", "pieces": "i32", "eps": "fp32"},
+        {"BM": 16, "BN": 16, "BK": 256, "NORM": True, "GATED": True, "ADD": False, "SCALED": True,
+         "UNIT": 0.0625, "CHAINED": True, "AHEAD": 2, "LINE_K": 64},
     )  # fmt: skip
     before, after = ptx.split("griddepcontrol.wait")
     assert "prefetch.global.L2" in before and "prefetch.global.L2" not in after
     assert not re.search(r"\b(ld|st|atom|cp)\.(async\.)?\w*\.?global", before)
     assert "griddepcontrol.launch_dependents" in after
     assert "cp.async" in after
+    if weight == "*fp8e4nv":  # two at a time, by one instruction
+        assert "cvt.rn.f16x2.e4m3x2" in after
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
@@ -75,8 +80,7 @@ def test_attention_waits_before_it_reads(tmp_path: Path, monkeypatch) -> None:
          "part_max": "*fp32", "part_sum": "*fp32", "arrived": "*i32", "stride_token": "i32",
          "softmax_scale": "fp32"},
         {"H": 32, "K": 8, "D": 128, "P": 16, "GROUP": 16, "BT": 64, "SPLITS": 8, "NORM": True,
-         "CHAINED": True},
-        tmp_path,
+         "UNIT": 1.0, "CHAINED": True},
     )  # fmt: skip
     before, after = ptx.split("griddepcontrol.wait")
     assert not re.search(r"\b(ld|st|atom|cp)\.(async\.)?\w*\.?global", before)
@@ -90,21 +94,34 @@ def relative(out: torch.Tensor, want: torch.Tensor) -> float:
 @pytest.mark.gpu
 @pytest.mark.parametrize("rows", [1, 3, 16])
 @pytest.mark.parametrize("ahead", [0, 4])
-def test_a_captured_chain_is_its_eager_self(rows: int, ahead: int) -> None:
+@pytest.mark.parametrize("fp8", [False, True])
+def test_a_captured_chain_is_its_eager_self(rows: int, ahead: int, fp8: bool) -> None:
     """Twelve matmuls that each need the one before, captured and played with fresh inputs."""
     tile = few_rows.Tile(rows=16, depth=128, stages=4, warps=4, ahead=ahead)
-    weights = [torch.randn(1024, 1024, device=cuda).bfloat16() / 32 for _ in range(6)]
-    gated = [torch.randn(2048, 1024, device=cuda).bfloat16() / 32 for _ in range(6)]
-    norm = few_rows.Norm(torch.rand(1024, device=cuda).bfloat16() + 0.5, 1e-5)
+    norm = torch.rand(1024, device=cuda).bfloat16() + 0.5
+    pairs, wide = [], []
+    for _ in range(6):
+        pair, whole = [], []
+        for outs in (2048, 1024):
+            values, scale = torch.randn(outs, 1024, device=cuda) / 32, None
+            if fp8:
+                scale = values.abs().amax(1) / 448
+                values = (values / scale[:, None]).to(torch.float8_e4m3fn)
+            else:
+                values = values.bfloat16()
+            pair.append((values, scale, tile))
+            whole.append(values.float() * (scale[:, None] if scale is not None else 1.0))
+        pairs.append(pair)
+        wide.append(whole)
+    form = few_rows.Form.against(pairs[0][0][0], torch.bfloat16)
     x = torch.zeros(rows, 1024, device=cuda, dtype=torch.bfloat16)
 
     def chain() -> torch.Tensor:
-        h = x
-        for w, g in zip(weights, gated, strict=True):
-            h = few_rows.linear(
-                few_rows.linear(h, g, tile, norm=norm, gated=True), w, tile, add_MN=h
-            )
-        return h
+        h = few_rows.begin(x, norm, form)
+        for gate_up, down in pairs:
+            inner = few_rows.normed(h, *gate_up, form, 1e-5, gated=True)
+            h = few_rows.summed(inner, *down, form, h.h, norm)
+        return h.h
 
     with torch.cuda.stream(torch.cuda.Stream()):
         chain()
@@ -117,10 +134,10 @@ def test_a_captured_chain_is_its_eager_self(rows: int, ahead: int) -> None:
         out.fill_(float("nan"))
         graph.replay()
         want = x.float()
-        for w, g in zip(weights, gated, strict=True):
+        for gate_up, down in wide:
             scale = torch.rsqrt((want**2).mean(1, keepdim=True) + 1e-5)
-            gate, up = (want * scale * norm.weight.float() @ g.float().T).chunk(2, 1)
-            want = want + torch.nn.functional.silu(gate) * up @ w.float().T
+            gate, up = (want * scale * norm.float() @ gate_up.T).chunk(2, 1)
+            want = want + torch.nn.functional.silu(gate) * up @ down.T
         assert relative(out, want) < 2e-2
 
 
@@ -156,7 +173,8 @@ def test_attention_on_the_gpu(splits: int, norm: bool) -> None:
         )  # fmt: skip
         got = few_rows.attention(
             qkv, positions, table, k, v, indptr.to(cuda), indices.to(cuda), scratch,
-            softmax_scale=size**-0.5, q_weight_D=weights[0], k_weight_D=weights[1], eps=1e-6,
+            few_rows.Form(torch.bfloat16, 1.0), softmax_scale=size**-0.5, q_weight_D=weights[0],
+            k_weight_D=weights[1], eps=1e-6,
         ).view(rows, heads, size)  # fmt: skip
         for b, end in enumerate(ends.tolist()):
             own = indices[indptr[b] : indptr[b + 1]].long().to(cuda)

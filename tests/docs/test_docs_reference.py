@@ -10,6 +10,8 @@ import pytest
 from documents import DOCS
 
 sys.path.insert(0, str(DOCS))
+import forms
+import python_page
 import write_reference
 
 from appliance.profiles.schema import SECTIONS
@@ -30,11 +32,11 @@ def test_no_other_page_lies_there() -> None:
 
 @pytest.mark.parametrize("section", sorted(SECTIONS))
 def test_every_setting_says_what_it_is(section: str) -> None:
-    told = write_reference.field_docs(SECTIONS[section])
+    told = forms.field_docs(SECTIONS[section])
     assert not [name for name, meaning in told.items() if not meaning]
 
 
-KINDS = [kind for _, kinds in write_reference.PUBLIC for kind in kinds]
+KINDS = [kind for _, kinds in python_page.PUBLIC for kind in kinds]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
@@ -42,11 +44,11 @@ def test_the_public_api_is_documented(kind: type) -> None:
     assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(")
     undocumented = [
         name
-        for name, member in write_reference.public_members(kind)
+        for name, member in python_page.public_members(kind)
         if name != "__init__" and not inspect.getdoc(member)
     ]
     assert not undocumented
     if issubclass(kind, msgspec.Struct):
-        told = write_reference.field_docs(kind)
+        told = forms.field_docs(kind)
         class_says = kind.__doc__
         assert not [n for n, meaning in told.items() if not meaning and n not in class_says]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from appliance.kernels.ops import CaptureOps
-from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.inputs import Staging, decode_tables
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.attention.backend import Backend, Int32s, RowTables
 from appliance.runtime.model.batch import Batch, KVPages
@@ -140,12 +140,7 @@ class DecodeGraphs:
         """Hidden states [rows, hidden] of a step of decode rows; overwritten by the next replay."""
         rows = len(step.slots)
         with self._staging.stopwatch:
-            table = np.zeros(2 * size, dtype=np.int32)
-            table[:rows] = step.slots
-            table[rows:size] = self._slots.spare
-            table[size : size + rows] = step.starts
-            indptr = np.zeros(size + 1, dtype=np.int32)
-            np.cumsum(table[size:] // self._page_size + 1, out=indptr[1:])
+            table, indptr = decode_tables(step, size, self._slots.spare, self._page_size)
             self._staging.send([table], into=self._table)
             self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
             self._plan(size, indptr)

@@ -148,6 +148,19 @@ def batch_of(
     )
 
 
+def decode_tables(step: Step, size: int, spare: int, page_size: int) -> tuple[Int32s, Int32s]:
+    """Of decode rows, filled up to `size` with the spare slot at position 0: slots and positions
+    [2 * size], and the first page of each row in a list of all their pages [size + 1]."""
+    rows = len(step.slots)
+    table = np.zeros(2 * size, dtype=np.int32)
+    table[:rows] = step.slots
+    table[rows:size] = spare
+    table[size : size + rows] = step.starts
+    indptr = np.zeros(size + 1, dtype=np.int32)
+    np.cumsum(table[size:] // page_size + 1, out=indptr[1:])
+    return table, indptr
+
+
 def last_tokens(step: Step) -> npt.NDArray[np.int64]:
     """Index in the batch of the last token of each row that samples."""
     ends = np.cumsum(step.lengths, dtype=np.int64) - 1

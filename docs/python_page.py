@@ -36,6 +36,9 @@ def python_page() -> str:
         "From `appliance`: `Engine`, `Client`, `AsyncClient`. The other types are what they take\n"
         "and give. What is raised is an `appliance.errors.ApplianceError` with `message`, `hint`\n"
         "and `code`, as in [errors](errors.md). How they are used: [Python](../develop/python.md).",
+        "`AnyPrompt` is a text, a sequence of token ids, or a `Chat`. `AnySampling` is a mapping,\n"
+        "or a sequence of one for each prompt. `Finish` is empty, `stop`, `length`, `abort` or\n"
+        "`error`.",
         *parts,
     )
 

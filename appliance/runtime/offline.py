@@ -223,7 +223,7 @@ class Engine:
         top_logprobs_num: int = 0,
         stream: bool = False,
     ) -> Any:
-        """Answers one prompt (text, chat, `input_ids`) or several, in order.
+        """Answers one prompt (text, chat, `input_ids`) by a Generation, several by a list in order.
 
         sampling: fields of AskedSampling, `stop`, `skip_special_tokens`, and one of `json_schema`,
         `regex`, `ebnf`, `structural_tag` and `grammar`; or SGLang's sampling_params. One for all

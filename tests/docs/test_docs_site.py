@@ -51,3 +51,10 @@ def test_pictures_are_small_and_whole() -> None:
     for picture in pictures:
         assert ElementTree.parse(picture).getroot().tag.endswith("svg")
         assert picture.stat().st_size < MOST_BYTES
+
+
+def test_every_path_named_for_contributors_exists() -> None:
+    text = (DOCS / "contribute" / "adding.md").read_text()
+    named = {word for word in re.findall(r"`([\w./-]+/[\w./-]*)`", text) if "NAME" not in word}
+    assert len(named) > 15
+    assert not [word for word in named if not (ROOT / word).exists() and word != "build/site"]

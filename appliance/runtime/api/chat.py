@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,9 +17,16 @@ from appliance.runtime.api.logprobs import chat_logprobs, prompt_logprobs
 from appliance.runtime.api.models import Models
 from appliance.runtime.api.schema import ChatRequest, decode_body, plain_messages
 from appliance.runtime.api.sse import PlainChunks, encode, event
-from appliance.runtime.api.tools import ToolUse, call_pieces, read_tools, whole_calls
+from appliance.runtime.api.tools import (
+    ToolUse,
+    call_pieces,
+    function_call,
+    read_functions,
+    read_tools,
+    whole_calls,
+)
 from appliance.runtime.wire.request import Grammar, TokenRequest, ids_from_bytes
-from appliance.runtime.wire.text import Chat, TextDelta, TextRequest
+from appliance.runtime.wire.text import CallDelta, Chat, TextDelta, TextRequest
 
 
 class ChatForm:
@@ -31,10 +39,13 @@ class ChatForm:
         self._started = [False] * len(tokens)
         self._called = [False] * len(tokens)
         self._rich = bool(body.logprobs or body.return_token_ids)
+        self._thoughts: list[list[str]] = [[] for _ in tokens]
         plain = {"index": 0, "delta": {"content": PlainChunks.MARK}, **_UNFINISHED}
         self._plain = PlainChunks(self._shell([plain], None), len(tokens))
 
     def chunk(self, choice: int, delta: TextDelta, usage: dict[str, Any] | None) -> bytes:
+        if self._body.stream_reasoning is False:
+            delta = self._with_whole_thoughts(choice, delta)
         started = self._started[choice]
         apart = bool(delta.reasoning or delta.calls)
         if started and not (delta.finish or self._rich or apart) and usage is None:
@@ -50,7 +61,7 @@ class ChatForm:
             content = {"content": delta.text}
         content |= _reasoning(delta)
         if delta.calls:
-            content["tool_calls"] = call_pieces(delta.calls)
+            content |= self._shown_calls(delta, call_pieces)
             self._called[choice] = True
         self._started[choice] = True
         shown = {"index": choice, "delta": content, **_UNFINISHED}
@@ -70,7 +81,7 @@ class ChatForm:
             message |= _reasoning(delta)
             if delta.calls:
                 message["content"] = delta.text or None
-                message["tool_calls"] = whole_calls(delta.calls)
+                message |= self._shown_calls(delta, whole_calls)
             one = {"index": i, "message": message, **_UNFINISHED}
             self._fill(one, delta, bool(delta.calls))
             shown.append(one)
@@ -80,6 +91,23 @@ class ChatForm:
         if self._body.return_token_ids:
             whole["prompt_token_ids"] = self._prompt_ids()
         return encode(whole)
+
+    def _shown_calls(
+        self, delta: TextDelta, written: Callable[[Sequence[CallDelta]], list[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        if self._body.functions is not None:
+            return {"function_call": function_call(delta.calls)}
+        return {"tool_calls": written(delta.calls)}
+
+    def _with_whole_thoughts(self, choice: int, delta: TextDelta) -> TextDelta:
+        """Thoughts are kept until something else comes, and leave at once before it."""
+        held = self._thoughts[choice]
+        held.append(delta.reasoning)
+        if not (delta.text or delta.calls or delta.finish):
+            return msgspec.structs.replace(delta, reasoning="")
+        whole = "".join(held)
+        held.clear()
+        return msgspec.structs.replace(delta, reasoning=whole)
 
     def _shell(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
         shell = self._head | {"object": "chat.completion.chunk", "choices": choices}
@@ -93,7 +121,8 @@ class ChatForm:
         if self._body.return_token_ids:
             shown["token_ids"] = delta.ids
         if delta.finish:
-            stopped = "tool_calls" if called and delta.finish == "stop" else delta.finish
+            calls = "tool_calls" if self._body.functions is None else "function_call"
+            stopped = calls if called and delta.finish == "stop" else delta.finish
             shown["finish_reason"] = stopped
             shown["stop_reason"] = delta.matched
 
@@ -169,7 +198,16 @@ def _grammar(use: ToolUse, body: ChatRequest) -> Grammar | None:
 
 
 def tool_use(body: ChatRequest) -> ToolUse:
-    return read_tools(body.tools, body.tool_choice)
+    """Of tools, or of functions, as they once were called."""
+    if body.functions is None and body.function_call is None:
+        return read_tools(body.tools, body.tool_choice)
+    if body.tools is not None or body.tool_choice is not None:
+        raise RequestError(
+            "functions and function_call are the older words for tools and tool_choice; give one "
+            "or the other.",
+            param="functions",
+        )
+    return read_functions(body.functions or (), body.function_call)
 
 
 def as_chat(body: ChatRequest) -> Chat:

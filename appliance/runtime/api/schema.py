@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -228,10 +229,13 @@ class ChatRequest(_Generation, kw_only=True):
     tools: Annotated[list[dict[str, Any]], Meta(max_length=128)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    functions: Annotated[list[dict[str, Any]], Meta(max_length=128)] | None = None
+    function_call: str | dict[str, Any] | None = None
     reasoning_effort: Effort | None = None
     reasoning: ReasoningOptions | None = None
     include_reasoning: bool | None = None
     separate_reasoning: bool | None = None
+    stream_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -336,7 +340,7 @@ def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages whose content is text: parts of type text are joined. RequestError names the
     message that is wrong."""
     out: list[dict[str, Any]] = []
-    for i, message in enumerate(messages):
+    for i, message in enumerate(with_tool_calls(messages)):
         role = message.get("role")
         if role not in _ROLES:
             raise RequestError(
@@ -345,6 +349,28 @@ def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             )
         out.append({**message, "content": _plain_content(message.get("content"), i)})
     return out
+
+
+def with_tool_calls(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Messages that speak of functions as the API once did, in the words of tools, which is what
+    templates know. RequestError names the message that is wrong."""
+    id = ""
+    for i, message in enumerate(messages):
+        call = message.get("function_call")
+        if message.get("role") == "function":
+            rest = {k: v for k, v in message.items() if k != "role"}
+            yield {"role": "tool", "tool_call_id": id or f"call{i:05d}", **rest}
+        elif call is None or message.get("role") != "assistant" or message.get("tool_calls"):
+            yield message
+        else:
+            if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+                raise RequestError(
+                    f"messages[{i}].function_call must be an object with name and arguments.",
+                    param="messages",
+                )
+            id = f"call{i:05d}"
+            rest = {k: v for k, v in message.items() if k != "function_call"}
+            yield {**rest, "tool_calls": [{"id": id, "type": "function", "function": call}]}
 
 
 def _plain_content(content: Any, i: int) -> str:

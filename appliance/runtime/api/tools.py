@@ -52,6 +52,38 @@ def read_tools(
     return ToolUse(given, "forced", tuple(named), wanted.startswith("="))
 
 
+def read_functions(
+    functions: Sequence[dict[str, Any]], choice: str | dict[str, Any] | None
+) -> ToolUse:
+    """The same in the words that the API had before tools: one call at most."""
+    wanted = choice
+    if isinstance(choice, dict):
+        wanted = {"type": "function", "function": {"name": choice.get("name")}}
+    elif choice not in (None, "auto", "none"):
+        raise RequestError(
+            f"function_call is {choice[:40]!r}; it can be 'auto', 'none' or {{\"name\": …}}.",
+            param="function_call",
+        )
+    try:
+        use = read_tools([{"type": "function", "function": f} for f in functions], wanted)
+    except RequestError as e:
+        if e.param == "tools":
+            message = e.message.replace("tools[", "functions[").replace("].function", "]")
+            raise RequestError(message, param="functions") from e
+        message = e.message.replace("tool_choice", "function_call").replace("tools", "functions")
+        message = message.replace("a tool call", "a call")
+        raise RequestError(message, param="function_call") from e
+    return use._replace(single=True)
+
+
+def function_call(calls: Iterable[CallDelta]) -> dict[str, Any]:
+    """The only call of an answer, or a piece of it, in those words."""
+    pieces = list(calls)
+    name = "".join(piece.name for piece in pieces)
+    arguments = "".join(piece.arguments for piece in pieces)
+    return {"name": name, "arguments": arguments} if name else {"arguments": arguments}
+
+
 def _check(tool: dict[str, Any], i: int) -> str:
     """The tool's name."""
 

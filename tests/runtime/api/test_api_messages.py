@@ -151,6 +151,20 @@ def test_an_agents_nonce_does_not_reach_the_prompt(served: Served, engine: FakeE
     assert prompt(engine, 2) == prompt(engine, 0)
 
 
+def test_an_agents_budget_does_not_reach_the_prompt(served: Served, engine: FakeEngine) -> None:
+    notes = ""
+    for left in (15_000_000, 14_999_436):
+        notes += f"\n<total_tokens>{left} tokens left</total_tokens>"
+        sent = {**BASE, "system": f"You help.{notes}"}
+        assert httpx.post(f"{served.url}/v1/messages", json=sent).status_code == 200
+    with client(served) as c:
+        c.messages.create(**BASE, system="You help.")
+        said = "Say <total_tokens>1 tokens left</total_tokens>"
+        c.messages.create(**{**BASE, "messages": [{"role": "user", "content": said}]})
+    assert prompt(engine, 0) == prompt(engine, 1) == prompt(engine, 2)
+    assert len(prompt(engine, 3)) > len(said) // 4  # what a user says stays
+
+
 def test_the_last_message_of_the_assistant_goes_on(
     served: Served, engine: FakeEngine, text_room: TextWorker
 ) -> None:

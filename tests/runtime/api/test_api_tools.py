@@ -267,3 +267,85 @@ def test_calls_survive_the_engines_death(
 def test_parsers_are_told(client: openai.OpenAI) -> None:
     facts = client.get("/../tokenizer_info", cast_to=object)
     assert facts["tool_parser"] == "hermes" and facts["reasoning_parser"] == "qwen3"
+
+
+FUNCTIONS = [WEATHER["function"]]
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_functions_as_they_once_were_called(
+    client: openai.OpenAI, engine: FakeEngine, say: Callable[[str], None], chunk: int
+) -> None:
+    say(TWO)
+    engine.chunk = chunk
+    asked: dict[str, Any] = {"model": "default", "messages": HI, "functions": FUNCTIONS}
+    choice = client.chat.completions.create(**asked).choices[0]
+    assert choice.finish_reason == "function_call" and choice.message.tool_calls is None
+    call = choice.message.function_call
+    assert call is not None and call.name == "get_weather"
+    assert json.loads(call.arguments) == {"city": "Berlin"}  # the first of the two
+    pieces = []
+    for part in client.chat.completions.create(**asked, stream=True):
+        delta = part.choices[0].delta
+        assert delta.tool_calls is None
+        pieces += [delta.function_call] if delta.function_call else []
+    assert [p.name for p in pieces if p.name] == ["get_weather"]
+    assert "".join(p.arguments or "" for p in pieces) == call.arguments
+    assert part.choices[0].finish_reason == "function_call"
+
+
+def test_messages_of_functions_reach_the_template_as_those_of_tools(
+    client: openai.OpenAI, engine: FakeEngine, text_room: TextWorker, say: Callable[[str], None]
+) -> None:
+    say("Sun.")
+    call = {"name": "get_weather", "arguments": '{"city": "Berlin"}'}
+    said: list[Any] = [
+        *HI,
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "get_weather", "content": "sun"},
+    ]
+    client.chat.completions.create(model="default", messages=said, functions=FUNCTIONS)
+    told = prompt_of(engine, text_room)
+    assert "[get_weather Berlin]" in told and "<|tool|>sun" in told
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"functions": FUNCTIONS, "tools": [WEATHER]}, "functions"),
+        ({"functions": [{"name": "a b"}]}, "functions"),
+        ({"functions": FUNCTIONS, "function_call": {"name": "other"}}, "function_call"),
+        ({"functions": FUNCTIONS, "function_call": "required"}, "function_call"),
+        ({"function_call": {"name": "get_weather"}}, "function_call"),
+    ],
+)
+def test_wrong_functions_are_named(
+    client: openai.OpenAI, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="default", messages=HI, extra_body=fields)
+    assert refused.value.param == param
+    assert "tool" not in refused.value.message or "older words" in refused.value.message
+
+
+def test_thoughts_that_are_not_streamed_come_at_once(
+    client: openai.OpenAI, engine: FakeEngine, say: Callable[[str], None]
+) -> None:
+    say("<think>\nTwo and two.\n</think>\n\nFour, I say.")
+    engine.chunk = 1
+    told: list[tuple[str, str]] = []
+    for chunk in client.chat.completions.create(
+        model="default", messages=HI, stream=True, extra_body={"stream_reasoning": False}
+    ):
+        delta = chunk.choices[0].delta
+        told.append(((delta.model_extra or {}).get("reasoning_content") or "", delta.content or ""))
+    assert [thought for thought, _ in told if thought] == ["Two and two."]
+    assert "".join(text for _, text in told) == "Four, I say."
+    say("<think>\nOnly a thought")
+    only = [
+        (chunk.choices[0].delta.model_extra or {}).get("reasoning_content")
+        for chunk in client.chat.completions.create(
+            model="default", messages=HI, stream=True, extra_body={"stream_reasoning": False}
+        )
+    ]
+    assert [thought for thought in only if thought] == ["Only a thought"]

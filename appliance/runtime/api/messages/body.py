@@ -19,6 +19,10 @@ _BILLING = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?")
 """A block that some clients put first, with a number that is new in each request: kept, it would
 keep every prompt from the prefix cache."""
 
+_BUDGET = re.compile(r"\n*<total_tokens>\d{1,12} tokens left</total_tokens>")
+"""A note that some clients put behind the system prompt, another one with each request. The model
+is not told of it: in front of all messages it would keep them from the prefix cache."""
+
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _ROLES = ("user", "assistant", "system")
 
@@ -143,9 +147,14 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
 
 def _system(system: str | list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     blocks = [{"type": "text", "text": system}] if isinstance(system, str) else system or []
-    texts = [_BILLING.sub("", _text(block, "system")) for block in blocks]
+    texts = [_stable(_text(block, "system")) for block in blocks]
     text = "\n".join(t for t in texts if t)
     return [{"role": "system", "content": text}] if text else []
+
+
+def _stable(text: str) -> str:
+    """What a system prompt says without what changes from one request to the next."""
+    return _BUDGET.sub("", _BILLING.sub("", text))
 
 
 def _text(block: Any, where: str) -> str:
@@ -172,7 +181,7 @@ def _messages(message: dict[str, Any], i: int) -> list[dict[str, Any]]:
             f"{where}.role is {str(role)[:40]!r}; it must be user or assistant.", param="messages"
         )
     if isinstance(content, str):
-        return [{"role": role, "content": content}]
+        return [{"role": role, "content": _stable(content) if role == "system" else content}]
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise RequestError(f"{where}.content must be a text or a list of blocks.", param="messages")
     if role == "assistant":

@@ -460,4 +460,9 @@ CATALOGUE: dict[str, Entry] = {
         "bodies are kept only where content was asked for, and not the very long ones",
         "appliance up --request-log content, and send the request again",
     ),
+    "APL-USE-041": Entry(
+        "a client's file is not changed",
+        "it is written in a way that our lines cannot be put into without harm",
+        "appliance connect CLIENT --print shows what to put there by hand",
+    ),
 }

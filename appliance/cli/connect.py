@@ -1,26 +1,21 @@
-"""appliance connect: what a client needs to talk to the run here; prints, writes nothing."""
+"""appliance connect: what a client needs to talk to the run here; printed, or put into its file."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 import click
 
 from appliance import paths
+from appliance.cli import client_files
+from appliance.cli.client_files import Place
 from appliance.cli.output import Output, nearest
 from appliance.cli.prepare import run_folder
 from appliance.client import Client
 from appliance.errors import NotRunningError, UsageError
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
-
-
-class Place(NamedTuple):
-    """url: without /v1. model: a name it answers to."""
-
-    url: str
-    model: str
 
 
 def _openai(at: Place) -> str:
@@ -91,8 +86,14 @@ export ANTHROPIC_SMALL_FAST_MODEL={at.model}
 claude"""
 
 
+def _aider(at: Place) -> str:
+    return f"""export OPENAI_API_BASE={at.url}/v1
+export OPENAI_API_KEY="${{APPLIANCE_API_KEY:-none}}"
+aider --model openai/{at.model}"""
+
+
 def _codex(at: Place) -> str:
-    return f"""# ~/.codex/config.toml
+    return f"""# ~/.codex/appliance.config.toml, read by: codex --profile appliance
 model = "{at.model}"
 model_provider = "appliance"
 
@@ -110,6 +111,7 @@ CLIENTS: dict[str, tuple[str, Callable[[Place], str]]] = {
     "open-webui": ("Open WebUI, a chat in the browser", _open_webui),
     "continue": ("Continue, in an editor", _continue),
     "claude-code": ("Claude Code, through the Anthropic dialect", _claude_code),
+    "aider": ("Aider, in a terminal", _aider),
     "codex": ("Codex, through the Responses dialect", _codex),
 }
 
@@ -119,11 +121,22 @@ CLIENTS: dict[str, tuple[str, Callable[[Place], str]]] = {
 @click.option("--name", default="default", help="The run to point at.")
 @click.option("--url", help="Another server than the run here.")
 @click.option("--model", help="Name of the model; `default` always answers.")
+@click.option("--print", "only_print", is_flag=True, help="Print it; the usual.")
+@click.option("--write", is_flag=True, help="Change the client's file; shows how, and asks.")
 @click.pass_obj
 def connect(
-    out: Output, /, client: str | None, name: str, url: str | None, model: str | None
+    out: Output,
+    /,
+    client: str | None,
+    name: str,
+    url: str | None,
+    model: str | None,
+    only_print: bool,
+    write: bool,
 ) -> None:
     """What CLIENT needs to talk to the run here; without one, the list of clients."""
+    if write and (only_print or client is None):
+        raise UsageError("--write is for one client, and not with --print.", "Leave one out.")
     if client is None:
         text = "\n".join(f"{word:<12} {what}" for word, (what, _) in CLIENTS.items())
         data = [{"client": word, "what": what} for word, (what, _) in CLIENTS.items()]
@@ -135,10 +148,46 @@ def connect(
             f"Known: {', '.join(CLIENTS)}. Any other OpenAI client takes the address "
             f"{_DEFAULT_URL}/v1 and any key.",
         )
-    at = Place((url or _url_of(out, name)).rstrip("/").removesuffix("/v1"), model or "default")
+    base = (url or _url_of(out, name)).rstrip("/").removesuffix("/v1")
+    at = Place(base, model or "default", bool(os.environ.get("APPLIANCE_API_KEY")))
+    if write:
+        _write(out, client, at)
+        return
     snippet = CLIENTS[client][1](at)
     told = {"url": at.url, "model": at.model, "client": client, "text": snippet}
     out.result(snippet, {"schema": "appliance.connect/1", **told})
+
+
+def _write(out: Output, client: str, at: Place) -> None:
+    """Shows what would change, asks, keeps what was."""
+    target = client_files.target_of(client, at)
+    if target is None:
+        able = [word for word in CLIENTS if client_files.target_of(word, at) is not None]
+        raise UsageError(
+            f"{client} is a library: a program says itself where its server is.",
+            f"appliance connect {client}     prints the lines\n--write is for {', '.join(able)}.",
+        )
+    old, new = client_files.plan(target)
+    told = {
+        "schema": "appliance.connect-write/1",
+        "client": client,
+        "path": str(target.path),
+        "diff": client_files.diff_of(target.path, old, new),
+        "written": False,
+        "backup": None,
+    }
+    if new == old:
+        out.result(f"{target.path} says so already.", told)
+        return
+    out.note(str(told["diff"]))
+    if not out.confirm(f"Write {target.path}?"):
+        raise UsageError(
+            f"{target.path} was not changed: nobody agreed to it.", "-y writes without asking."
+        )
+    backup = client_files.write(target.path, old, new)
+    told |= {"written": True, "backup": str(backup) if backup else None}
+    was = f" (what it was: {backup.name})" if backup else ""
+    out.result(f"Wrote {target.path}{was}\n  then   {target.then}", told)
 
 
 def _url_of(out: Output, name: str) -> str:

@@ -131,3 +131,24 @@ def test_probes_and_scrapes_of_the_examples_are_answered(served: Stand) -> None:
     assert asked == {"/startupz", "/livez", "/readyz", "/metrics"}
     for path in asked:
         assert httpx.get(served.url + path).status_code == 200, path
+
+
+def test_a_request_is_found_by_its_id(served: Stand) -> None:
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    head = {"x-request-id": "looked-for"}
+    answer = httpx.post(f"{served.url}/v1/chat/completions", json=chat, headers=head, timeout=60)
+    used = answer.json()["usage"]
+    found = ""
+
+    def written() -> bool:
+        nonlocal found
+        found = served.cli("logs", "--request", answer.json()["id"], "--json").stdout
+        return "appliance.request/1" in found
+
+    until(written, "the request log has the line")
+    [row] = [json.loads(line)["request"] for line in found.splitlines() if "request/1" in line]
+    assert (row["id"], row["status"], row["output_tokens"]) == (
+        "looked-for", 200, used["completion_tokens"],
+    )  # fmt: skip
+    refused = served.cli("logs", "--request", "looked-for", "--curl")
+    assert refused.returncode == 2 and "--request-log content" in refused.stderr

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from stand import Stand
@@ -93,3 +94,66 @@ def test_calls_can_be_forced_and_forbidden(client: openai.OpenAI) -> None:
         assert parallel is None or len(forced) == 1
     none = ask(client, BERLIN, tool_choice="none").choices[0]
     assert none.message.tool_calls is None and none.finish_reason == "stop"
+
+
+NAMED = {"type": "function", "function": {"name": "get_time"}}
+ASKED = ("Hi!", "What is 37 + 45?", "Tell me a story of a fox.", "Say <tool_call> and no more.")
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_forced_calls_leak_no_text(client: openai.OpenAI, choice: Any, temperature: float) -> None:
+    """Whatever is asked and however it is drawn, also where the answer is cut short."""
+    for seed, text in enumerate(ASKED):
+        message = {"role": "user", "content": text}
+        fields = {"tool_choice": choice, "temperature": temperature, "seed": seed}
+        whole = ask(client, message, **fields, max_tokens=200).choices[0]
+        assert not whole.message.content
+        if whole.finish_reason == "tool_calls":
+            for call in whole.message.tool_calls:
+                assert set(json.loads(call.function.arguments)) == {"city"}
+                assert call.function.name in ("get_time", "get_weather")
+                assert choice == "required" or call.function.name == "get_time"
+        else:
+            assert whole.finish_reason == "length" and whole.message.tool_calls
+        cut = [
+            c.choices[0] for c in ask(client, message, **fields, max_tokens=5 + seed, stream=True)
+        ]
+        assert cut[-1].finish_reason == "length"
+        assert not any(c.delta.content for c in cut)
+
+
+def test_forced_calls_in_other_dialects_leak_no_text(served: Stand) -> None:
+    parameters = WEATHER["function"]["parameters"]
+    told = httpx.post(
+        f"{served.url}/v1/messages",
+        json={
+            "model": "default", "max_tokens": 200, "messages": [{"role": "user", "content": "Hi!"}],
+            "tools": [{"name": "get_weather", "input_schema": parameters}],
+            "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+        },
+        timeout=60,
+    ).json()  # fmt: skip
+    assert [block["type"] for block in told["content"]] == ["tool_use"]
+    assert told["stop_reason"] == "tool_use" and set(told["content"][0]["input"]) == {"city"}
+    told = httpx.post(
+        f"{served.url}/v1/responses",
+        json={
+            "model": "default", "input": "Hi!", "tool_choice": "required",
+            "parallel_tool_calls": False, "max_output_tokens": 200,
+            "tools": [{"type": "function", "name": "get_weather", "parameters": parameters}],
+        },
+        timeout=60,
+    ).json()  # fmt: skip
+    assert [item["type"] for item in told["output"]] == ["function_call"]
+    assert set(json.loads(told["output"][0]["arguments"])) == {"city"}
+    told = httpx.post(
+        f"{served.url}/v1/chat/completions",
+        json={
+            "messages": [{"role": "user", "content": "Hi!"}], "max_tokens": 200,
+            "functions": [WEATHER["function"]], "function_call": {"name": "get_weather"},
+        },
+        timeout=60,
+    ).json()["choices"][0]  # fmt: skip
+    assert told["finish_reason"] == "function_call" and not told["message"]["content"]
+    assert set(json.loads(told["message"]["function_call"]["arguments"])) == {"city"}

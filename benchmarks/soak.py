@@ -12,12 +12,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -25,9 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
-
-from appliance.client import Client
+from benchmarks.serving import Served
 
 LONGEST_IN, LONGEST_OUT = 200, 240
 GROWTH = 0.10
@@ -37,39 +32,6 @@ FEW = 2
 """Descriptors that the asking itself may hold at the moment of the look."""
 KINDS = ("whole", "stream", "chat", "several", "leave", "abort", "cut", "nonsense")
 WEIGHTS = (3, 6, 3, 1, 3, 2, 1, 1)
-
-
-class Served:
-    """A run in folders of its own."""
-
-    def __init__(self, model: str, options: list[str]) -> None:
-        self._home = tempfile.TemporaryDirectory(prefix="apl")
-        names = ("STATE", "RUNTIME", "CONFIG", "CACHE")
-        own = {f"APPLIANCE_{n}_DIR": f"{self._home.name}/{n.lower()}" for n in names}
-        command = [sys.executable, "-m", "appliance", "up", *([model] if model else [])]
-        command += ["--port", "0", "-d", "--wait", *options]
-        subprocess.run(command, env=os.environ | own, check=True, stdout=2)
-        run = Path(own["APPLIANCE_RUNTIME_DIR"]) / "default"
-        self.client = Client(run / "control.sock")
-        parts = urlsplit(self.client.status().url)
-        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
-
-    def looked(self) -> dict[str, dict[str, int]]:
-        """rss, fds and threads of each process by its name."""
-        found = {}
-        for row in self.client.status().processes:
-            process = psutil.Process(row.pid)
-            found[f"{row.role}-{row.index}"] = {
-                "pid": row.pid,
-                "rss": process.memory_info().rss,
-                "fds": process.num_fds(),
-                "threads": process.num_threads(),
-            }
-        return found
-
-    def close(self) -> None:
-        self.client.down(0.0)
-        self._home.cleanup()
 
 
 class Caller:
@@ -87,7 +49,7 @@ class Caller:
         path, body = self._asked(kind)
         if kind == "nonsense":
             body = body[: len(body) // 2]
-        reader, writer = await asyncio.open_connection(self._served.host, self._served.port)
+        reader, writer = await _connected(self._served)
         try:
             writer.write(_head(path, len(body)) + body)
             if kind == "cut":
@@ -110,7 +72,7 @@ class Caller:
 
     async def _abort(self, name: str) -> None:
         body = json.dumps({"rid": name}).encode()
-        reader, writer = await asyncio.open_connection(self._served.host, self._served.port)
+        reader, writer = await _connected(self._served)
         writer.write(_head("/abort_request", len(body)) + body)
         await reader.read()
         writer.close()
@@ -139,6 +101,11 @@ class Caller:
         return "/v1/completions", json.dumps(fields).encode()
 
 
+async def _connected(served: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    parts = urlsplit(served.url)
+    return await asyncio.open_connection(parts.hostname, parts.port)
+
+
 def _head(path: str, length: int) -> bytes:
     return (
         f"POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
@@ -153,7 +120,7 @@ async def _pieces(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 async def metrics(served: Served) -> dict[str, float]:
     """Every sample of /metrics by its name, labels left out and summed."""
-    reader, writer = await asyncio.open_connection(served.host, served.port)
+    reader, writer = await _connected(served)
     writer.write(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
     text = (await reader.read()).decode(errors="replace")
     writer.close()
@@ -259,6 +226,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     served = Served(given.model, [word for one in given.set for word in ("--set", one)])
+    print(f"ready in {served.started_s:.1f} s", file=sys.stderr)
     try:
         found = asyncio.run(soak(served, given))
     finally:

@@ -1,7 +1,8 @@
 """Writes the profiles of GPUs from one table: python profiles/make.py
 
-Each file is one GPU class on one, two, four or eight GPUs. What was measured on a machine is in
-MEASURED; the rest follows from the class of the GPU's memory.
+Each file is one GPU class on one, two, four or eight GPUs. What was searched for on a machine by
+benchmarks/sweep_profile.py is read from its results, with its evidence; what was measured as it
+stands is in MEASURED; the rest follows from the class of the GPU's memory.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from appliance.profiles.fit import FP8_SM
 from appliance.profiles.known import KNOWN, KnownGpu
 from appliance.runtime.plan import gpu_class
 
 FOLDER = Path(__file__).parent
+SWEEPS = FOLDER.parent / "benchmarks" / "results"
 MIB, GIB = 1 << 20, 1 << 30
 COUNTS = (1, 2, 4, 8)
 WORDS = {
@@ -56,8 +59,14 @@ MEASURED = {
 }  # fmt: skip
 
 
-def text_of(gpu: KnownGpu, count: int, fp8: bool) -> str:
-    """The file of one class on `count` GPUs."""
+def sweeps(folder: Path = SWEEPS) -> dict[str, dict[str, Any]]:
+    """What sweep_profile.py found, by the name of the profile."""
+    found = [json.loads(file.read_text()) for file in sorted(folder.glob("sweep-*.json"))]
+    return {sweep["profile"]: sweep for sweep in found}
+
+
+def text_of(gpu: KnownGpu, count: int, fp8: bool, sweep: dict[str, Any] | None = None) -> str:
+    """The file of one class on `count` GPUs; sweep: what was found there."""
     dtype = "bfloat16" if gpu.sm >= 80 else "float16"
     name = name_of(gpu, count, fp8)
     numbers = "weights rounded to 8-bit float" if fp8 else dtype
@@ -79,29 +88,31 @@ def text_of(gpu: KnownGpu, count: int, fp8: bool) -> str:
         f"count = {count}",
         "",
         "[evidence]",
-        *_evidence(name, gpu),
-        "",
-        "[model]",
-        f'dtype = "{dtype}"',
-        *(['quantization = "fp8"'] if fp8 else []),
-        "",
-        "[engine]",
-        'device = "cuda"',
-        f"tp = {count}",
-        f"memory_fraction = {share}",
-        'attention = "flashinfer"',
-        "graphs = true",
-        *([f"graph_batch_sizes = {json.dumps(GRAPHS_1024)}"] if sizes.graph_rows == 1024 else []),
-        "",
-        "[schedule]",
-        'policy = "fcfs"',
-        "page_size = 16",
-        f"chunk = {sizes.chunk}",
-        "max_prefill = 16384",
-        f"max_running = {sizes.max_running}",
-        "mixed_chunk = false",
-        "depth = 1",
+        *_evidence(name, gpu, sweep),
     ]
+    values: dict[str, Any] = {
+        "model.dtype": dtype,
+        **({"model.quantization": "fp8"} if fp8 else {}),
+        "engine.device": "cuda",
+        "engine.tp": count,
+        "engine.memory_fraction": share,
+        "engine.attention": "flashinfer",
+        "engine.graphs": True,
+        **({"engine.graph_batch_sizes": GRAPHS_1024} if sizes.graph_rows == 1024 else {}),
+        "schedule.policy": "fcfs",
+        "schedule.page_size": 16,
+        "schedule.chunk": sizes.chunk,
+        "schedule.max_prefill": 16384,
+        "schedule.max_running": sizes.max_running,
+        "schedule.mixed_chunk": False,
+        "schedule.depth": 1,
+    }
+    values |= sweep["values"] if sweep else {}
+    for section in ("model", "serve", "engine", "schedule"):
+        own = {f: v for f, v in values.items() if f.partition(".")[0] == section}
+        if own:
+            lines += ["", f"[{section}]"]
+            lines += [f"{f.partition('.')[2]} = {json.dumps(v)}" for f, v in own.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -115,8 +126,11 @@ def _suggested(gpu: KnownGpu, count: int, fp8: bool) -> str:
     return next(model for weights, model in SUGGEST if weights <= room)
 
 
-def _evidence(name: str, gpu: KnownGpu) -> list[str]:
+def _evidence(name: str, gpu: KnownGpu, sweep: dict[str, Any] | None) -> list[str]:
     found = MEASURED.get(name)
+    if sweep is not None:
+        told = {k: sweep[k] for k in ("note", "machine", "date", "result")}
+        found = {**told, "fields": sweep["tried"]}
     if found is not None:
         return ["measured = true"] + [f"{k} = {json.dumps(v)}" for k, v in found.items()]
     desktop = "; two hundredths of the memory more are left for a desktop"
@@ -129,8 +143,11 @@ def _evidence(name: str, gpu: KnownGpu) -> list[str]:
 
 def files() -> dict[str, str]:
     """File name -> content, of every profile that this script writes."""
+    found = sweeps()
     return {
-        f"{name_of(gpu, count, fp8)}.toml": text_of(gpu, count, fp8)
+        f"{name_of(gpu, count, fp8)}.toml": text_of(
+            gpu, count, fp8, found.get(name_of(gpu, count, fp8))
+        )
         for gpu in KNOWN
         for count in COUNTS
         for fp8 in ((False, True) if gpu.sm >= FP8_SM else (False,))

@@ -1,0 +1,124 @@
+"""The scripts that record figures: each runs on a CPU, so that no hour of a GPU is a first try."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from appliance.profiles.known import KNOWN
+from appliance.profiles.schema import Profile
+from benchmarks import all_rows, engine_rows, rows, soak, sweep_profile
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "appliance" / "default_model"
+
+
+def test_every_row_of_the_table_has_its_script() -> None:
+    found = [row.id for group in rows.GROUPS for row in group.rows]
+    assert len(found) == len(set(found)) == 11
+    for row in (row for group in rows.GROUPS for row in group.rows):
+        words = rows.tiny(row.arguments).split()
+        assert "--dataset" in words and words[words.index("--num-prompts") + 1] == "4"
+        assert "sharegpt" not in rows.tiny(row.arguments) and "2048" not in rows.tiny(row.arguments)
+
+
+def test_host_and_idle_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "r.jsonl"
+    words = ["x", "--model", str(MODEL), "--device", "cpu", "--rows", "8", "--steps", "300"]
+    monkeypatch.setattr(sys, "argv", [*words, "--traced", "6", "--append", str(file)])
+    assert engine_rows.main() == 0
+    host, idle = (json.loads(line) for line in file.read_text().splitlines())
+    assert (host["row"], host["gpu"]) == ("host", "none")
+    assert host["host_us"] == round(host["schedule_us"] + host["inputs_us"], 1)
+    assert host["inputs_us"] <= host["launch_us"] <= host["step_us"]
+    assert idle["row"] == "idle" and 0 <= idle["idle_share"] < 1
+    assert idle["seen_on"] == "host: launches"
+
+
+@pytest.mark.slow
+def test_rows_are_served_once_for_each_commit(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    command = [sys.executable, "-m", "benchmarks.all_rows", "--tiny", "--append", str(file)]
+    for said in ("bf16-one             tpot_ms_p50", "bf16-one: recorded already"):
+        done = subprocess.run(
+            [*command, "--only", "bf16-one", "--budget", "5m"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert said in done.stdout
+    (line,) = [json.loads(line) for line in file.read_text().splitlines()]
+    assert line["row"] == "bf16-one" and line["failed"] == 0 and line["torch"]
+    assert "schedule.prefix_cache=false" in line["server"]
+
+
+def test_what_the_time_is_short_for_is_left_out(tmp_path: Path) -> None:
+    given = argparse.Namespace(append=tmp_path / "none", budget="50s", only="", tiny=False)
+    work = all_rows.Work(given)
+    assert work.time_for(40, ["a"]) and not work.time_for(120, ["b", "c"])
+    assert work.left_out == ["b", "c"] and not work.time_for(1, [])
+
+
+def found_by(monkeypatch: pytest.MonkeyPatch, budget_s: float) -> dict[str, Any]:
+    """A sweep whose trials take no time: 4096 is the best chunk, 0.9 the best share."""
+
+    def trial(values: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+        score = 100.0 * (1.2 if values.get("schedule.chunk") == 4096 else 1.0)
+        score *= 1.1 if values.get("engine.memory_fraction") == 0.9 else 1.0
+        return {"values": values, "score": score, "tok_s": [score], "seconds": 10.0,
+                "profile": "h100x1-bf16"}  # fmt: skip
+
+    monkeypatch.setattr(sweep_profile, "trial", trial)
+    given = argparse.Namespace(budget_s=budget_s)
+    return sweep_profile.evidence(sweep_profile.search(sweep_profile.FIELDS, given), given)
+
+
+def test_a_sweep_becomes_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = found_by(monkeypatch, 1e9)
+    assert found["values"] == {"schedule.chunk": 4096, "engine.memory_fraction": 0.9}
+    assert set(found["tried"]) == set(sweep_profile.FIELDS)
+    (tmp_path / "sweep-h100x1-bf16.json").write_text(json.dumps(found))
+    make = runpy.run_path(str(ROOT / "profiles" / "make.py"))
+    gpu = next(gpu for gpu in KNOWN if gpu.word == "h100")
+    text = make["text_of"](gpu, 1, False, make["sweeps"](tmp_path)["h100x1-bf16"])
+    profile = msgspec.convert(tomllib.loads(text), Profile)
+    assert profile.evidence.measured and "schedule.chunk" in profile.evidence.fields
+    assert profile.schedule["chunk"] == 4096 and profile.engine["memory_fraction"] == 0.9
+    assert profile.schedule["max_running"] == 1024
+
+
+def test_a_sweep_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = found_by(monkeypatch, 5.0)
+    assert found["values"] == {} and len(found["trials"]) == 1
+
+
+def looks(growth: int) -> list[dict[str, Any]]:
+    def process(i: int) -> dict[str, int]:
+        return {"pid": 7, "rss": (200 << 20) + growth * i, "fds": 9, "threads": 3}
+
+    return [{"processes": {"engine-0": process(i)}} for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("growth", "fds", "used", "leaks"),
+    [(0, 9, 0, 0), (16 << 20, 9, 0, 1), (0, 40, 0, 1), (0, 9, 64, 1)],
+)
+def test_a_soak_tells_what_was_not_given_back(growth: int, fds: int, used: int, leaks: int) -> None:
+    zero = ("requests_running", "requests_waiting", "live_requests", "kv_used_tokens")
+    others = ("generation_tokens_total", "engine_steps_total", "preemptions_total",
+              "evicted_tokens_total", "kv_total_tokens")  # fmt: skip
+    idle = {f"appliance_{name}": 0.0 for name in (*zero, *others)}
+    idle["appliance_kv_used_tokens"] = used
+    seen = looks(growth)
+    last = {"engine-0": {**seen[-1]["processes"]["engine-0"], "fds": fds}}
+    told = soak.report(seen, idle, last, Counter(), 1.0)
+    assert len(told["leaks"]) == leaks, told["leaks"]

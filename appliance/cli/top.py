@@ -43,6 +43,8 @@ _PATIENCE_S = 10.0
 @click.option("--replay", type=click.Path(dir_okay=False, path_type=Path), help="Play FILE.")
 @click.option("--url", metavar="URL", help="A server elsewhere; its key: APPLIANCE_API_KEY.")
 @click.option("--demo", is_flag=True, help="Play a recording of a made-up busy server.")
+@click.option("--web", is_flag=True, help="In a browser of this machine, on loopback, to look at.")
+@click.option("--web-port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
 @click.pass_context
 def top(
     context: click.Context,
@@ -56,9 +58,16 @@ def top(
     replay: Path | None,
     url: str | None,
     demo: bool,
+    web: bool,
+    web_port: int,
 ) -> None:
     """Live dashboard of run NAME."""
     out: Output = context.obj
+    if web:
+        if record is not None or once or inline:
+            raise UsageError("--web draws in a browser.", "Leave out --record, --once, --inline.")
+        _serve_web(out, web_port, _options(name, interval, replay, url, demo))
+        return
     if sum((record is not None, replay is not None, demo)) > 1:
         raise UsageError("--record, --replay and --demo exclude one another.", "Give one of them.")
     if url is not None and (replay is not None or demo):
@@ -73,7 +82,9 @@ def top(
         elif not draws:
             if record is not None and not once:
                 _stream(None, source, frame_s)
-            if not _print(out, source, ascii) and once:
+            if not once and not out.json:
+                out.note("No terminal to draw on: one snapshot. --once says that this is wanted.")
+            if not _print(out, source, ascii or not _knows_more_than_ascii()) and once:
                 context.exit(NotRunningError.exit_code)
         else:
             from appliance.tui.app import run
@@ -170,5 +181,34 @@ def _news(snapshot: TopSnapshot, known: int | None) -> dict[str, Any]:
     return plain
 
 
+def _knows_more_than_ascii() -> bool:
+    return "utf" in (sys.stdout.encoding or "").lower()
+
+
+def _options(
+    name: str, interval: float | None, replay: Path | None, url: str | None, demo: bool
+) -> list[str]:
+    """The same dashboard in words; the name last, for it may look like an option."""
+    words = [] if interval is None else ["--interval", str(interval)]
+    words += [] if replay is None else ["--replay", str(replay.resolve())]
+    words += [] if url is None else ["--url", url]
+    return [*words, *(["--demo"] if demo else []), "--", name]
+
+
+def _serve_web(out: Output, port: int, options: list[str]) -> None:
+    try:
+        from appliance.tui.web import serve
+    except ModuleNotFoundError as problem:
+        raise UsageError(
+            f"--web needs a package that is not installed: {problem.name}.",
+            "pip install 'appliance[web]'",
+        ) from problem
+
+    serve(options, port, lambda url: out.result(f"Open {url}\nCtrl-C ends it.", {"url": url}))
+
+
 def _terminal() -> bool:
+    """Something that can draw: a terminal, or a browser that textual-serve has put behind us."""
+    if os.environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver"):
+        return True
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

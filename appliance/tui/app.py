@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import locale
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -25,7 +24,7 @@ from appliance.tui.screens.dialogs import CHANGES_HELP, HELP, Detail, Help, Ques
 from appliance.tui.screens.page import NAMES, Asked, Page, TablePage
 from appliance.tui.screens.pages import LogsPage, make_pages
 from appliance.tui.source import Source
-from appliance.tui.terminal import end_with_terminal
+from appliance.tui.terminal import draws_ascii_only, end_with_terminal
 from appliance.tui.text import ASCII, UNICODE
 from appliance.tui.told import Told
 from appliance.tui.widgets.requests import Requests
@@ -234,11 +233,10 @@ def run(
     label: str = "",
 ) -> None:
     """Shows the dashboard on this terminal until the user leaves; the run goes on."""
-    poor = "utf" not in locale.getpreferredencoding(False).lower().replace("-", "")
     app = TopApp(
         source,
         interval=interval,
-        ascii=ascii or poor,
+        ascii=ascii or draws_ascii_only(),
         readonly=readonly,
         inline=inline,
         label=label,

@@ -148,7 +148,7 @@ def key_figures(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[KeyFigure]:
 def _queue(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
     running, waiting = (whole(top.queue.get(name), glyphs) for name in ("running", "waiting"))
     most, oldest = top.queue.get("max_running"), top.queue.get("oldest_wait_s") or 0.0
-    extra = "" if most is None else f"of {whole(most, glyphs)} at most"
+    extra = "" if most is None else f"at most {whole(most, glyphs)}"
     style = above(oldest, *QUEUE_LONG_S)
     if top.queue.get("waiting") and oldest >= QUEUE_LONG_S[0]:
         extra = f"oldest {duration(oldest, glyphs)}"

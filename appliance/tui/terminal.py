@@ -1,13 +1,22 @@
-"""The end of the terminal is the end of the dashboard, also where no SIGHUP tells it."""
+"""What this terminal can draw, and its end: that of the dashboard, also where no SIGHUP tells."""
 
 from __future__ import annotations
 
+import locale
 import os
 import select
 import threading
 
 _EXIT = 129
 """As a shell tells a death by SIGHUP."""
+
+
+def draws_ascii_only() -> bool:
+    """The locale knows no more, or the console's font does. Python takes the locale C for UTF-8,
+    which nobody means who sets it."""
+    if os.environ.get("LC_ALL") in ("C", "POSIX") or os.environ.get("TERM") == "linux":
+        return True
+    return "utf" not in locale.getpreferredencoding(False).lower()
 
 
 def end_with_terminal(fd: int) -> None:

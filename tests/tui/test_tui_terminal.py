@@ -24,6 +24,7 @@ from appliance.tui.source import read_recording
 
 HERE = Path(__file__).parent
 TMUX = shutil.which("tmux")
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
 class Terminal:
@@ -105,9 +106,10 @@ class Pty:
         os.write(self.master, text.encode())
 
     def sees(self, *wanted: str) -> str:
-        """What was written since the last call, as soon as all the words are in it."""
-        end = time.monotonic() + 30
-        while not all(word in self.seen for word in wanted):
+        """What was written since the last call, as soon as all the words are in it. Between the
+        letters of a word there may be colours."""
+        end = time.monotonic() + 60
+        while not all(word in _COLOUR.sub("", self.seen) for word in wanted):
             if not select.select([self.master], [], [], max(0.0, end - time.monotonic()))[0]:
                 raise AssertionError(f"{wanted} did not come; there is {self.seen[-2000:]!r}")
             try:
@@ -201,6 +203,32 @@ def test_inline_stays_under_the_prompt() -> None:
         assert terminal.process.wait(20) == 0
 
 
+def test_a_terminal_without_utf8_gets_ascii_alone() -> None:
+    with dashboard("--demo", LC_ALL="C") as terminal:
+        seen = terminal.sees("DEMO READY", "[1 overview]")
+        terminal.keys("q")
+        seen += terminal.rest()
+        assert terminal.process.wait(20) == 0
+    assert seen.isascii()
+
+
+def test_on_a_serial_line_help_scrolls_and_a_resize_is_followed() -> None:
+    with dashboard("--demo", TERM="vt220") as terminal:
+        terminal.sees("DEMO READY", "q quit")
+        terminal.resize(12, 40)
+        terminal.sees("hit 60s")
+        terminal.keys("?")
+        terminal.sees("quit; the server")
+        terminal.keys("\x1b[F")  # End
+        terminal.sees("other key", "closes it")
+        terminal.keys("x")
+        terminal.resize(42, 140)
+        terminal.sees("KV cache", "errors/min", "frontend-0")
+        terminal.keys("q")
+        terminal.rest()
+        assert terminal.process.wait(20) == 0
+
+
 @pytest.mark.parametrize("dumb", [False, True])
 def test_where_nothing_can_be_drawn_one_snapshot_is_printed(dumb: bool) -> None:
     command = [sys.executable, "-m", "appliance", "top", "--demo"]
@@ -211,4 +239,5 @@ def test_where_nothing_can_be_drawn_one_snapshot_is_printed(dumb: bool) -> None:
     else:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
         seen = done.stdout
+        assert "No terminal" in done.stderr
     assert "READY" in seen and "\x1b" not in seen

@@ -120,8 +120,8 @@ class Page(Screen[None]):
         """How many lines the alerts take."""
         width, height = self.room
         alerts = self.query_one("#alerts", Alerts)
-        tall = height >= _WRAPS_FROM
-        return len(alerts.wanted(width - 2, self.alerts_shown(), tall))
+        alerts.most, alerts.tall = self.alerts_shown(), height >= _WRAPS_FROM
+        return len(alerts.lines(width - 2, height))
 
     def _fold(self) -> None:
         if not self.is_mounted:

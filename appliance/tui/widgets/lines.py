@@ -17,8 +17,6 @@ from appliance.tui.told import Told
 _LABEL_ROOM = 28
 """Width from which a key figure on one line has its long label."""
 _GAUGE_LEAST = 4
-_ALERT_LINES = 2
-"""Of one alert, where there is room."""
 
 
 class Lines(Widget):
@@ -117,7 +115,15 @@ class Figure(Lines):
 
 
 class Alerts(Lines):
-    """An alert on a line, or two where there is room; none when all is well."""
+    """An alert on a line, or two where there is room; none when all is well.
+
+    most: alerts shown. tall: one that is too long for its line may have another.
+    """
+
+    def __init__(self, told: Told, *, id: str) -> None:
+        super().__init__(told, id=id)
+        self.most = 1
+        self.tall = False
 
     def found(self) -> list[Line]:
         lines = figures.alert_lines(self.top, self.glyphs) if self.top else []
@@ -126,16 +132,19 @@ class Alerts(Lines):
             lines.insert(0, figures.alert_line("error", why))
         return lines
 
-    def wanted(self, width: int, most: int, tall: bool) -> list[Line]:
-        """The first `most` alerts. tall: one that is too long for its line may have another."""
+    def lines(self, width: int, height: int) -> list[Line]:
         lines: list[Line] = []
-        for alert in self.found()[:most]:
-            lines += wrapped(alert, width)[:_ALERT_LINES] if tall else [alert]
+        for alert in self.found()[: self.most]:
+            lines += _two_lines(wrapped(alert, width)) if self.tall else [alert]
         return lines
 
-    def lines(self, width: int, height: int) -> list[Line]:
-        wanted = self.wanted(width, height, True)
-        return wanted if len(wanted) <= height else self.wanted(width, height, False)
+
+def _two_lines(lines: list[Line]) -> list[Line]:
+    """What does not stand on the first joins the second, to be cut there."""
+    if len(lines) <= 1:
+        return lines
+    rest = tuple(span for line in lines[2:] for span in line[1:])
+    return [lines[0], lines[1] + rest]
 
 
 class Gpus(Lines):

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from appliance.kernels import gemm_fp8, rope, slot_tables
+from appliance.kernels import filter_logits, gemm_fp8, rope, slot_tables, torch_ops
 
 
 @triton.jit
@@ -44,8 +44,9 @@ def _gumbel_part(
 
 
 class CudaOps:
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, search: bool = False) -> None:
         self.device = device
+        self._search = search
 
     def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
         return flashinfer.norm.rmsnorm(x_TE, weight_E, eps)
@@ -85,8 +86,9 @@ class CudaOps:
     def flatten_pages(self, page_table, slots, indptr, indices, firsts=None) -> None:
         slot_tables.flatten_pages(page_table, slots, indptr, indices, firsts)
 
-    def descending(self, x_BV: Tensor) -> Tensor:
-        return x_BV.sort(-1, descending=True).values
+    def keep_likely(self, logits_BV, rows_R, top_k_R, top_p_R, min_p_R) -> Tensor:
+        by = filter_logits.keep_likely if self._search else torch_ops.keep_likely
+        return by(logits_BV, rows_R, top_k_R, top_p_R, min_p_R)
 
     def fp8_linear(self, x_TI, weight_OI, scale_O, input_scale, cap, bias_O) -> Tensor:
         return gemm_fp8.linear(x_TI, weight_OI, scale_O, input_scale, cap, bias_O)

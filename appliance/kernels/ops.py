@@ -54,8 +54,15 @@ class Ops(Protocol):
     ) -> None:
         """page_table[slots[i], columns[i]] = pages[i]; all int32."""
 
-    def descending(self, x_BV: Tensor) -> Tensor:
-        """Each row's values, largest first; not a number before all."""
+    def keep_likely(
+        self, logits_BV: Tensor, rows_R: Tensor, top_k_R: Tensor, top_p_R: Tensor, min_p_R: Tensor
+    ) -> Tensor:
+        """Minus infinity, in place, for what is unlikely in the rows named: all but the top_k
+        largest; of these, what comes after a mass of top_p; and what is less likely than min_p
+        times the likeliest. Values equal to the last one kept stay, and the largest always does.
+
+        logits float32; rows, top_k int32 (the vocabulary's size: all); top_p, min_p float32.
+        """
 
     def fp8_linear(
         self,
@@ -116,12 +123,13 @@ class CaptureOps(Ops, Protocol):
         (int32 [R]; None: from the first)."""
 
 
-def select(device: torch.device, dtype: torch.dtype) -> Ops:
-    """The Ops for a device; float32 is computed by plain torch everywhere."""
+def select(device: torch.device, dtype: torch.dtype, search: bool = False) -> Ops:
+    """The Ops for a device; float32 is computed by plain torch everywhere. search: the likely
+    tokens are found without sorting, where there are kernels for it."""
     if device.type == "cuda" and dtype != torch.float32:
         from appliance.kernels.cuda_ops import CudaOps
 
-        return CudaOps(device)
+        return CudaOps(device, search)
     from appliance.kernels.torch_ops import TorchOps
 
     return TorchOps()

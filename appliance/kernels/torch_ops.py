@@ -10,6 +10,8 @@ from torch import Tensor
 _M32 = 0xFFFFFFFF
 _LARGEST = 448.0
 """Of e4m3."""
+SORTED_ROWS = 128
+"""Rows sorted at a time: bounds the memory that a step's filters take."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -53,6 +55,36 @@ def _write(pages: Tensor, rows_T: Tensor, x_TKD: Tensor, scale: float) -> None:
         x_TKD = narrow(x_TKD, pages.dtype, scale).view(torch.uint8)
         pages = pages.view(torch.uint8)
     pages.view(-1, kv_heads, size).index_copy_(0, rows_T, x_TKD)
+
+
+def descending(x_BV: Tensor) -> Tensor:
+    """Each row's values, largest first; not a number before all."""
+    if x_BV.device.type != "cpu":
+        return x_BV.sort(-1, descending=True).values
+    # numpy sorts with vector instructions: some thirty times as fast
+    return torch.from_numpy(np.sort(x_BV.numpy(), axis=-1)).flip(-1)
+
+
+def keep_likely(
+    logits_BV: Tensor, rows_R: Tensor, top_k_R: Tensor, top_p_R: Tensor, min_p_R: Tensor
+) -> Tensor:
+    """As Ops.keep_likely says, by sorting."""
+    for begin in range(0, len(rows_R), SORTED_ROWS):
+        some = slice(begin, begin + SORTED_ROWS)
+        rows, top_p, min_p = rows_R[some].long(), top_p_R[some, None], min_p_R[some, None]
+        part = logits_BV[rows]
+        ordered = descending(part)
+        rank = torch.arange(part.shape[1], device=part.device)
+        kept = ordered.masked_fill(rank[None, :] >= top_k_R[some, None], -torch.inf)
+        likely = kept.softmax(-1)
+        before = likely.cumsum(-1) - likely
+        # sums of everything may round to more than one: without a top_p nothing is too late
+        keep = ((before < top_p) | (top_p >= 1)) & (likely > 0)
+        keep &= likely >= min_p * likely[:, :1]
+        last = keep.sum(-1, keepdim=True).clamp(min=1) - 1
+        part = part.masked_fill(part < ordered.gather(1, last), -torch.inf)
+        logits_BV.index_copy_(0, rows, part)
+    return logits_BV
 
 
 def mix32(x: Tensor) -> Tensor:
@@ -121,11 +153,10 @@ class TorchOps:
     ) -> None:
         page_table[slots.long(), columns.long()] = pages
 
-    def descending(self, x_BV: Tensor) -> Tensor:
-        if x_BV.device.type != "cpu":
-            return x_BV.sort(-1, descending=True).values
-        # numpy sorts with vector instructions: some thirty times as fast
-        return torch.from_numpy(np.sort(x_BV.numpy(), axis=-1)).flip(-1)
+    def keep_likely(
+        self, logits_BV: Tensor, rows_R: Tensor, top_k_R: Tensor, top_p_R: Tensor, min_p_R: Tensor
+    ) -> Tensor:
+        return keep_likely(logits_BV, rows_R, top_k_R, top_p_R, min_p_R)
 
     def fp8_linear(
         self,

@@ -21,6 +21,7 @@ Policy = Literal["fcfs", "lpm", "dfs-weight", "random"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
+Filter = Literal["auto", "sort", "search"]
 AttentionBackend = Literal["auto", "flashinfer", "reference"]
 Quantization = Literal["auto", "none", "fp8"]
 KVDtype = Literal["auto", "model", "e4m3", "e5m2"]
@@ -125,6 +126,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Tokens in the page pool; 0: what is measured to be free after load."""
     attention: AttentionBackend = "auto"
     """Which kernels; auto: flashinfer on NVIDIA, else reference, which is plain torch."""
+    filter: Filter = "auto"
+    """How top-k, top-p and min-p find their tokens; search: without sorting, on NVIDIA GPUs."""
     graphs: bool = True
     """Passes are captured as CUDA graphs after load."""
     graph_batch_sizes: tuple[int, ...] = ()

@@ -111,6 +111,7 @@ class _Rules:
             "engine.device": self._device(),
             "engine.memory_fraction": self._memory_fraction(),
             "engine.attention": self._attention(),
+            "engine.filter": self._filter(),
             "engine.graphs": self._graphs(),
             "engine.graph_batch_sizes": self._graph_sizes(),
             "engine.threads": self._threads(),
@@ -192,6 +193,14 @@ class _Rules:
         if self.cuda:
             return "flashinfer", "NVIDIA GPU"
         return "reference", "plain torch runs on any device"
+
+    def _filter(self) -> tuple[str, str]:
+        if self.config.engine.filter == "search" and not self.cuda:
+            raise UsageError(
+                "tokens are searched for without sorting on NVIDIA GPUs only.",
+                "Leave engine.filter to be chosen.",
+            )
+        return "sort", "the search is there on request: engine.filter=search"
 
     def _graphs(self) -> tuple[bool, str]:
         if not self.cuda:

@@ -154,6 +154,34 @@ def test_gumbel_argmax_is_the_same_function(ops, plain, vocab):
     assert torch.allclose(noise, full.max(1).values, atol=1e-3)
 
 
+@pytest.mark.parametrize("vocab", [300, 4096, 128256])
+@pytest.mark.parametrize("kind", ["normal", "peaked", "ties", "masked"])
+def test_the_search_keeps_what_sorting_keeps(plain, vocab, kind):
+    from appliance.kernels.cuda_ops import CudaOps
+
+    asked = [(0, 0.9, 0.0), (0, 0.1, 0.0), (1, 1.0, 0.0), (50, 1.0, 0.0), (vocab - 1, 0.999, 0.0),
+             (0, 1.0, 0.05), (50, 0.95, 0.02)] * 20  # fmt: skip
+    x = torch.randn(len(asked) + 3, vocab, device=cuda) * 3
+    if kind == "peaked":
+        x[:, 7] += 30
+    elif kind == "ties":
+        x = (x * 2).round() / 2
+    elif kind == "masked":
+        x[:, 20:] = -torch.inf
+    k = torch.tensor([n or vocab for n, _, _ in asked], device=cuda, dtype=torch.int32)
+    p, m = (torch.tensor([a[i] for a in asked], device=cuda) for i in (1, 2))
+    at = torch.randperm(len(x), device=cuda)[: len(asked)].int()
+    got = CudaOps(cuda, search=True).keep_likely(x.clone(), at, k, p, m)
+    want = plain.keep_likely(x.clone(), at, k, p, m)
+    again = CudaOps(cuda, search=True).keep_likely(x.clone(), at, k, p, m)
+    assert torch.equal(got, again)
+    differs = (got > -torch.inf) != (want > -torch.inf)
+    # sums in another order: what stands on the border of the mass may fall either way
+    assert float((x.double().softmax(-1) * differs).sum(-1).max()) < 1e-4
+    exact = [i for i, a in enumerate(asked) if a[1] == 1.0]
+    assert not differs[at[exact].long()].any()
+
+
 @pytest.mark.parametrize("heads,kv_heads,size", [(32, 8, 128)])
 @pytest.mark.parametrize("prefill,decode", [(0, 1), (0, 33), (3, 0), (2, 17)])
 @pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])

@@ -13,7 +13,14 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("file", ["interpreted_rope.py", "interpreted_slot_tables.py"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "interpreted_filter_logits.py",
+        "interpreted_rope.py",
+        "interpreted_slot_tables.py",
+    ],
+)
 def test_in_the_interpreter(file):
     pytest.importorskip("triton")
     command = [

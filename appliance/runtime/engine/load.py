@@ -49,7 +49,7 @@ def load_model(
 ) -> Loaded:
     """Errors as in weights.load and attention.select."""
     dtype = DTYPES[config.model.dtype]
-    ops = select_ops(device, dtype)
+    ops = select_ops(device, dtype, config.engine.filter == "search")
     size = config.schedule.page_size
     columns = -(-config.model.context // size)
     backend = select(

@@ -19,9 +19,6 @@ from appliance.runtime.engine.sample import logprobs as lp
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.wire.step import Masks
 
-_FILTER_ROWS = 128
-"""Rows sorted at a time: bounds the memory that a step's filters take."""
-
 INVALID = -2
 """Token of a row whose logits are not finite."""
 
@@ -131,11 +128,6 @@ class Sampler:
     def _filter(
         self, x_SV: Tensor, slots: npt.NDArray[np.int32], at: npt.NDArray[np.intp]
     ) -> Tensor:
-        """top-k, then top-p of what is left, then min-p. Ties with the last one kept stay."""
-        if len(at) > _FILTER_ROWS:
-            for begin in range(0, len(at), _FILTER_ROWS):
-                x_SV = self._filter(x_SV, slots, at[begin : begin + _FILTER_ROWS])
-            return x_SV
         s = self._state
         own = slots[at]
         vocab = x_SV.shape[1]
@@ -147,15 +139,4 @@ class Sampler:
                 s.min_p[own],
             ]
         )
-        where = where.long()
-        part = x_SV[where]
-        ordered = self._ops.descending(part)
-        rank = torch.arange(vocab, device=part.device)
-        kept = ordered.masked_fill(rank[None, :] >= top_k[:, None], -torch.inf)
-        probabilities = kept.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities
-        keep = (before < top_p[:, None]) & (probabilities > 0)
-        keep &= probabilities >= min_p[:, None] * probabilities[:, :1]
-        last = keep.sum(-1, keepdim=True).clamp(min=1) - 1
-        part = part.masked_fill(part < ordered.gather(1, last), -torch.inf)
-        return x_SV.index_copy_(0, where, part)
+        return self._ops.keep_likely(x_SV, where, top_k, top_p, min_p)

@@ -28,6 +28,10 @@ from appliance.profiles import store
 from appliance.profiles.compose import LEVELS
 from appliance.profiles.schema import SECTIONS, Profile
 from appliance.runtime.api.series import ALIASES, Series, engine_dump
+from appliance.runtime.model import registry
+from appliance.runtime.model.families.quantized import KNOWN
+from appliance.runtime.text.reasoning import REASONING_FORMS
+from appliance.runtime.text.tools.forms import TOOL_FORMS
 from appliance.supervisor.export import dump
 
 PAGES = Path(__file__).parent / "reference"
@@ -268,10 +272,42 @@ def metrics_page() -> str:
     )
 
 
+# Models
+
+
+def models_page() -> str:
+    kinds = (
+        ("writes text", {name: name for name in registry.FAMILIES}),
+        ("tells classes, or ranks", registry.CLASSIFIERS),
+        ("gives embeddings", registry.BARE),
+    )
+    rows = [
+        (f"`{name}`", what, f"`{registry.FAMILIES[decoder]}`")
+        for what, names in kinds
+        for name, decoder in names.items()
+    ]
+    tools, thoughts = (
+        ", ".join(f"`{name}`" for name in forms) for forms in (TOOL_FORMS, REASONING_FORMS)
+    )
+    return page(
+        "Models",
+        "What is read of a checkpoint. Every family is compared with transformers on small random\n"
+        "weights; what was measured, on which weights, is in [measurements](../measurements.md).",
+        "## Architectures\n\nAs `architectures` of `config.json` names them.\n\n"
+        + table(["architecture", "what it does", "family"], rows),
+        "A checkpoint of the first kind that says how its vectors are pooled, as those for\n"
+        "sentence-transformers do, gives embeddings.",
+        f"## Weights\n\nsafetensors in float32, bfloat16 and float16, and 8-bit float as: {KNOWN}.",
+        f"## Forms of tool calls\n\n{tools}.\n\nThe chat template tells which one.",
+        f"## Forms of thoughts\n\n{thoughts}.\n\nThe chat template tells which one.",
+    )
+
+
 REFERENCE = {
     "commands.md": commands_page,
     "errors.md": errors_page,
     "metrics.md": metrics_page,
+    "models.md": models_page,
     "profiles.md": profiles_page,
     "python.md": python_page,
     "settings.md": settings_page,

@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from appliance.errors import RequestError
+from appliance.runtime.api.conversation import plain_messages
 from appliance.runtime.api.frontend import Frontend
 from appliance.runtime.api.generate import read_body, send_to_engines
 from appliance.runtime.api.logprobs import chat_logprobs, prompt_logprobs
 from appliance.runtime.api.models import Models
-from appliance.runtime.api.schema import ChatRequest, decode_body, plain_messages
+from appliance.runtime.api.schema import ChatRequest, decode_body
 from appliance.runtime.api.sse import PlainChunks, encode, event
 from appliance.runtime.api.tools import (
     ToolUse,
@@ -150,7 +151,8 @@ class ChatCompletions:
     async def post(self, request: Request) -> Response:
         body = decode_body(ChatRequest, await read_body(request))
         model = self._models.check(body.model)
-        exchange = await send_to_engines(self._frontend, request, [self.asked(body)])
+        asked = [self.asked(body)]
+        exchange = await send_to_engines(self._frontend, request, asked, body.names)
         form = ChatForm(
             body, f"chatcmpl-{request.scope['state']['request_id']}", model, exchange.tokens
         )
@@ -174,12 +176,12 @@ class ChatCompletions:
             sampling=body.sampling(wanted, logprobs),
             param="messages",
             stop=body.stops(),
-            include_stop=bool(body.include_stop_str_in_output),
+            include_stop=body.includes_stop,
             skip_special_tokens=body.skip_special_tokens is not False,
             continues=bool(body.continue_final_message),
             priority=body.priority or 0,
             arrival=time.monotonic(),
-            cache_key=body.cache_salt or "",
+            cache_key=body.cache_key,
             calls=use.calls,
             may_call=use.may_call,
             parallel_calls=body.parallel_tool_calls is not False and not use.single,

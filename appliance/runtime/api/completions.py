@@ -113,7 +113,8 @@ class Completions:
         body = decode_body(CompletionRequest, await read_body(request))
         model = self._models.check(body.model)
         asked = self.asked(body)
-        exchange = await send_to_engines(self._frontend, request, asked)
+        names = body.names * len(asked)
+        exchange = await send_to_engines(self._frontend, request, asked, names)
         try:
             echoes = await self._echoes(body, asked)
         except BaseException:
@@ -148,12 +149,12 @@ class Completions:
                 sampling=sampling,
                 default_max_tokens=DEFAULT_MAX_TOKENS,
                 stop=body.stops(),
-                include_stop=bool(body.include_stop_str_in_output),
+                include_stop=body.includes_stop,
                 skip_special_tokens=body.skip_special_tokens is not False,
                 add_special_tokens=body.add_special_tokens is not False,
                 priority=body.priority or 0,
                 arrival=arrival,
-                cache_key=body.cache_salt or "",
+                cache_key=body.cache_key,
                 grammar=grammar,
             )
             for prompt in prompts

@@ -17,11 +17,12 @@ from appliance.runtime.api.generate import read_body, send_to_engines
 from appliance.runtime.api.models import Models
 from appliance.runtime.api.schema import Inputs, decode_body, read_inputs
 from appliance.runtime.api.sse import encode
+from appliance.runtime.api.unsupported import OfVectors
 from appliance.runtime.wire import vectors
 from appliance.runtime.wire.text import AskedSampling, TextDelta, TextRequest
 
 
-class EmbeddingRequest(Struct, kw_only=True):
+class EmbeddingRequest(OfVectors, kw_only=True):
     input: str | list[Any]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -120,6 +121,7 @@ class Embeddings:
     async def post(self, request: Request) -> Response:
         body = decode_body(EmbeddingRequest, await read_body(request))
         model = self._models.check(body.model)
+        body.refuse_all()
         asked = self._asked(read_inputs(body.input, "input"), "input")
         exchange = await send_to_engines(self._frontend, request, asked)
         return await exchange.whole(_OpenAIForm(body, model, self._normalizes))

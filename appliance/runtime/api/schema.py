@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -19,6 +18,7 @@ from appliance.runtime.api.structured import (
     Wanted,
     Written,
 )
+from appliance.runtime.api.unsupported import CHAT_INSTEAD, OfGeneration, of_chat, refuse
 from appliance.runtime.wire.request import Grammar
 from appliance.runtime.wire.text import AskedSampling, Reasoning
 
@@ -29,6 +29,7 @@ MAX_STOP_BYTES = 256
 MAX_BIASES = 1024
 MAX_SEQUENCES = 1024
 
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
 TokenId = Annotated[int, Meta(ge=0, le=INT32)]
 Count = Annotated[int, Meta(ge=1, le=INT32)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
@@ -48,7 +49,7 @@ class ReasoningOptions(Struct):
     enabled: bool | None = None
 
 
-class _Generation(Struct, kw_only=True):
+class _Generation(OfGeneration, kw_only=True):
     """What both generating routes take."""
 
     model: str | None = None
@@ -74,9 +75,13 @@ class _Generation(Struct, kw_only=True):
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
+    no_stop_trim: bool | None = None
     prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     priority: Annotated[int, Meta(ge=-INT32, le=INT32)] | None = None
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None
+    extra_key: Annotated[str, Meta(max_length=256)] | None = None
+    rid: Name | None = None
+    request_id: Name | None = None
     return_token_ids: bool | None = None
     json_schema: Written | None = None
     regex: str | None = None
@@ -100,6 +105,19 @@ class _Generation(Struct, kw_only=True):
             self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar
         )
         return wanted.only()
+
+    @property
+    def names(self) -> list[str]:
+        """What its caller calls it, so that it may be aborted by that; empty: nothing."""
+        return [name for name in (self.rid, self.request_id) if name is not None][:1]
+
+    @property
+    def includes_stop(self) -> bool:
+        return bool(self.include_stop_str_in_output or self.no_stop_trim)
+
+    @property
+    def cache_key(self) -> str:
+        return self.cache_salt or self.extra_key or ""
 
     def usage_options(self) -> tuple[bool, bool]:
         """(a usage chunk at the end, usage on every chunk)"""
@@ -150,6 +168,7 @@ class _Generation(Struct, kw_only=True):
 
     def refuse_unsupported(self) -> None:
         """RequestError for what would change the answer and is not there."""
+        self.refuse_all()
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise RequestError(
                 f"best_of is {self.best_of}; only a value equal to n ({self.n or 1}) is supported.",
@@ -236,9 +255,18 @@ class ChatRequest(_Generation, kw_only=True):
     include_reasoning: bool | None = None
     separate_reasoning: bool | None = None
     stream_reasoning: bool | None = None
+    audio: Any = None
+    chat_template: Any = None
+    documents: Any = None
+    modalities: Any = None
+    web_search_options: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+
+    def refuse_all(self) -> None:
+        super().refuse_all()
+        refuse(of_chat(self), CHAT_INSTEAD)
 
     def shown_reasoning(self) -> Reasoning:
         """Where thoughts go: vLLM's include_reasoning and SGLang's separate_reasoning."""
@@ -331,66 +359,3 @@ def _missing(what: str) -> str | None:
 
 def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
-
-
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-
-
-def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages whose content is text: parts of type text are joined. RequestError names the
-    message that is wrong."""
-    out: list[dict[str, Any]] = []
-    for i, message in enumerate(with_tool_calls(messages)):
-        role = message.get("role")
-        if role not in _ROLES:
-            raise RequestError(
-                f"messages[{i}].role is {str(role)[:40]!r}; it must be one of {', '.join(_ROLES)}.",
-                param="messages",
-            )
-        out.append({**message, "content": _plain_content(message.get("content"), i)})
-    return out
-
-
-def with_tool_calls(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Messages that speak of functions as the API once did, in the words of tools, which is what
-    templates know. RequestError names the message that is wrong."""
-    id = ""
-    for i, message in enumerate(messages):
-        call = message.get("function_call")
-        if message.get("role") == "function":
-            rest = {k: v for k, v in message.items() if k != "role"}
-            yield {"role": "tool", "tool_call_id": id or f"call{i:05d}", **rest}
-        elif call is None or message.get("role") != "assistant" or message.get("tool_calls"):
-            yield message
-        else:
-            if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-                raise RequestError(
-                    f"messages[{i}].function_call must be an object with name and arguments.",
-                    param="messages",
-                )
-            id = f"call{i:05d}"
-            rest = {k: v for k, v in message.items() if k != "function_call"}
-            yield {**rest, "tool_calls": [{"id": id, "type": "function", "function": call}]}
-
-
-def _plain_content(content: Any, i: int) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise RequestError(
-            f"messages[{i}].content must be a text or a list of parts.", param="messages"
-        )
-    texts: list[str] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise RequestError(
-                f"messages[{i}].content has a part of type {str(kind)[:40]!r}; this model takes "
-                "text only.",
-                code="unsupported_content",
-                param="messages",
-            )
-        texts.append(part["text"])
-    return "\n".join(texts)

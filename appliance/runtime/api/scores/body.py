@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from appliance.errors import RequestError
 from appliance.runtime.api.schema import MAX_SEQUENCES, TokenId, read_inputs
+from appliance.runtime.api.unsupported import OfVectors
 from appliance.runtime.wire.text import Pair
 
 MAX_LABELS = 1024
@@ -16,7 +17,7 @@ Texts = str | list[str]
 Ids = tuple[int, ...]
 
 
-class ClassifyRequest(Struct, kw_only=True):
+class ClassifyRequest(OfVectors, kw_only=True):
     """vLLM's has input and asks for probabilities; SGLang's has text or input_ids, and asks for
     what the head says.
 
@@ -47,7 +48,7 @@ class ClassifyRequest(Struct, kw_only=True):
         return self.use_activation is False or self.activation is False
 
 
-class ScoreRequest(Struct, kw_only=True):
+class ScoreRequest(OfVectors, kw_only=True):
     """SGLang's has query and items; vLLM's two texts, or one and several, under three names."""
 
     model: str | None = None
@@ -117,7 +118,7 @@ class ScoreRequest(Struct, kw_only=True):
         return tuple(self.label_token_ids)
 
 
-class RerankRequest(Struct, kw_only=True):
+class RerankRequest(OfVectors, kw_only=True):
     """Documents are texts, or objects with a text.
 
     top_n: 0 is all. instruct: what makes a document a good one, for a model that is asked in words.

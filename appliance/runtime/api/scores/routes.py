@@ -50,6 +50,7 @@ class Scores:
     async def classify(self, request: Request) -> Response:
         body = decode_body(ClassifyRequest, await read_body(request))
         model = self._models.check(body.model)
+        body.refuse_all()
         prompts, param, listed = body.given()
         self._asking.check_classifier()
         exchange = await self._send(request, self._asking.pooled(prompts, param))
@@ -98,6 +99,7 @@ class Scores:
     async def score(self, request: Request) -> Response:
         body = decode_body(ScoreRequest, await read_body(request))
         model = self._models.check(body.model)
+        body.refuse_all()
         compared = body.compared()
         if compared is not None:
             return await self._compare(request, body, model, *compared)
@@ -136,6 +138,7 @@ class Scores:
     async def rerank(self, request: Request) -> Response:
         body = decode_body(RerankRequest, await read_body(request))
         model = self._models.check(body.model)
+        body.refuse_all()
         texts = body.texts()
         asked = await self._relevance.of_documents(body.query, texts, body.instruct, self._frontend)
         exchange = await self._send(request, asked)

@@ -18,6 +18,7 @@ from textual.screen import Screen
 
 from appliance.errors import ApplianceError
 from appliance.tui.messages import Away, Planned, Polled
+from appliance.tui.picture import plain_svg
 from appliance.tui.poller import FEW_LINES, MANY_LINES, Poller
 from appliance.tui.screens.dashboard import Dashboard
 from appliance.tui.screens.dialogs import CHANGES_HELP, HELP, Detail, Help, Question
@@ -148,7 +149,7 @@ class TopApp(App[None]):
         stem = f"appliance-top-{datetime.now():%Y%m%d-%H%M%S}"
         top = self.told.shown
         try:
-            Path(f"{stem}.svg").write_text(self.export_screenshot(), encoding="utf-8")
+            Path(f"{stem}.svg").write_text(plain_svg(self.export_screenshot()), encoding="utf-8")
             plain = msgspec.to_builtins(top) if top else {}
             Path(f"{stem}.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
         except OSError as problem:

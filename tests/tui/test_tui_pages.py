@@ -17,6 +17,9 @@ from appliance.tui.source import DEMO, Replay
 from appliance.tui.widgets.requests import Requests
 
 GOLDEN = Path(__file__).parent / "golden"
+DOCS = Path(__file__).parent.parent.parent / "docs"
+SCREENS = DOCS / "screens"
+WORDS = {False: "dark", True: "light"}
 
 
 async def go(pilot, app, number: int) -> None:
@@ -248,3 +251,16 @@ async def test_the_demo_looks_as_it_did(size):
     if os.environ.get("APPLIANCE_GOLDEN"):
         file.write_text(drawn)
     assert drawn == file.read_text()
+
+
+@pytest.mark.parametrize("light", [False, True])
+async def test_the_pictures_of_the_documents_are_what_it_draws(light, monkeypatch):
+    """Colours and all. `python docs/write_screens.py` draws them anew."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import write_screens
+
+    drawn = await write_screens.draw(light)
+    assert drawn and set(drawn) == {f.name for f in SCREENS.glob(f"*-{WORDS[light]}.svg")}
+    for name, svg in drawn.items():
+        assert svg == (SCREENS / name).read_text(), f"{name} has changed"
+        assert "http" not in svg.replace("http://www.w3.org/", "").replace("http://127.0.0.1", "")

@@ -79,9 +79,9 @@ async def test_nobody_else_is_let_in(address: URL) -> None:
         assert await status("static/js/textual.js") == 403
         assert await status("", cookie="appliance_top=guess") == 403
         assert await status("", **known) == 200
-        assert await status("", **known, origin="http://example.com") == 403
+        assert await status("", **known, origin="http://x") == 403
         assert await status("", **known, host="example.com") == 421
-        for headers in ({}, {**known, "origin": "http://example.com"}):
+        for headers in ({}, {**known, "origin": "http://x"}):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await stranger.ws_connect(place / "ws", headers=headers)
             assert refused.value.status == 403

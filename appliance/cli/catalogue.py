@@ -135,6 +135,11 @@ CATALOGUE: dict[str, Entry] = {
         "its folder belongs to somebody else",
         "remove it as its owner",
     ),
+    "APL-DSK-003": Entry(
+        "a path is closed to the user that a unit would run as",
+        "its owner lets others neither in nor read; a model that root has pulled is the usual case",
+        "the setfacl that the message prints, as the owner of the path",
+    ),
     "APL-ENG-001": Entry(
         "an engine did not start, or failed",
         "the message is its first exception",

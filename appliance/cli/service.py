@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shlex
 import shutil
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import click
 
+from appliance import paths
 from appliance.cli.output import Output
+from appliance.cli.prepare import locate
 from appliance.errors import ApplianceError, HardwareError, NotFoundError, UsageError
+from appliance.runtime.config import ModelConfig, ServeConfig
 
 _KEPT = (
     "HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE", "CUDA_VISIBLE_DEVICES",
@@ -33,7 +37,12 @@ def service() -> None:
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting.")
-@click.option("--drain", type=click.IntRange(0), default=30, help="Seconds to finish requests in.")
+@click.option(
+    "--drain",
+    type=click.IntRange(0),
+    default=int(ServeConfig().drain_s),
+    help="Seconds to finish requests in.",
+)
 @click.option("--print", "only_print", is_flag=True, help="Print the unit; write nothing.")
 @click.pass_obj
 def install(
@@ -49,18 +58,22 @@ def install(
     only_print: bool,
 ) -> None:
     """Write a unit that serves MODEL, and start it."""
+    if model and Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().resolve())  # the unit runs in another folder
     words = ["up", *([model] if model else []), "--name", name]
     for option, value in (("--profile", profile), ("--host", host), ("--port", port)):
         words += [option, str(value)] if value is not None else []
     for setting in settings:
         words += ["--set", setting]
+    if drain != ServeConfig().drain_s:
+        words += ["--set", f"serve.drain_s={drain}"]
     text = unit_text(words, drain)
     path = unit_path(name)
     if only_print:
         out.result(text, {"schema": "appliance.service/1", "path": None, "unit": text})
         return
-    _readable(model)
     systemctl = _systemctl()
+    check_paths(locate(model, None), name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     _call([systemctl, "--user", "daemon-reload"])
@@ -134,6 +147,8 @@ def unit_text(words: list[str], drain_s: int) -> str:
             "[Service]",
             "Type=notify",
             "NotifyAccess=main",
+            "SyslogIdentifier=appliance",
+            "UMask=0077",
             f"ExecStart={command}",
             *kept,
             "# loading has no limit of its own; the supervisor ends what hangs",
@@ -160,16 +175,38 @@ def _quoted(word: str) -> str:
     return safe if shlex.quote(word) == word else '"' + safe.replace('"', '\\"') + '"'
 
 
-def _readable(model: str | None) -> None:
-    """The unit runs as this user: what the model's folder does not give now it never will."""
-    if model and Path(model).expanduser().is_dir():
-        folder = Path(model).expanduser()
-        closed = [p for p in (folder, *folder.iterdir()) if not os.access(p, os.R_OK)]
-        if closed:
-            raise ApplianceError(
-                f"{closed[0]} cannot be read by this user, as whom the unit would run.",
-                f"chmod -R u+rX {shlex.quote(str(folder))}, as its owner",
-            )
+def check_paths(model: ModelConfig, name: str) -> None:
+    """The unit runs as this user: what cannot be reached now, it never will. ApplianceError names
+    the first such path and its cure."""
+    folder = Path(model.path).absolute()
+    for path in (*reversed(folder.parents), folder):
+        if not os.access(path, os.X_OK):
+            raise _closed(path, "entered", "x", path)
+    for path in (folder, *sorted(folder.rglob("*"))):
+        if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+            # a hub's snapshot is links into a folder beside it: the cure is for both
+            whole = Path(os.path.commonpath([folder.resolve(), path.resolve()]))
+            raise _closed(path, "read", "rX", whole)
+    for path in (paths.supervisor_log(name).parent, paths.cache_dir(), paths.batches_dir(name)):
+        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise _closed(there, "written to", "rwX", there)
+
+
+def _closed(path: Path, what: str, needed: str, target: Path) -> ApplianceError:
+    user = getpass.getuser()
+    words = [
+        "setfacl",
+        *(["-R"] if needed == "rX" else []),
+        "-m",
+        f"u:{user}:{needed}",
+        str(target),
+    ]
+    return ApplianceError(
+        f"{path} cannot be {what} by {user}, as whom the unit would run.",
+        f"{shlex.join(words)}     as the owner of {target}",
+        code="APL-DSK-003",
+    )
 
 
 def _installed(name: str) -> Path:

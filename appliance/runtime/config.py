@@ -76,6 +76,8 @@ class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """File of the API keys that are asked for; empty: none are."""
     no_auth: bool = False
     """Anybody is answered without a key, whoever can reach the address."""
+    drain_s: Annotated[float, Meta(ge=0.0)] = 30.0
+    """Seconds that live requests have to end in when the run is told to stop by a signal."""
     request_log: RequestLogMode = "on"
     """A JSON line for each request that has ended; content: with its prompt and answer."""
     request_log_mib: Positive = 16

@@ -30,7 +30,6 @@ from appliance.supervisor.snapshot import Sampler
 from appliance.supervisor.view import View
 
 log = logging.getLogger("appliance.supervisor")
-DRAIN_S = 30.0
 
 
 def url_of(config: RuntimeConfig, listener: socket.socket) -> str:
@@ -134,7 +133,7 @@ def _take_signals(lifecycle: Lifecycle) -> None:
         if lifecycle.state.state == "draining":
             lifecycle.stop_now()
         else:
-            lifecycle.stop(DRAIN_S)
+            lifecycle.stop(lifecycle.config.serve.drain_s)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: no signals

@@ -17,12 +17,11 @@ from appliance.cli import main
 from appliance.profiles.compose import environment_values
 from appliance.runtime.api.gate import OPEN
 from appliance.runtime.config import ServeConfig
-from appliance.supervisor.daemon import DRAIN_S
 from appliance.supervisor.health import Limits
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LEAVES_WITHIN_S = DRAIN_S + Limits().term_s + 5.0
+LEAVES_WITHIN_S = ServeConfig().drain_s + Limits().term_s + 5.0
 """After SIGTERM: what runs is drained, engines are ended, files are closed."""
 
 

@@ -106,3 +106,22 @@ class RequestError(ApplianceError):
         self.type = type
         self.param = param
         self.retry_after_s = retry_after_s
+
+
+class PromptTooLongError(RequestError):
+    """A prompt that leaves no room for an answer.
+
+    Its words hold what litellm and others look for, "this model's maximum context length is".
+    tokens: of the prompt, 0 where it was too long to be counted. context: of the model, in tokens.
+    """
+
+    def __init__(
+        self, what: str, *, tokens: int, context: int, cure: str, param: str | None
+    ) -> None:
+        super().__init__(
+            f"The prompt has {what}; this model's maximum context length is {context:,} tokens"
+            f"{cure}",
+            code="context_length_exceeded",
+            param=param,
+        )
+        self.tokens, self.context = tokens, context

@@ -14,6 +14,7 @@ from appliance.errors import (
     EngineError,
     NotAuthorisedError,
     NotFoundError,
+    PromptTooLongError,
     RequestError,
 )
 
@@ -72,7 +73,12 @@ _ANTHROPIC_TYPES = {
 def anthropic_error(error: RequestError) -> dict[str, Any]:
     usual = "invalid_request_error" if error.status < 500 else "api_error"
     kind = _ANTHROPIC_TYPES.get(error.status, usual)
-    return {"type": "error", "error": {"type": kind, "message": error.message}}
+    message = error.message
+    if isinstance(error, PromptTooLongError):
+        # Claude Code reads both numbers out of these words, and shortens its conversation by them.
+        told = f": {error.tokens} tokens > {error.context - 1} maximum" if error.tokens else ""
+        message = f"prompt is too long{told}. {message}"
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def tgi_error(error: RequestError) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.errors import RequestError
+from appliance.errors import PromptTooLongError, RequestError
 from appliance.runtime.spec import ModelSpec
 from appliance.runtime.text.infill import Infilling
 from appliance.runtime.text.template import ChatTemplate
@@ -154,10 +154,11 @@ def _or(asked: float | None, default: float) -> float:
 
 def _refuse_unread(characters: int, context: int, param: str) -> None:
     if characters > CHARACTERS_PER_TOKEN * context:
-        raise RequestError(
-            f"The prompt has {characters:,} characters; this model's context is {context:,} "
-            "tokens, and no text that long fits it.",
-            code="context_length_exceeded",
+        raise PromptTooLongError(
+            f"{characters:,} characters",
+            tokens=0,
+            context=context,
+            cure=", and no text that long fits it.",
             param=param,
         )
 
@@ -166,10 +167,11 @@ def _max_tokens(asked: TextRequest, prompt_length: int, context: int) -> int:
     """RequestError when prompt and max_tokens do not fit the context; both numbers told."""
     room = context - prompt_length
     if room < 1:
-        raise RequestError(
-            f"The prompt has {prompt_length:,} tokens; this model's context is {context:,}, and at "
-            f"least one token must be left for the answer. Shorten it by {1 - room:,}.",
-            code="context_length_exceeded",
+        raise PromptTooLongError(
+            f"{prompt_length:,} tokens",
+            tokens=prompt_length,
+            context=context,
+            cure=f", and one must be left for the answer. Shorten it by {1 - room:,}.",
             param=asked.param,
         )
     wanted = asked.sampling.max_tokens
@@ -178,8 +180,8 @@ def _max_tokens(asked: TextRequest, prompt_length: int, context: int) -> int:
     elif wanted > room:
         raise RequestError(
             f"The prompt has {prompt_length:,} tokens and max_tokens is {wanted:,}; together they "
-            f"are {prompt_length + wanted:,}, and this model's context is {context:,}. "
-            f"Ask for at most {room:,}.",
+            f"are {prompt_length + wanted:,}, and this model's maximum context length is "
+            f"{context:,} tokens. Ask for at most {room:,}.",
             code="context_length_exceeded",
             param="max_tokens",
         )

@@ -78,7 +78,7 @@ COMPLETIONS: list[tuple[Any, int, str, str | None, str]] = [
         400, "invalid_value", "structured_outputs", "leave one out",
     ),
     ({"model": "gpt-9"}, 404, "model_not_found", "model", "org/tiny, small, default"),
-    ({"prompt": "word " * 600}, 400, "context_length_exceeded", "prompt", "context is 512"),
+    ({"prompt": "word " * 600}, 400, "context_length_exceeded", "prompt", "context length is 512"),
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import anthropic
@@ -90,6 +91,14 @@ def test_an_answer_that_fills_the_context(served: Served) -> None:
     with client(served) as c:
         answer = c.messages.create(**{**BASE, "max_tokens": 20_000})
     assert answer.stop_reason == "model_context_window_exceeded"
+
+
+def test_a_prompt_too_long_is_told_as_claude_code_reads_it(served: Served) -> None:
+    said = {"role": "user", "content": "word " * 600}
+    with client(served) as c, pytest.raises(anthropic.BadRequestError) as e:
+        c.messages.create(**{**BASE, "messages": [said]})
+    read = re.search(r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)", e.value.message)
+    assert read and int(read[1]) > 600 and int(read[2]) == 511
 
 
 def test_system_tools_and_results_are_the_chats(

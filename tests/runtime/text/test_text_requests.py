@@ -162,7 +162,7 @@ def test_max_tokens_is_clamped_when_absent_and_refused_when_not(room: Room) -> N
     with pytest.raises(RequestError, match=r"3 tokens and max_tokens is 18.* 21, .* 20") as e:
         made(room, AskedSampling(max_tokens=18), 20)
     assert (e.value.param, e.value.code) == ("max_tokens", "context_length_exceeded")
-    with pytest.raises(RequestError, match="has 3 tokens; this model's context is 3"):
+    with pytest.raises(RequestError, match=r"has 3 tokens; .* length is 3"):
         made(room, AskedSampling(), 3)
 
 

@@ -188,18 +188,34 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[TopSnapshot]]:
         ) from e
     head: dict[str, Any] = {}
     frames = []
-    for number, line in enumerate(filter(None, data.split(b"\n")), 1):
+    lines = [line for line in data.split(b"\n") if line]
+    for number, line in enumerate(lines, 1):
         try:
-            if number == 1 and json.loads(line).get("schema") == RECORDING:
-                head = json.loads(line)
+            if number == 1 and (found := _head(line)):
+                head = found
                 continue
             frames.append(msgspec.json.decode(line, type=TopSnapshot))
         except (ValueError, AttributeError) as e:
-            if frames:
+            if frames and number == len(lines):
                 break  # the recorder was stopped in the middle of a line
             raise UsageError(
-                f"line {number} of {path} is no snapshot: {e}.", "Give a file that --record wrote."
+                f"line {number} of {path} is no snapshot: {e}.",
+                "Give a file that --record wrote, play it with the version that wrote it.",
             ) from e
     if not frames:
         raise UsageError(f"{path} holds no snapshot.", "Give a file that --record wrote.")
     return head, frames
+
+
+def _head(line: bytes) -> dict[str, Any]:
+    """Nothing when the line is a snapshot already. UsageError for a recording of another kind."""
+    found = json.loads(line)
+    schema = str(found.get("schema", ""))
+    if schema == RECORDING:
+        return dict(found)
+    if schema.startswith(RECORDING.partition("/")[0]):
+        raise UsageError(
+            f"the recording is of schema {schema}; this version plays {RECORDING}.",
+            "Play it with the version that wrote it.",
+        )
+    return {}

@@ -1,6 +1,9 @@
 """Every page at every size, what may be changed and what may not, and pictures of the demo."""
 
+import json
 import os
+import shlex
+import threading
 from pathlib import Path
 
 import fakecontrol
@@ -8,12 +11,14 @@ import msgspec
 import pytest
 from test_tui_app import SIZES, Source, first_frame, text_of, until
 
-from appliance.status import TopSnapshot
+from appliance.status import ClientRow, PrefixRow, TopSnapshot
 from appliance.tui.app import TopApp
 from appliance.tui.poller import FEW_LINES, MANY_LINES
+from appliance.tui.screens.dashboard import heights
 from appliance.tui.screens.dialogs import Detail, Question
 from appliance.tui.screens.page import NAMES
 from appliance.tui.source import DEMO, Replay
+from appliance.tui.styles import STYLES
 from appliance.tui.widgets.requests import Requests
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -233,6 +238,145 @@ async def test_save_writes_json_and_svg(tmp_path, monkeypatch):
     (picture,) = tmp_path.glob("*.svg")
     assert msgspec.json.decode(plain.read_bytes(), type=TopSnapshot).state == "ready"
     assert "READY" in picture.read_text()
+
+
+BAD = {"code": "APL-ALR-011", "level": "error", "since": "2026-11-20T12:00:00Z",
+       "message": "GPU 1: Xid 79: the GPU has fallen off the bus",
+       "fix": "restart the machine; if it comes again, check the cables and power"}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(100, 28), (100, 32), (140, 40), (200, 60)])
+@pytest.mark.parametrize("gpus", [1, 8, 16])
+async def test_every_gpu_and_every_alert_leave_room_for_requests(size, gpus):
+    top = fakecontrol.snapshot(gpus, 30, at="2026-11-20T12:05:00Z", alerts=[BAD, BAD, BAD])
+    app = TopApp(Source(top), interval=10.0)
+    async with app.run_test(size=size) as pilot:
+        await first_frame(pilot, app)
+        await pilot.pause()
+        check_edges(app, size)
+        table = app.screen.query_one(Requests)
+        assert table.display and table.size.height >= 4
+        shown = text_of(app)
+        assert shown.count("Xid 79") == 3 and "(5m00s)" in shown
+        assert "3 shows all" in shown or f" {gpus - 1:<4}  91%" in shown
+        await go(pilot, app, 3)
+        shown = text_of(app)
+        assert all(f"GPU {i} " in shown for i in range(gpus))
+        check_edges(app, size)
+
+
+def test_the_table_keeps_its_least_and_the_log_goes_first():
+    assert heights(28, 0, 3) == (7, 5) and heights(60, 0, 3) == (11, 9)
+    assert heights(28, 3, 9) == (11, 0) and heights(28, 6, 17)[1] == 0
+    for height in range(28, 80):
+        for alerts in range(7):
+            middle, log = heights(height, alerts, 17)
+            assert height - 7 - alerts - middle - log >= 4, (height, alerts)
+
+
+async def test_an_alert_too_long_for_its_line_tells_its_fix_on_the_next():
+    app = TopApp(Source(fakecontrol.snapshot(at="2026-11-20T12:05:00Z", alerts=[BAD])))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await first_frame(pilot, app)
+        await pilot.pause()
+        assert "fallen off the bus (5m00s)" in text_of(app) and "cables and power" in text_of(app)
+        await pilot.resize_terminal(60, 16)
+        await pilot.pause()
+        assert "cables and power" not in text_of(app) and "fallen off the bus" in text_of(app)
+
+
+async def test_y_copies_the_id_and_a_command_that_asks(monkeypatch):
+    copied = []
+    monkeypatch.setattr(TopApp, "copy_to_clipboard", lambda self, text: copied.append(text))
+    top = fakecontrol.snapshot(requests=2, url="http://127.0.0.1:8000", model={"id": "it's"})
+    app = TopApp(Source(top))
+    async with app.run_test(size=(100, 30)) as pilot:
+        await first_frame(pilot, app)
+        await pilot.press("down", "y", "Y", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Detail) and app.screen.is_mounted)
+        await pilot.press("y", "Y")
+        await pilot.pause()
+    assert copied[::2] == ["req-0001"] * 2 and copied[1] == copied[3]
+    words = shlex.split(copied[1])
+    assert words[:2] == ["curl", "http://127.0.0.1:8000/v1/chat/completions"]
+    assert json.loads(words[-1])["model"] == "it's"
+
+
+async def test_who_asks_what_was_shared_and_engines_that_are_away():
+    top = fakecontrol.snapshot(
+        clients=[ClientRow("key:team-a", 12, 3, 48_000, 900, 610.0, 4.0)],
+        prefixes=[PrefixRow(7, 2048, 1024, 400, 12), PrefixRow(9, 512, 512, 3, 0)],
+        engines=[{"replica": 0.0, "generation": 2.0, "connected": 0.0, "running": 0.0}],
+    )
+    app = TopApp(Source(top))
+    async with app.run_test(size=(100, 30)) as pilot:
+        await first_frame(pilot, app)
+        await go(pilot, app, 2)
+        await until(pilot, lambda: "key:team-a    12       3" in text_of(app))
+        await go(pilot, app, 5)
+        shown = text_of(app)
+        assert "#7" in shown and "410k" in shown and "1 engine away" in shown
+        await pilot.resize_terminal(60, 16)
+        await go(pilot, app, 2)
+        check_edges(app, (60, 16))
+        assert not app.screen.query_one("#clients").display
+
+
+@pytest.mark.parametrize("state", ["degraded", "draining", "failed", "stopped"])
+async def test_each_state_has_its_word(state):
+    top = fakecontrol.snapshot(state=state, phase="load", progress=0.4, detail="engine 0 died")
+    app = TopApp(Source(top))
+    async with app.run_test(size=(100, 30)) as pilot:
+        await first_frame(pilot, app)
+        await pilot.pause()
+        assert state.upper() in text_of(app)
+        assert ("DEGRADED 3/6 load 40%" in text_of(app)) == (state == "degraded")
+        assert ("! engine 0 died" in text_of(app)) == (state in ("degraded", "failed"))
+
+
+async def test_before_the_first_answer_it_says_so_and_shows_no_zeros():
+    source = Source(fakecontrol.snapshot())
+    held = threading.Event()
+    answer = source.top
+
+    def late(history: int = 900, lines: int = 50) -> TopSnapshot:
+        held.wait(60)
+        return answer(history, lines)
+
+    source.top = late
+    app = TopApp(source)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        shown = text_of(app)
+        assert "CONNECTING" in shown and "waiting for the server's first answer" in shown
+        assert "– / –" in shown and " 0 " not in shown.replace(" 0 ms", "")
+        held.set()
+        await first_frame(pilot, app)
+        await until(pilot, lambda: "READY" in text_of(app))
+
+
+async def test_help_is_read_to_its_end_on_the_smallest_terminal():
+    app = TopApp(Source(fakecontrol.snapshot()))
+    async with app.run_test(size=(40, 10)) as pilot:
+        await first_frame(pilot, app)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: "quit; the server" in text_of(app))
+        assert app.screen.query_one("#help").region.bottom <= 10
+        await pilot.press("end")
+        await until(pilot, lambda: "drain and stop" in text_of(app))
+        await pilot.press("x")
+        assert app.screen is app.dashboard
+
+
+async def test_the_light_theme_colours_the_table_too():
+    top = TopSnapshot(state="ready", requests=[fakecontrol.request(0, phase="prefill")])
+    app = TopApp(Source(top))
+    async with app.run_test(size=(100, 30)) as pilot:
+        await first_frame(pilot, app)
+        for dark in (True, False):
+            (cell,) = app.screen.query_one(Requests).get_row_at(0)[1].spans
+            assert str(cell.style) == STYLES[dark]["info"]
+            await pilot.press("D")
 
 
 @pytest.mark.parametrize("size", [(140, 42), (100, 30), (80, 24), (60, 16), (40, 12)])

@@ -9,6 +9,7 @@ import pytest
 
 from appliance.errors import NotFoundError, UsageError
 from appliance.status import TopSnapshot
+from appliance.tui.once import render
 from appliance.tui.source import DEMO, HISTORY_S, History, Recorder, Replay, read_recording
 
 ROOT = Path(__file__).parent.parent.parent
@@ -99,6 +100,30 @@ def test_what_json_interval_prints_can_be_played(tmp_path):
     head, read = read_recording(path)
     assert head == {} and len(read) == 2
     assert Replay(path, lambda: 0.0).top().history["x"] == whole(3)
+
+
+OLD = {"state": "ready", "model": {"id": "m"}, "throughput": {"gen_tok_s": 7.0},
+       "requests": [{"id": "a", "phase": "decode", "prompt_tokens": 3, "cached_tokens": 0,
+                     "output_tokens": 1, "max_tokens": 9, "age_s": 1.0}],
+       "history": {"gen_tok_s": [7.0]}, "history_seq": 1}  # fmt: skip
+"""A frame as the first version wrote it."""
+
+
+def test_recordings_of_other_versions_play_where_they_can_be_understood(tmp_path):
+    path = tmp_path / "r"
+    head = {"schema": "appliance.recording/1", "label": "OLD", "later": 1}
+    new = OLD | {"of_a_later_version": {"x": [1]}, "history": {"unheard_s": [1.0]}}
+    path.write_text("\n".join(json.dumps(line) for line in (head, OLD, new)))
+    found, frames = read_recording(path)
+    assert found["label"] == "OLD" and [f.requests[0].id for f in frames] == ["a", "a"]
+    for frame in frames:
+        assert "READY" in render(frame, 80)
+    path.write_text(json.dumps(head | {"schema": "appliance.recording/2"}) + "\n{}")
+    with pytest.raises(UsageError, match="recording/2"):
+        read_recording(path)
+    path.write_text("\n".join(json.dumps(f) for f in (OLD, OLD | {"state": "resting"}, OLD)))
+    with pytest.raises(UsageError, match="line 2"):
+        read_recording(path)
 
 
 @pytest.mark.parametrize("content", ["", "x", '{"schema": "appliance.recording/1"}', "[1]"])

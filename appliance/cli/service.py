@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import shlex
 import shutil
 import subprocess
@@ -16,7 +16,8 @@ from appliance import paths
 from appliance.cli.output import Output
 from appliance.cli.prepare import locate
 from appliance.errors import ApplianceError, HardwareError, NotFoundError, UsageError
-from appliance.runtime.config import ModelConfig, ServeConfig
+from appliance.hub.local import is_folder_name
+from appliance.runtime.config import ServeConfig
 
 _KEPT = (
     "HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE", "CUDA_VISIBLE_DEVICES",
@@ -58,8 +59,8 @@ def install(
     only_print: bool,
 ) -> None:
     """Write a unit that serves MODEL, and start it."""
-    if model and Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser().resolve())  # the unit runs in another folder
+    if model and is_folder_name(model):
+        model = str(Path(model).expanduser().absolute())  # the unit runs in another folder
     words = ["up", *([model] if model else []), "--name", name]
     for option, value in (("--profile", profile), ("--host", host), ("--port", port)):
         words += [option, str(value)] if value is not None else []
@@ -73,7 +74,10 @@ def install(
         out.result(text, {"schema": "appliance.service/1", "path": None, "unit": text})
         return
     systemctl = _systemctl()
-    check_paths(locate(model, None), name)
+    if model and is_folder_name(model):
+        check_reach(Path(model))
+    check_reach(Path(locate(model, None).path))
+    check_writable(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     _call([systemctl, "--user", "daemon-reload"])
@@ -175,11 +179,13 @@ def _quoted(word: str) -> str:
     return safe if shlex.quote(word) == word else '"' + safe.replace('"', '\\"') + '"'
 
 
-def check_paths(model: ModelConfig, name: str) -> None:
-    """The unit runs as this user: what cannot be reached now, it never will. ApplianceError names
-    the first such path and its cure."""
-    folder = Path(model.path).absolute()
+def check_reach(folder: Path) -> None:
+    """The unit runs as this user: what cannot be read now, it never will. ApplianceError names the
+    first such path and its cure. Nothing is said of a folder that is not there."""
+    folder = folder.absolute()
     for path in (*reversed(folder.parents), folder):
+        if not path.exists():
+            return
         if not os.access(path, os.X_OK):
             raise _closed(path, "entered", "x", path)
     for path in (folder, *sorted(folder.rglob("*"))):
@@ -187,6 +193,10 @@ def check_paths(model: ModelConfig, name: str) -> None:
             # a hub's snapshot is links into a folder beside it: the cure is for both
             whole = Path(os.path.commonpath([folder.resolve(), path.resolve()]))
             raise _closed(path, "read", "rX", whole)
+
+
+def check_writable(name: str) -> None:
+    """As check_reach, of where a run keeps its log, its batches and its kernels."""
     for path in (paths.supervisor_log(name).parent, paths.cache_dir(), paths.batches_dir(name)):
         there = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not os.access(there, os.W_OK | os.X_OK):
@@ -194,7 +204,10 @@ def check_paths(model: ModelConfig, name: str) -> None:
 
 
 def _closed(path: Path, what: str, needed: str, target: Path) -> ApplianceError:
-    user = getpass.getuser()
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user without a name
+        user = str(os.getuid())
     words = [
         "setfacl",
         *(["-R"] if needed == "rX" else []),

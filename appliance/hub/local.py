@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import IntegrityError, NotFoundError
+from appliance.errors import ApplianceError, IntegrityError, NotFoundError
 from appliance.hub.choose import is_weight
 from appliance.hub.source import is_inside
 
@@ -36,9 +36,16 @@ def is_folder_name(text: str) -> bool:
 
 
 def folder_of(text: str) -> Path:
-    """A user's folder, checked; NotFoundError names what it lacks."""
+    """A user's folder, checked; NotFoundError names what it lacks, ApplianceError what shuts it."""
     folder = Path(text).expanduser().resolve()
-    lacks = missing(folder)
+    try:
+        lacks = missing(folder)
+    except PermissionError as e:
+        raise ApplianceError(
+            f"{e.filename} is closed to this user.",
+            f"As its owner: chmod o+x each folder above it, and chmod -R o+rX {folder}",
+            code="APL-DSK-003",
+        ) from e
     if lacks:
         raise NotFoundError(
             f"{folder} is no complete model: it lacks {', '.join(lacks[:5])}.",

@@ -14,7 +14,6 @@ import pytest
 from appliance import paths
 from appliance.cli import service
 from appliance.errors import ApplianceError
-from appliance.runtime.config import ModelConfig
 
 Cli = Callable[..., Any]
 
@@ -46,13 +45,15 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 def refusal(folder: Path) -> ApplianceError:
     with pytest.raises(ApplianceError) as refused:
-        service.check_paths(ModelConfig(path=str(folder), id="m"), "default")
+        service.check_reach(folder)
+        service.check_writable("default")
     assert refused.value.code == "APL-DSK-003"
     return refused.value
 
 
 def test_a_model_that_can_be_read(snapshot: Path) -> None:
-    service.check_paths(ModelConfig(path=str(snapshot), id="m"), "default")
+    service.check_reach(snapshot)
+    service.check_writable("default")
 
 
 def test_each_path_is_tried(snapshot: Path, closed: Callable[[Path], None]) -> None:
@@ -92,7 +93,8 @@ def test_the_unit_names_a_folder_by_its_whole_path(
     (own_home / "model").mkdir()
     monkeypatch.chdir(own_home)
     assert (
-        f"up {own_home.resolve()}/model --name" in cli("service", "install", "model", "--print").out
+        f"up {own_home.resolve()}/model --name"
+        in cli("service", "install", "./model", "--print").out
     )
 
 

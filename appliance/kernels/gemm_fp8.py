@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from appliance.kernels.ops import Activation, Rounded
+
 
 @triton.jit
 def _round_rows(x, out, scale, fixed, K, stride, cap, FIXED: tl.constexpr, BLOCK: tl.constexpr):
@@ -88,14 +90,17 @@ def round_rows(x_MK: Tensor, fixed: Tensor | None, cap: float) -> tuple[Tensor, 
 
 
 def linear(
-    x_MK: Tensor,
+    x_MK: Activation,
     weight_NK: Tensor,
     scale_N: Tensor,
     fixed: Tensor | None,
     cap: float,
     bias_N: Tensor | None,
 ) -> Tensor:
-    rounded, scale_M1 = round_rows(x_MK, fixed, cap)
+    if isinstance(x_MK, Rounded):
+        rounded, scale_M1, _ = x_MK
+    else:
+        rounded, scale_M1 = round_rows(x_MK, fixed, cap)
     return torch._scaled_mm(
         rounded,
         weight_NK.t(),

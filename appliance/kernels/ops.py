@@ -8,10 +8,31 @@ Shapes: T tokens, H query heads and K kv heads of this rank, D head size, P page
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Rounding(NamedTuple):
+    """How a linear wants its tokens in e4m3: all by the scale `fixed` [1], or each so that its
+    largest magnitude, at most `cap` when cap > 0, becomes 448."""
+
+    fixed: Tensor | None
+    cap: float
+
+
+class Rounded(NamedTuple):
+    """Tokens that are rounded already: values e4m3 [T, I] times scale float32 [T, 1]. dtype: what
+    they would be in otherwise."""
+
+    values: Tensor
+    scale: Tensor
+    dtype: torch.dtype
+
+
+Activation = Tensor | Rounded
+"""What goes into a linear."""
 
 
 class Ops(Protocol):
@@ -25,6 +46,15 @@ class Ops(Protocol):
 
     def silu_and_mul(self, x_TI2: Tensor) -> Tensor:
         """silu(left half) * right half: [T, 2 I] -> [T, I]."""
+
+    def rounded_norm(
+        self, x_TE: Tensor, residual_TE: Tensor | None, weight_E: Tensor, eps: float, how: Rounding
+    ) -> tuple[Rounded, Tensor]:
+        """rms_norm, or add_rms_norm where there is a residual, with the normed tokens rounded as
+        `how` says: (rounded, sum, or x without a residual)."""
+
+    def rounded_silu_and_mul(self, x_TI2: Tensor, how: Rounding) -> Rounded:
+        """silu_and_mul, rounded."""
 
     def rope_store(
         self,
@@ -66,7 +96,7 @@ class Ops(Protocol):
 
     def fp8_linear(
         self,
-        x_TI: Tensor,
+        x_TI: Activation,
         weight_OI: Tensor,
         scale_O: Tensor,
         input_scale: Tensor | None,
@@ -74,7 +104,8 @@ class Ops(Protocol):
         bias_O: Tensor | None,
     ) -> Tensor:
         """x W^T + bias with both rounded to e4m3: W as stored times scale_O (float32), x by token
-        (its largest magnitude, at most `cap` when cap > 0, becomes 448) or by `input_scale` [1]."""
+        (its largest magnitude, at most `cap` when cap > 0, becomes 448) or by `input_scale` [1];
+        what is rounded already is taken as it is."""
 
     def fp8_block_linear(
         self, x_TI: Tensor, weight_OI: Tensor, scale_BC: Tensor, bias_O: Tensor | None

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from appliance.kernels.ops import Activation, Rounded, Rounding
+
 _M32 = 0xFFFFFFFF
 _LARGEST = 448.0
 """Of e4m3."""
@@ -121,6 +123,19 @@ class TorchOps:
         gate, up = x_TI2.chunk(2, -1)
         return F.silu(gate) * up
 
+    def rounded_norm(
+        self, x_TE: Tensor, residual_TE: Tensor | None, weight_E: Tensor, eps: float, how: Rounding
+    ) -> tuple[Rounded, Tensor]:
+        if residual_TE is None:
+            normed, total = self.rms_norm(x_TE, weight_E, eps), x_TE
+        else:
+            normed, total = self.add_rms_norm(x_TE, residual_TE, weight_E, eps)
+        return Rounded(*round_rows(normed, how.fixed, how.cap), x_TE.dtype), total
+
+    def rounded_silu_and_mul(self, x_TI2: Tensor, how: Rounding) -> Rounded:
+        out = self.silu_and_mul(x_TI2)
+        return Rounded(*round_rows(out, how.fixed, how.cap), x_TI2.dtype)
+
     def rope_store(
         self,
         qkv: Tensor,
@@ -160,14 +175,17 @@ class TorchOps:
 
     def fp8_linear(
         self,
-        x_TI: Tensor,
+        x_TI: Activation,
         weight_OI: Tensor,
         scale_O: Tensor,
         input_scale: Tensor | None,
         cap: float,
         bias_O: Tensor | None,
     ) -> Tensor:
-        rounded, scale_T1 = round_rows(x_TI, input_scale, cap)
+        if isinstance(x_TI, Rounded):
+            rounded, scale_T1, _ = x_TI
+        else:
+            rounded, scale_T1 = round_rows(x_TI, input_scale, cap)
         out = (rounded.float() @ weight_OI.float().T) * scale_T1 * scale_O
         if bias_O is not None:
             out = out + bias_O.float()

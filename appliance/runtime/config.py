@@ -130,6 +130,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Which kernels; auto: flashinfer on NVIDIA, else reference, which is plain torch."""
     filter: Filter = "auto"
     """How top-k, top-p and min-p find their tokens; search: without sorting, on NVIDIA GPUs."""
+    fuse_rounding: bool = False
+    """Norms and activations round to 8 bits themselves what an 8-bit linear takes."""
     graphs: bool = True
     """Passes are captured as CUDA graphs after load."""
     graph_batch_sizes: tuple[int, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from appliance.kernels.ops import Rounding
 from appliance.kernels.torch_ops import TorchOps, round_rows
 
 PLAIN = TorchOps()
@@ -91,3 +92,40 @@ def test_cuda_block_linear(rows, outs, ins):
     scale = torch.rand(-(-outs // 128), -(-ins // 128), device="cuda") * 0.01 + 0.001
     got = CudaOps(torch.device("cuda")).fp8_block_linear(x, w, scale, None)
     assert relative(got, PLAIN.fp8_block_linear(x.float(), w, scale, None)) < 1e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 33, 300])
+@pytest.mark.parametrize("width", [4096, 14336, 1000])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_cuda_rounding_before_the_linear(rows, width, fixed):
+    """What norm and activation leave is what they and the rounding leave as two kernels."""
+    from appliance.kernels import gemm_fp8
+    from appliance.kernels.cuda_ops import CudaOps
+
+    ops = CudaOps(torch.device("cuda"))
+    torch.manual_seed(rows)
+    x = torch.randn(rows, width, device="cuda", dtype=torch.bfloat16)
+    residual = torch.randn_like(x)
+    weight = torch.rand(width, device="cuda", dtype=torch.bfloat16) + 0.5
+    how = Rounding(torch.tensor([0.012], device="cuda") if fixed else None, 0.0)
+    both = torch.cat((x, residual), 1)
+    normed, total = ops.add_rms_norm(x.clone(), residual.clone(), weight, 1e-5)
+    own, own_total = ops.rounded_norm(x.clone(), residual.clone(), weight, 1e-5, how)
+    assert relative(own_total, total) < 1e-2
+    pairs = [
+        (own, normed),
+        (ops.rounded_norm(x, None, weight, 1e-5, how)[0], ops.rms_norm(x, weight, 1e-5)),
+        (ops.rounded_silu_and_mul(both, how), ops.silu_and_mul(both)),
+    ]
+    for rounded, wide in pairs:
+        values, scale = gemm_fp8.round_rows(wide, how.fixed, how.cap)
+        assert torch.allclose(rounded.scale, scale, rtol=2e-2)
+        back = rounded.values.float() * rounded.scale
+        assert relative(back, values.float() * scale) < 3e-2
+        assert relative(back, wide) < 5e-2
+    w, unit = weights(256, width, "cuda")
+    if width % 16 == 0:
+        got = ops.fp8_linear(own, w, unit, how.fixed, how.cap, None)
+        assert got.dtype == torch.bfloat16
+        assert relative(got, ops.fp8_linear(normed, w, unit, how.fixed, how.cap, None)) < 3e-2

@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
     [
         "interpreted_filter_logits.py",
         "interpreted_rope.py",
+        "interpreted_round_fused.py",
         "interpreted_slot_tables.py",
     ],
 )

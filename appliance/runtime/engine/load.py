@@ -75,6 +75,7 @@ def load_model(
         ops=ops,
         attention=backend,
         context=config.model.context,
+        fuse_rounding=config.engine.fuse_rounding,
         narrow_kv=config.model.kv_dtype in KV_DTYPES,
         quantization=config.model.quantization,
         quant=spec.quant,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from appliance.kernels.ops import Ops
+from appliance.kernels.ops import Ops, Rounding
 from appliance.runtime.model.attention.backend import Backend
 from appliance.runtime.model.parallel.comm import Comm
 from appliance.runtime.model.parallel.mesh import Mesh
@@ -36,6 +36,8 @@ class Build:
     narrow_kv: bool = False
     """K and V are kept as 8-bit floats."""
     quantization: str = "none"
+    fuse_rounding: bool = False
+    """Norms and activations leave 8-bit floats to the linears that take them."""
     quant: QuantSpec | None = None
     """How the checkpoint is stored; None for plain."""
     places: dict[str, Place] = field(default_factory=dict)
@@ -46,6 +48,10 @@ class Build:
         """How the linears `names` of the checkpoint, merged into one, are stored on this rank."""
         wanted = Wanted(outs, ins, self.dtype, self.device, self.ops, self.quant)
         return select(self.quantization, names, wanted)
+
+    def rounding(self, scheme: Scheme) -> Rounding | None:
+        """How what comes before a linear of this scheme is to round its tokens; None: it is not."""
+        return scheme.rounding if self.fuse_rounding else None
 
     def place(self, name: str, place: Place) -> None:
         assert name not in self.places, name

@@ -9,6 +9,7 @@ from appliance.runtime.model.build import Build
 from appliance.runtime.model.layers.attention import Attention
 from appliance.runtime.model.layers.embedding import VocabTable
 from appliance.runtime.model.layers.heads import ClassHead, NoHead
+from appliance.runtime.model.layers.linear import ColumnLinear
 from appliance.runtime.model.layers.mlp import GatedMLP
 from appliance.runtime.model.layers.norm import RMSNorm
 from appliance.runtime.model.layers.rope import cos_sin_table
@@ -20,24 +21,27 @@ class Layer(nn.Module):
         self, spec: ModelSpec, build: Build, name: str, index: int, cos_sin: Tensor
     ) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(build, f"{name}.input_layernorm", spec.hidden, spec.norm_eps)
         self.attention = Attention(spec, build, f"{name}.self_attn", index, cos_sin)
-        self.mlp_norm = RMSNorm(
-            build, f"{name}.post_attention_layernorm", spec.hidden, spec.norm_eps
-        )
         self.mlp = GatedMLP(build, f"{name}.mlp", spec.hidden, spec.intermediate, spec.mlp_bias)
+
+        def norm(word: str, behind: ColumnLinear) -> RMSNorm:
+            how = build.rounding(behind.weight)
+            return RMSNorm(build, f"{name}.{word}", spec.hidden, spec.norm_eps, how)
+
+        self.attention_norm = norm("input_layernorm", self.attention.qkv)
+        self.mlp_norm = norm("post_attention_layernorm", self.mlp.gate_up)
 
     def forward(
         self, x_TE: Tensor, residual_TE: Tensor | None, batch: Batch, pages: KVPages
     ) -> tuple[Tensor, Tensor]:
         if residual_TE is None:
             residual_TE = x_TE
-            x_TE = self.attention_norm(x_TE)
+            normed = self.attention_norm(x_TE)
         else:
-            x_TE, residual_TE = self.attention_norm.add(x_TE, residual_TE)
-        x_TE = self.attention(x_TE, batch, pages)
-        x_TE, residual_TE = self.mlp_norm.add(x_TE, residual_TE)
-        return self.mlp(x_TE), residual_TE
+            normed, residual_TE = self.attention_norm.add(x_TE, residual_TE)
+        x_TE = self.attention(normed, batch, pages)
+        normed, residual_TE = self.mlp_norm.add(x_TE, residual_TE)
+        return self.mlp(normed), residual_TE
 
 
 class Decoder(nn.Module):
@@ -81,8 +85,9 @@ class Decoder(nn.Module):
         for layer, own in zip(self.layers, pages, strict=True):
             x_TE, residual_TE = layer(x_TE, residual_TE, batch, own)
         assert residual_TE is not None
-        x_TE, _ = self.norm.add(x_TE, residual_TE)
-        return x_TE
+        normed, _ = self.norm.add(x_TE, residual_TE)
+        assert isinstance(normed, Tensor)  # no linear of 8 bits follows
+        return normed
 
     def logits(self, x_SE: Tensor) -> Tensor:
         """[S, hidden] -> [S, vocab] in the model's dtype; of a classifier [S, classes]."""

@@ -62,6 +62,16 @@ def test_shared_pages_read_once(tmp_path):
     assert_near(*found)
 
 
+def test_rounding_before_the_linears(tmp_path):
+    models.make(tmp_path, "llama", **WIDE)
+    found = []
+    for fused in (False, True):
+        settings = {**FAST, "model.quantization": "fp8", "engine.fuse_rounding": fused}
+        with Engine(tmp_path, settings) as engine:
+            found.append(engine.generate(models.prompts(), {**GREEDY, "logprobs": 0}))
+    assert_near(*found)
+
+
 @pytest.mark.parametrize("dtype", ["e4m3", "e5m2"])
 def test_keys_of_8_bits_captured_eager_and_plain(tmp_path, dtype):
     models.make(tmp_path, "llama", **WIDE)

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from appliance.kernels.ops import Activation
 from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 from appliance.runtime.model.build import Build
 from appliance.runtime.model.layers.linear import ColumnLinear, Part, RowLinear
@@ -83,7 +84,7 @@ class Attention(Finishing):
         both = self._found.get("both", 1.0)
         self.scales = KVScales(self._found.get("k", both), self._found.get("v", both))
 
-    def forward(self, x_TE: Tensor, batch: Batch, pages: KVPages) -> Tensor:
+    def forward(self, x_TE: Activation, batch: Batch, pages: KVPages) -> Tensor:
         q_THD = self._ops.rope_store(
             self.qkv(x_TE),
             batch.positions,

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from appliance.kernels.ops import Activation
 from appliance.runtime.model.build import Build
 from appliance.runtime.model.quant.scheme import Shard, Source
 
@@ -49,7 +50,7 @@ class ColumnLinear(nn.Module):
         part = source.read(shard.rows, None)
         self.bias[shard.at : shard.at + part.shape[0]].copy_(part)
 
-    def forward(self, x_TI: Tensor) -> Tensor:
+    def forward(self, x_TI: Activation) -> Tensor:
         out: Tensor = self.weight(x_TI, self.bias)
         return out
 
@@ -80,5 +81,5 @@ class RowLinear(nn.Module):
         assert self.bias is not None
         self.bias.copy_(source.read(slice(0, self.bias.shape[0]), None))
 
-    def forward(self, x_TI: Tensor) -> Tensor:
+    def forward(self, x_TI: Activation) -> Tensor:
         return self._comm.all_reduce(self.weight(x_TI, self.bias if self._adds_bias else None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from appliance.kernels.ops import Activation
 from appliance.runtime.model.build import Build
 from appliance.runtime.model.layers.linear import ColumnLinear, Part, RowLinear
 
@@ -18,6 +19,14 @@ class GatedMLP(nn.Module):
         self.gate_up = ColumnLinear(build, hidden, parts, bias)
         self.down = RowLinear(build, f"{name}.down_proj", inner, hidden, bias)
 
-    def forward(self, x_TE: Tensor) -> Tensor:
-        out: Tensor = self.down(self._ops.silu_and_mul(self.gate_up(x_TE)))
+        self._rounding = build.rounding(self.down.weight)
+
+    def forward(self, x_TE: Activation) -> Tensor:
+        inner: Tensor = self.gate_up(x_TE)
+        mixed: Activation
+        if self._rounding is None:
+            mixed = self._ops.silu_and_mul(inner)
+        else:
+            mixed = self._ops.rounded_silu_and_mul(inner, self._rounding)
+        out: Tensor = self.down(mixed)
         return out

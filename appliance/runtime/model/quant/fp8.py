@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from appliance.kernels.ops import Ops
+from appliance.kernels.ops import Activation, Ops, Rounding
 from appliance.runtime.model.quant.scheme import Scheme, Shard, Source
 from appliance.runtime.spec import QuantSpec
 
@@ -46,7 +46,11 @@ class OnlineFp8(Scheme):
             rows = min(4096, outs - at)
             self._put(torch.randn(rows, ins, device=self.weight.device) * std, at)
 
-    def forward(self, x_TI: Tensor, bias: Tensor | None) -> Tensor:
+    @property
+    def rounding(self) -> Rounding:
+        return Rounding(None, 0.0)
+
+    def forward(self, x_TI: Activation, bias: Tensor | None) -> Tensor:
         return self._ops.fp8_linear(x_TI, self.weight, self.scale, None, 0.0, bias)
 
 
@@ -86,7 +90,11 @@ class StoredFp8(Scheme):
         if self.input_scale is not None:
             self.input_scale.fill_(0.05)
 
-    def forward(self, x_TI: Tensor, bias: Tensor | None) -> Tensor:
+    @property
+    def rounding(self) -> Rounding:
+        return Rounding(self.input_scale, self._cap)
+
+    def forward(self, x_TI: Activation, bias: Tensor | None) -> Tensor:
         return self._ops.fp8_linear(
             x_TI, self.weight, self.scale, self.input_scale, self._cap, bias
         )
@@ -131,5 +139,6 @@ class BlockFp8(Scheme):
         self.weight.copy_(wide.clamp(-LARGEST, LARGEST).to(E4M3))
         self.scale.fill_(std / (LARGEST / 4))
 
-    def forward(self, x_TI: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x_TI: Activation, bias: Tensor | None) -> Tensor:
+        assert isinstance(x_TI, Tensor)  # by runs: nobody rounds them before
         return self._ops.fp8_block_linear(x_TI, self.weight, self.scale, bias)

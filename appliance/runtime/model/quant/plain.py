@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from appliance.kernels.cpu_linear import PackedLinear, pack
+from appliance.kernels.ops import Activation
 from appliance.runtime.model.quant.scheme import Scheme, Shard, Source
 
 
@@ -30,7 +31,8 @@ class PlainScheme(Scheme):
         if self._packed is not None:
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
-    def forward(self, x_TI: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x_TI: Activation, bias: Tensor | None) -> Tensor:
+        assert isinstance(x_TI, Tensor)  # it offers no rounding
         if self._packed is not None:
             return self._packed(x_TI, bias)
         return F.linear(x_TI, self.weight, bias)

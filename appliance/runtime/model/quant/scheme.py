@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from appliance.kernels.ops import Activation, Rounding
+
 
 class Source(Protocol):
     """A tensor of the checkpoint, read part by part."""
@@ -45,6 +47,11 @@ class Scheme(Finishing):
 
     suffixes: tuple[str, ...] = ("weight",)
 
+    @property
+    def rounding(self) -> Rounding | None:
+        """How its tokens may come rounded; None: only wide."""
+        return None
+
     def load(self, suffix: str, source: Source, shard: Shard) -> None:
         """Copies a shard of `<linear>.<suffix>` into place."""
         raise NotImplementedError
@@ -53,6 +60,6 @@ class Scheme(Finishing):
         """Random weights, for measurements without a checkpoint."""
         raise NotImplementedError
 
-    def forward(self, x_TI: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x_TI: Activation, bias: Tensor | None) -> Tensor:
         """x W^T + bias: [T, in] -> [T, out of this rank]."""
         raise NotImplementedError

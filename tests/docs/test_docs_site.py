@@ -58,3 +58,14 @@ def test_every_path_named_for_contributors_exists() -> None:
     named = {word for word in re.findall(r"`([\w./-]+/[\w./-]*)`", text) if "NAME" not in word}
     assert len(named) > 15
     assert not [word for word in named if not (ROOT / word).exists() and word != "build/site"]
+
+
+def test_every_code_of_http_that_is_explained_exists() -> None:
+    text = (DOCS / "develop" / "connect.md").read_text()
+    table = text.partition("| code |")[2].partition("\n\n")[0]
+    named = re.findall(
+        r"`([a-z_]+)`", "\n".join(row.split("|")[1] for row in table.split("\n")[2:])
+    )
+    sources = "".join(p.read_text() for p in (ROOT / "appliance" / "runtime").rglob("*.py"))
+    assert len(named) > 15
+    assert not [code for code in named if f'"{code}"' not in sources]

@@ -64,6 +64,8 @@ class Seen(Struct, frozen=True):
     """Bytes free by folder."""
     silent: Mapping[str, float] = {}
     context: int = 0
+    longest: bool = False
+    """No longer context is to be had of this model on this machine."""
     frontends: Sequence[str] = ()
     """Those that have published nothing for seconds."""
     xids: Sequence[tuple[float, int, int]] = ()
@@ -173,7 +175,9 @@ def _of_the_answers(seen: Seen) -> list[Finding]:
         told += [f"{seen.cut:.0f} answers cut off at its end"] if seen.cut else []
         text = f"clients hit the context of {seen.context:,} tokens: {', '.join(told)}"
         text += " in the last minute"
-        fix = "a longer one, where it fits: appliance up --context " + str(2 * seen.context)
+        fix = f"a longer one, where it fits: appliance up --context {2 * seen.context}"
+        if seen.longest:
+            fix = "it is the longest that this model has here: shorter prompts, or another model"
         found.append(Finding("APL-ALR-013", "warn", text, fix))
     others = {code: n for code, n in seen.refused.items() if code not in _NOT_REFUSALS and n}
     count = refused - long

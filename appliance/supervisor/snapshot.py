@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Sampler:
         self._moments: deque[Moment] = deque(maxlen=WINDOW_S + 2)
         self._sensors = Gpus() if gpus else None
         self._sampling: asyncio.Task[None] | None = None
+        self._lookers: list[Callable[[], object]] = []
         self.gpus: tuple[Gpu, ...] = ()
         self.xids: deque[tuple[float, int, int]] = deque(maxlen=_XIDS_KEPT)
         """(Unix time, GPU, number) of critical errors."""
@@ -77,9 +78,15 @@ class Sampler:
         """Samples for ever, on the second."""
         while True:
             self.sample(time.time())
+            for look in self._lookers:
+                look()
             if self._sensors is not None and (self._sampling is None or self._sampling.done()):
                 self._sampling = asyncio.create_task(self._read_gpus())
             await asyncio.sleep(1.0 - time.time() % 1.0)
+
+    def after_each(self, look: Callable[[], object]) -> None:
+        """Calls `look` whenever there is something new to see."""
+        self._lookers.append(look)
 
     async def freed(self, pids: list[int], limit_s: float = 10.0) -> None:
         """Returns when the GPUs hold nothing of these processes, or after `limit_s`."""

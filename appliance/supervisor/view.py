@@ -50,8 +50,11 @@ class View:
         self._sampler = sampler
         self._book = book
         self._started = time.time()
-        self._overrides = _overrides(Path(config.dir))
+        self._answers = _answers(Path(config.dir))
+        self._overrides = _overrides(self._answers)
         self._standing = Alerts()
+        # judged also while nobody looks, or an alert would be as old as the first look at it
+        sampler.after_each(self._alerts)
         self._restarts_seen = 0
         self._restarted_at = 0.0
 
@@ -195,6 +198,7 @@ class View:
                 if r.ready and r.alive
             },
             context=self._config.model.context,
+            longest=_is_rule(self._answers, "model.context"),
             frontends=sampler.late_frontends(now),
         )
         return [alert_row(iso(since), found) for since, found in self._standing.judge(seen)]
@@ -223,19 +227,29 @@ def failure_fields(death: Death, book: LogBook) -> dict[str, Any]:
     }
 
 
-def _overrides(run: Path) -> dict[str, Any]:
+def _answers(run: Path) -> list[dict[str, Any]]:
+    """The plan's: a value each with its source; none where the plan cannot be read."""
+    try:
+        plan = msgspec.json.decode(paths.plan_file(run).read_bytes(), type=dict[str, Any])
+        return [dict(answer) for answer in plan["answers"]]
+    except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return []
+
+
+def _overrides(answers: list[dict[str, Any]]) -> dict[str, Any]:
     """Values of the plan, beyond where and under which name it is served, that flags, environment
     or files set."""
-    try:
-        plan = msgspec.json.decode(paths.plan_file(run).read_bytes())
-        return {
-            a["field"]: a["value"]
-            for a in plan["answers"]
-            if a["source"].startswith(("flag", "environment", "file"))
-            and not a["field"].startswith(("serve.", "model.served_names"))
-        }
-    except (OSError, msgspec.DecodeError, KeyError, TypeError):
-        return {}
+    return {
+        str(a.get("field", "")): a.get("value")
+        for a in answers
+        if str(a.get("source", "")).startswith(("flag", "environment", "file"))
+        and not str(a.get("field", "")).startswith(("serve.", "model.served_names"))
+    }
+
+
+def _is_rule(answers: list[dict[str, Any]], field: str) -> bool:
+    """Nobody chose this value: it is what a rule made of the model and the machine."""
+    return any(a.get("field") == field and a.get("source") == "rule" for a in answers)
 
 
 def _row(child: Child, ready: bool) -> ProcessRow:

@@ -83,6 +83,8 @@ def test_the_context_limit_tells_both_ways_to_meet_it() -> None:
     (found,) = findings(seen)
     assert "8,192" in found.message and "90 requests" in found.message
     assert "3 answers" in found.message and "--context 16384" in found.fix
+    (found,) = findings(msgspec.structs.replace(seen, longest=True))
+    assert "longest" in found.fix and "--context" not in found.fix
 
 
 def test_disks_are_told_once_and_missing_folders_left_out(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from appliance import paths
 from appliance.metrics import Registry
-from appliance.status import EngineState, FrontendSnapshot, publish
+from appliance.status import EngineState, FrontendSnapshot, PrefixRow, publish
 from appliance.supervisor.snapshot import Sampler
 
 
@@ -108,3 +109,26 @@ def test_nothing_there_is_zero_and_none(tmp_path: Path) -> None:
     assert sampler.kv()["ratio"] == 0.0
     assert sampler.latency["ttft_s"]["p50"] is None
     assert sampler.cpu["mem_total_bytes"]
+
+
+async def test_those_who_look_after_each_sample_are_called_while_nobody_asks(
+    tmp_path: Path,
+) -> None:
+    sampler, looked = Sampler(tmp_path, gpus=False), asyncio.Event()
+    sampler.after_each(looked.set)
+    sampling = asyncio.create_task(sampler.run())
+    await asyncio.wait_for(looked.wait(), 30)
+    sampling.cancel()
+    assert sampler.history_seq >= 1
+
+
+def test_shared_beginnings_of_all_engines_most_saved_first(tmp_path: Path) -> None:
+    sampler = Sampler(tmp_path, gpus=False)
+    shared = {0: [PrefixRow(1, 64, 64, 10, 0)], 1: [PrefixRow(1, 2048, 2048, 3, 1)]}
+    engines = [EngineState(replica, True, 1, {}, rows) for replica, rows in shared.items()]
+    publish(
+        paths.frontend_snapshot(tmp_path, 0),
+        FrontendSnapshot(0, 1, 1.0, 0, [], engines, Registry().dump()),
+    )
+    sampler.sample(1.0)
+    assert [(p.replica, p.saved) for p in sampler.prefixes()] == [(1, 6144), (0, 640)]

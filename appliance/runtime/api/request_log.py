@@ -171,6 +171,11 @@ class RequestLog:
                 self._thread.start()
             self._news.notify()
 
+    @property
+    def waiting(self) -> int:
+        """Lines that are not yet written."""
+        return len(self._waiting)
+
     def close(self) -> None:
         """Writes what waits, as far as the disk lets us within a few seconds."""
         with self._news:

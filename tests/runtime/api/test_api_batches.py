@@ -21,7 +21,7 @@ from fake_engine import FakeEngine
 from openai.types import Batch
 from served_frontend import Served
 
-from appliance import keys
+from appliance import keys, paths
 from appliance.errors import RequestError
 from appliance.runtime.api.batches.calls import PRIORITY
 from appliance.runtime.api.batches.records import ENDED, BatchRecord, FileRecord
@@ -529,3 +529,17 @@ def test_answers_are_written_again_after_a_death(
     kept = served.run_dir / "state" / "batches" / "test" / "files"
     assert {p.name for p in kept.iterdir()} == {batch.input_file_id, batch.output_file_id}
     assert len(engine.requests) == 5
+
+
+def test_lines_stand_in_the_request_log(client: openai.OpenAI, served: Served) -> None:
+    refused = asked(2, model="nobody")
+    batch = until(client, create(client, [asked(1), refused]).id, ended)
+    answers = lines_of(client, batch.output_file_id) + lines_of(client, batch.error_file_id)
+    client.close()
+    served.close()
+    written = paths.request_log("test", 0).read_text().splitlines()
+    rows = {row["id"]: row for row in map(json.loads, written) if row["agent"] == "batch"}
+    assert {a["response"]["request_id"] for a in answers} == set(rows)
+    assert sorted((r["status"], r["error"], r["output_tokens"]) for r in rows.values()) == [
+        (200, None, 8), (404, "model_not_found", None),
+    ]  # fmt: skip

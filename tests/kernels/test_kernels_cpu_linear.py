@@ -47,3 +47,19 @@ def test_a_row_is_the_same_in_any_company(packed: tuple[torch.Tensor, PackedLine
 def test_what_gains_nothing_is_not_packed() -> None:
     assert cpu_linear.pack(torch.ones(4, 4, dtype=torch.float64)) is None
     assert cpu_linear.pack(torch.ones(0)) is None
+
+
+def test_every_length_is_filled_up_to_few_sizes_and_by_little() -> None:
+    sizes = [cpu_linear.bucket(rows) for rows in range(2049)]
+    assert sizes[:17] == list(range(17)) and len(set(sizes[1:])) == 72
+    assert all(rows <= size <= rows * 1.13 for rows, size in enumerate(sizes))
+    assert all(cpu_linear.bucket(size) == size for size in sizes)
+
+
+def test_rows_that_fill_up_change_nothing(packed: tuple[torch.Tensor, PackedLinear]) -> None:
+    weight, linear = packed
+    x = torch.randn(301, weight.shape[1])
+    out = linear(x)
+    assert out.shape == (301, weight.shape[0])
+    torch.testing.assert_close(out, x @ weight.T, rtol=1e-4, atol=1e-4)
+    assert torch.equal(out[:300], linear(x[:300]))

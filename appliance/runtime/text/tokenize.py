@@ -108,6 +108,10 @@ class Tokenizing:
     def _sampling(self, asked: AskedSampling, max_tokens: int) -> Sampling:
         self._check_ids(asked.stop_ids, "stop_token_ids")
         self._check_ids([i for i, _ in asked.logit_bias], "logit_bias")
+        pool = self._pool(asked)
+        if pool:  # the model's defaults are for what it writes, which is nothing here
+            asked_for = asked.temperature or 0.0 if pool == "labels" else 0.0
+            return Sampling(max_tokens, temperature=asked_for, pool=pool, labels=asked.labels)
         defaults = self._defaults
         temperature = _or(asked.temperature, defaults.temperature)
         stop_ids = asked.stop_ids if asked.ignore_eos else (*self._eos, *asked.stop_ids)
@@ -125,8 +129,6 @@ class Tokenizing:
             logit_bias=asked.logit_bias,
             logprobs=asked.logprobs,
             prompt_logprobs=asked.prompt_logprobs,
-            pool=self._pool(asked),
-            labels=asked.labels,
         )
 
     def _pool(self, asked: AskedSampling) -> Pool:

@@ -128,6 +128,8 @@ def test_class_scores_are_those_of_transformers(tmp_path, family):
     spec = read_spec(tmp_path)
     assert spec.labels == ("bad", "fair", "good") and spec.activation == "softmax"
     prompts = models.prompts()[::7]
+    usual = {"repetition_penalty": 1.1, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    (tmp_path / "generation_config.json").write_text(json.dumps(usual))
     with Engine(tmp_path, SETTINGS) as engine:
         found = engine.classify(prompts)
         again = engine.classify(prompts)

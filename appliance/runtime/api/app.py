@@ -52,6 +52,10 @@ BEAT_S = 1.0
 LONGEST_ID = 128
 CLIENT_LEFT = 499
 """Told to nobody: the client has gone before its answer."""
+UNANSWERED = 500
+"""Of a request that ended without one, such as at the end of a drain that took too long."""
+COUNTED = ("/v1/", "/generate", "/encode", "/classify", "/score", "/rerank")
+"""Beginnings of the routes that ask the model; so does `/` itself."""
 
 _ID = re.compile(r"[^A-Za-z0-9._:-]")
 
@@ -118,13 +122,15 @@ class RequestIds:
             await self._app(scope, receive, send_with_id)
         finally:
             gone = state.get("cancelled", False)
-            if scope["method"] == "POST" and scope["path"].startswith(("/v1/", "/generate")):
+            status = CLIENT_LEFT if gone else status or UNANSWERED
+            path = scope["path"]
+            if scope["method"] == "POST" and (path == "/" or path.startswith(COUNTED)):
                 outcome = "cancelled" if gone else _class_of(status)
                 self._series.requests.add(1.0, self._series.model, outcome)
                 if entry.error:
                     self._series.errors.add(1.0, self._series.model, entry.error)
             entry.dialect = "tgi" if state.get("dialect") == DIALECT else ""
-            self._requests.end(entry, CLIENT_LEFT if gone else status, state.get("caller"))
+            self._requests.end(entry, status, state.get("caller"))
 
 
 def _agent(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -60,6 +60,7 @@ def logs(
     client = Client(paths.control_socket(folder))
     begin, end = moment(since, "--since"), moment(until, "--until")
     holds = (*grep, *([request] if request else []))
+    path, wanted = paths.supervisor_log(name), Filter(component, level, begin, end, holds)
     try:
         if follow:
             for line in client.follow_logs(
@@ -70,11 +71,13 @@ def logs(
         found = client.logs(
             lines, component, level, since=begin, until=end, holds=holds
         ).splitlines()
+        if begin and len(found) < lines:  # the supervisor remembers the newest lines only
+            older = read_file(path, lines, wanted)
+            found = older if len(older) > len(found) else found
     except NotRunningError:
         if follow:
             raise
-        path = paths.supervisor_log(name)
-        found = read_file(path, lines, Filter(component, level, begin, end, holds))
+        found = read_file(path, lines, wanted)
         if not found and not requests and not path.exists():
             raise
         out.note(f"The run has ended; from {path}:")

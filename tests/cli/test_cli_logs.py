@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_stage import live_run
 
 from appliance import paths
 from appliance.cli.logs import moment
@@ -43,7 +44,7 @@ def test_logs_of_an_ended_run(
     path.write_text(LINES)
     said = cli("logs", *words, "--json")
     assert said.code == 0
-    found = [json.loads(line)["line"] for line in said.out.splitlines()]
+    found = [json.loads(line)["message"] for line in said.out.splitlines()]
     assert [line.split()[-1] for line in found] == ends
 
 
@@ -57,3 +58,14 @@ def test_times() -> None:
     for wrong in ("soon", "25:00", "10y", "99999999999d"):
         with pytest.raises(UsageError, match="is no time"):
             moment(wrong, "--until")
+
+
+def test_older_lines_of_a_live_run_are_read_from_its_files(cli: Cli, own_home: Path) -> None:
+    path = paths.supervisor_log("default")
+    path.parent.mkdir(parents=True)
+    path.with_name("default.log.1").write_text(LINES)
+    with live_run():
+        said = cli("logs", "--since", "2026-11-20T12:00:02Z", "--until", "2026-11-20T12:00:03Z")
+        assert [line.split()[-1] for line in said.out.splitlines()] == ["fails", "ends"]
+        newest = cli("logs", "-n", "3").out.splitlines()
+        assert len(newest) == 3 and not any("req-" in line for line in newest)

@@ -1,9 +1,10 @@
 """Host cost of one decode step: next_step, the tables of its inputs, settle, and sending.
 
-python benchmarks/schedule_cost.py [--rows 64 512 2048] [--steps 400]
+python benchmarks/schedule_cost.py [--rows 64 512 2048] [--steps 400] [--shared 16]
 
 The device is a stub that answers at once, so all that is measured is ours. Medians, and beside
 next_step its mean: every row needs a new page each 16 steps, here all of them in the same one.
+--shared: so many rows at a time have the first half of their prompt in common, and steps say so.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ def answer(step: Step, rng: np.random.Generator) -> StepResult:
     return StepResult(rng.integers(3, VOCAB, len(step.slots), dtype=np.int32))
 
 
-def measure(rows: int, steps: int) -> tuple[float, ...]:
+def measure(rows: int, steps: int, shared: int) -> tuple[float, ...]:
     """Microseconds with `rows` rows decoding: next_step, its mean, inputs, settle, send."""
     tokens = PROMPT + steps + 8
-    config = ScheduleConfig(chunk=8192, max_running=rows, conservativeness=0.0)
+    config = ScheduleConfig(
+        chunk=8192, max_running=rows, conservativeness=0.0, share_from=1 if shared else 0
+    )
     pages = rows * (tokens // config.page_size + 2)
     scheduler = Scheduler(config, pages, 131_072, rows, VOCAB)
     door = EncodingDoor()
@@ -57,7 +60,10 @@ def measure(rows: int, steps: int) -> tuple[float, ...]:
     rng = np.random.default_rng(0)
     sampling = Sampling(max_tokens=steps + 4, stop_ids=(0, 1, 2))
     for rid in range(rows):
-        prompt = ids_to_bytes(rng.integers(3, VOCAB, PROMPT, dtype=np.int32))
+        ids = rng.integers(3, VOCAB, PROMPT, dtype=np.int32)
+        if shared:
+            ids[: PROMPT // 2] = 3 + rid // shared
+        prompt = ids_to_bytes(ids)
         door.incoming.append((rid % 4, TokenRequest(rid=rid, prompt=prompt, sampling=sampling)))
     desk.drain(0.0)
     times: list[tuple[float, ...]] = []
@@ -88,11 +94,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 512, 2048])
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--shared", type=int, default=0)
     args = parser.parse_args()
     heads = ("next_step", "its mean", "inputs", "settle", "send")
     print(f"{'rows':>6} " + " ".join(f"{head:>10}" for head in heads) + "  (µs a step)")
     for rows in args.rows:
-        print(f"{rows:>6} " + " ".join(f"{p:>10.0f}" for p in measure(rows, args.steps)))
+        print(
+            f"{rows:>6} " + " ".join(f"{p:>10.0f}" for p in measure(rows, args.steps, args.shared))
+        )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def test_two_ranks_give_the_tokens_of_one(tmp_path, name, changes):
     sampled = {**greedy, "temperature": 1.0, "seed": 11, "logprobs": 2, "prompt_logprobs": 1}
     with Engine(tmp_path, SETTINGS) as solo:
         want = solo.generate(prompts[:4], sampled)
-    with Engine(tmp_path, {**SETTINGS, "engine.tp": 2}) as pair:
+    shared = {"schedule.share_from": 1, "schedule.page_size": 4}
+    with Engine(tmp_path, {**SETTINGS, "engine.tp": 2, **shared}) as pair:
         assert [a.ids for a in pair.generate(prompts, greedy)] == expected
         got = pair.generate(prompts[:4], sampled)
     assert [a.ids for a in got] == [a.ids for a in want]

@@ -35,7 +35,7 @@ from appliance.runtime.wire.request import (
     ids_from_bytes,
     ids_to_bytes,
 )
-from appliance.runtime.wire.step import NewRow, Step
+from appliance.runtime.wire.step import NewRow, SharedRuns, Step
 
 int32 = st.integers(0, 2**31 - 1)
 int64 = st.integers(0, 2**63 - 1)
@@ -133,6 +133,7 @@ steps = st.builds(
         max_size=2,
     ),
     freed=st.lists(int32, max_size=4),
+    shared=st.none() | st.builds(SharedRuns, rows=int32_arrays, pages=int32_arrays),
 )  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def plain(value: Any) -> Any:
         return (value.dtype.str, value.tolist())
     if isinstance(value, list):
         return [plain(v) for v in value]
-    if isinstance(value, Step | NewRow):
+    if isinstance(value, Step | NewRow | SharedRuns):
         return {k: plain(v) for k, v in msgspec.structs.asdict(value).items()}
     return value
 

@@ -246,3 +246,20 @@ class Child:
         if line.strip():
             self.last_lines.append(line)
         self._listener.printed(self, line)
+
+
+def reap_orphans(known: set[int]) -> int:
+    """What processes of ours have left behind when they died comes to the first process of a
+    container, which has to take note of its end. known: children that are reaped elsewhere.
+    Returns how many there were.
+    """
+    count = 0
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return count
+        if ended is None or ended.si_pid in known:
+            return count
+        os.waitpid(ended.si_pid, 0)
+        count += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
@@ -30,7 +31,7 @@ from appliance.status import (
     State,
     publish,
 )
-from appliance.supervisor.child import Child, Commands, Lifeline, Post
+from appliance.supervisor.child import Child, Commands, Lifeline, Post, reap_orphans
 from appliance.supervisor.health import Deaths, Limits, Watch
 from appliance.supervisor.lastword import LastWord
 from appliance.supervisor.logs import LogBook
@@ -99,6 +100,7 @@ class Lifecycle:
         self._hurry = asyncio.Event()
         self._last_word: LastWord | None = None
         self._closed = False  # no process is started any more
+        self._is_init = os.getpid() == 1
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -363,8 +365,11 @@ class Lifecycle:
                 if silent:
                     log.error("%s gave no sign of life for %.1f s", child.post.words, silent)
                     child.signal(signal.SIGKILL)
-        for child in self.children():
+        children = self.children()
+        for child in children:
             child.reap()
+        if self._is_init:
+            reap_orphans({child.pid for child in children})
 
     def children(self) -> list[Child]:
         engines = [child for replica in self.replicas for child in replica.ranks]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,7 +18,7 @@ import pytest
 
 from appliance.profiles.known import KNOWN
 from appliance.profiles.schema import Profile
-from benchmarks import all_rows, engine_rows, rows, soak, sweep_profile
+from benchmarks import all_rows, client_cost, engine_rows, limits, rows, soak, sweep_profile
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "appliance" / "default_model"
@@ -122,3 +123,22 @@ def test_a_soak_tells_what_was_not_given_back(growth: int, fds: int, used: int, 
     last = {"engine-0": {**seen[-1]["processes"]["engine-0"], "fds": fds}}
     told = soak.report(seen, idle, last, Counter(), 1.0)
     assert len(told["leaks"]) == leaks, told["leaks"]
+
+
+def test_limits_are_above_what_was_measured() -> None:
+    record = (ROOT / "benchmarks" / "results" / "h100.jsonl").read_text().splitlines()
+    measured = {line["row"]: line for line in map(json.loads, record)}
+    for row in (row for group in rows.GROUPS for row in group.rows):
+        bound = limits.limit(row, 1024, 420_000)
+        worse = bound if row.above else 1 / bound
+        assert worse > (row.better_peer if row.above else 1 / row.better_peer), row.id
+        if row.id in measured:
+            value = measured[row.id][row.figure]
+            assert worse > (value if row.above else 1 / value), row.id
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_server_that_costs_nothing_answers_every_stream(tmp_path: Path) -> None:
+    program = client_cost.built(tmp_path)
+    found = client_cost.measure(program, streams=5, tokens=7, processes=1, rate=5000.0)
+    assert (found["streams"], found["processes"]) == (5, 1) and found["tok_s"] > 0

@@ -1,6 +1,6 @@
 # An appliance for a machine with NVIDIA GPUs:
 #   docker build -t appliance .
-#   docker run -d --init --gpus all --shm-size 8g --stop-timeout 45 -p 127.0.0.1:8000:8000 \
+#   docker run -d --gpus all --shm-size 8g --stop-timeout 45 -p 127.0.0.1:8000:8000 \
 #     -v appliance:/home/appliance/.cache appliance up --no-auth MODEL
 # The volume keeps models and compiled kernels. Port 8000 is published to this machine only, so no key is asked for;
 # to serve others, mount a file made by `appliance key add NAME --file keys.json` and set APPLIANCE_SERVE_KEYS_FILE.

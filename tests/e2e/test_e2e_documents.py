@@ -30,8 +30,11 @@ HARMLESS = (
     "logs --level", "logs --component", "profile list", "profile show", "ps", "run",
     "status", "top --demo --once", "top --once", "version",
 )  # fmt: skip
-OF_OTHERS = {"night", "MODEL", "NAME", "--follow", "CODE", "CLIENT", "profile show NAME"}
-"""Words of commands that speak of a run or a model that is not here."""
+OF_OTHERS = {"night", "MODEL", "NAME", "--follow", "CODE", "CLIENT"}
+"""Words of commands that speak of a run or a model that is not here, or that never end."""
+
+WRITES = {"--write", "--install", "--bundle", "--record", "--append", "--save", "--plot"}
+"""Options that write into somebody's files: their commands are parsed and not run."""
 
 
 def _programs() -> Iterator[Block]:
@@ -47,7 +50,7 @@ def _harmless() -> list[Command]:
     every = {c.words: c for page in pages() for c in commands(page)}
     return [
         c for words, c in every.items()
-        if " ".join(words).startswith(HARMLESS) and not OF_OTHERS & set(words)
+        if " ".join(words).startswith(HARMLESS) and not (OF_OTHERS | WRITES) & set(words)
     ]  # fmt: skip
 
 
@@ -57,7 +60,8 @@ def at_home(served: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S
     for name, value in served.environment.items():
         if name.startswith("APPLIANCE_") or name == "NO_COLOR":
             monkeypatch.setenv(name, value)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -154,6 +154,9 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     for name, value in composed.overridden:
         now = next(a.value for a in plan.answers if a.field == name)
         warnings.append(f"{name} is {now} ({composed.sources[name]}), not the profile's {value}")
+    if plan.config.serve.request_log == "content":
+        place = paths.request_log(asked.name, 0).parent
+        warnings.append(f"prompts and answers are kept in {place} (serve.request_log is content)")
     idle = len(hardware.gpus) - len(fit.gpus)
     if fit.gpus and idle:
         warnings.append(_idle_text(plan, len(hardware.gpus), len(fit.gpus)))

@@ -90,3 +90,9 @@ def test_what_cannot_be_asked_again(cli: Cli, words: tuple[str, ...], code: str,
     keep(entry("plain"), long)
     said = cli("logs", *words)
     assert said.code in (2, 4) and code in said.err and fix in said.err
+
+
+def test_who_keeps_content_is_told_where(cli: Cli) -> None:
+    said = cli("up", "--dry-run", "--request-log", "content")
+    assert said.code == 0 and f"kept in {paths.state_dir() / 'logs'}" in said.err
+    assert "prompts and answers" not in cli("up", "--dry-run").err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -112,37 +113,36 @@ class KeyFigure:
 
 
 def key_figures(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[KeyFigure]:
-    speed, kv, late = top.throughput, top.kv, top.latency_60s
-    used, total = (compact(kv.get(f"{name}_tokens"), glyphs) for name in ("used", "total"))
-    hit, cached = top.prefix_cache.get("hit_ratio_60s"), speed.get("cached_prompt_tok_s")
-    return [
-        KeyFigure(
-            "gen tok/s",
-            "gen",
-            whole(speed.get("gen_tok_s"), glyphs),
-            f"in {compact(speed.get('prompt_tok_s'), glyphs)}",
-        ),
-        _queue(top, glyphs),
-        KeyFigure(
-            "KV cache",
-            "KV",
-            percent(kv.get("ratio"), glyphs),
-            f"{used}/{total} tok",
-            ratio=kv.get("ratio"),
-            style=above(kv.get("ratio"), *KV_HIGH),
-        ),
-        KeyFigure(
-            "hit 60s",
-            "hit 60s",
-            percent(hit, glyphs),
-            ratio=hit,
-            extra="" if cached is None else f"{compact(cached, glyphs)} tok/s",
-        ),
-        _spread("TTFT", late.get("ttft_s", {}), glyphs),
-        _spread("ITL", late.get("itl_s", {}), glyphs),
-        _errors(top, glyphs),
-        _power(top, glyphs),
-    ]
+    return [key_figure(index, top, glyphs) for index in range(len(_FIGURES))]
+
+
+def key_figure(index: int, top: TopSnapshot, glyphs: Glyphs = UNICODE) -> KeyFigure:
+    return _FIGURES[index](top, glyphs)
+
+
+def _generated(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
+    speed = top.throughput
+    came = f"in {compact(speed.get('prompt_tok_s'), glyphs)}"
+    return KeyFigure("gen tok/s", "gen", whole(speed.get("gen_tok_s"), glyphs), came)
+
+
+def _pool(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
+    ratio = top.kv.get("ratio")
+    used, total = (compact(top.kv.get(f"{name}_tokens"), glyphs) for name in ("used", "total"))
+    return KeyFigure(
+        "KV cache",
+        "KV",
+        percent(ratio, glyphs),
+        f"{used}/{total} tok",
+        ratio=ratio,
+        style=above(ratio, *KV_HIGH),
+    )
+
+
+def _hits(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
+    hit, cached = top.prefix_cache.get("hit_ratio_60s"), top.throughput.get("cached_prompt_tok_s")
+    extra = "" if cached is None else f"{compact(cached, glyphs)} tok/s"
+    return KeyFigure("hit 60s", "hit 60s", percent(hit, glyphs), ratio=hit, extra=extra)
 
 
 def _queue(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
@@ -153,6 +153,14 @@ def _queue(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
     if top.queue.get("waiting") and oldest >= QUEUE_LONG_S[0]:
         extra = f"oldest {duration(oldest, glyphs)}"
     return KeyFigure("run/queue", "run", f"{running} / {waiting}", style=style, extra=extra)
+
+
+def _first_token(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
+    return _spread("TTFT", top.latency_60s.get("ttft_s", {}), glyphs)
+
+
+def _between(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
+    return _spread("ITL", top.latency_60s.get("itl_s", {}), glyphs)
 
 
 def _spread(name: str, spread: dict[str, float | None], glyphs: Glyphs) -> KeyFigure:
@@ -178,6 +186,11 @@ def _power(top: TopSnapshot, glyphs: Glyphs) -> KeyFigure:
         return KeyFigure("power", "power", glyphs.dash)
     rate = f"{per_joule(top.power.get('tokens_per_joule'), glyphs)} tok/J"
     return KeyFigure("power", "power", f"{whole(watts, glyphs)} W", rate)
+
+
+_FIGURES: tuple[Callable[[TopSnapshot, Glyphs], KeyFigure], ...] = (
+    _generated, _queue, _pool, _hits, _first_token, _between, _errors, _power,
+)  # fmt: skip
 
 
 def alert_lines(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> list[Line]:

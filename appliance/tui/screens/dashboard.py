@@ -120,7 +120,7 @@ class Dashboard(TablePage):
         machine = len(tables.gpu_lines(top, width, self.told.glyphs))
         middle, log = heights(height, self.alert_lines(), machine)
         gpus.styles.width = _MACHINE_WIDTH
-        gpus.border_title = "GPUs" if top.gpus else "machine"
+        gpus.name_box("GPUs" if top.gpus else "machine")
         self.query_one("#middle").styles.height = middle
         self.query_one("#log").styles.height = log
         return {

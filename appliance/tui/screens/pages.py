@@ -99,7 +99,7 @@ class LogLines(Lines):
         """Positive: to older ones."""
         most = max(0, len(self.found()) - self.content_size.height)
         self.back = max(0, min(most, self.back + lines))
-        self.refresh()
+        self.draw()
 
     def lines(self, width: int, height: int) -> list[Line]:
         found = self.found()
@@ -147,12 +147,12 @@ class LogsPage(FilterPage):
 
     def filtered(self, words: str) -> None:
         self.log_lines.words, self.log_lines.back = words, 0
-        self.log_lines.refresh()
+        self.log_lines.draw()
 
     def action_warnings(self) -> None:
         self.log_lines.level = "" if self.log_lines.level else "warning"
         self.log_lines.back = 0
-        self.log_lines.refresh()
+        self.log_lines.draw()
 
     def action_back(self, lines: int) -> None:
         self.log_lines.scroll_back(lines)

@@ -27,6 +27,7 @@ class Lines(Widget):
         self.told = told
         self.glyphs = told.glyphs
         self._drawn: list[Line] | None = None
+        self._next: tuple[tuple[int, int], list[Line]] | None = None
 
     @property
     def top(self) -> TopSnapshot | None:
@@ -34,18 +35,27 @@ class Lines(Widget):
 
     def draw(self) -> None:
         """Draws anew if what it would draw has changed."""
-        width, height = self.content_size
-        if self.lines(width, height)[:height] != self._drawn:
+        width, height = size = self.content_size
+        lines = self.lines(width, height)[:height]
+        if lines != self._drawn:
+            self._next = size, lines
             self.refresh(layout=self.styles.auto_dimensions)
+
+    def name_box(self, title: str) -> None:
+        """Its name on the border; said again, it would be drawn again."""
+        if self.border_title != title:
+            self.border_title = title
 
     def lines(self, width: int, height: int) -> list[Line]:
         """Height of them at most."""
         raise NotImplementedError
 
     def render(self) -> Text:
-        width, height = self.content_size
+        width, height = size = self.content_size
         drawn = Text(no_wrap=True, end="")
-        self._drawn = self.lines(width, height)[:height]
+        ready, self._next = self._next, None
+        fresh = ready[1] if ready is not None and ready[0] == size else self.lines(width, height)
+        self._drawn = fresh[:height]
         styles = STYLES[self.app.current_theme.dark]
         for i, line in enumerate(self._drawn):
             drawn.append("\n" if i else "")
@@ -89,7 +99,7 @@ class Figure(Lines):
         self.border_title = found.title or found.label
 
     def _found(self) -> figures.KeyFigure:
-        return figures.key_figures(self.top or TopSnapshot(), self.glyphs)[self.index]
+        return figures.key_figure(self.index, self.top or TopSnapshot(), self.glyphs)
 
     def lines(self, width: int, height: int) -> list[Line]:
         found = self._found()

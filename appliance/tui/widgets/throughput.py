@@ -24,7 +24,7 @@ class History(Lines):
         self.draw()
 
     def draw(self) -> None:
-        self.border_title = self.head
+        self.name_box(self.head)
         super().draw()
 
     @property

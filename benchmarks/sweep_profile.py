@@ -1,9 +1,11 @@
 """Values of a machine's profile, searched one after the other over a shortened table.
 
     python -m benchmarks.sweep_profile --model FOLDER [--budget 20m] [--fp8] [--out FOLDER]
+        [--try KEY=A,B ...]
 
 Chunk, captured rows, running requests, share of memory and frontends: each value that was tried is
-one server and two workloads (all at once, and a rate). What is best is kept for the next field.
+one server and two workloads (short requests, and long ones, all at once). What is best is kept for
+the next field. `--try` names other fields, which take the place of these.
 Writes one JSON a profile, `sweep-<profile>.json`, with every trial; profiles/make.py takes the
 values and the evidence from there.
 """
@@ -46,7 +48,20 @@ def setting(field: str, value: Any) -> str:
     """As `--set` takes it; captured rows are told by their largest."""
     if field == "engine.graph_batch_sizes":
         return f"{field}={json.dumps(list(graph_sizes(value)))}"
-    return f"{field}={value}"
+    return f"{field}={json.dumps(value) if isinstance(value, bool) else value}"
+
+
+def named(text: str) -> tuple[str, tuple[Any, ...]]:
+    """`engine.filter=sort,search` -> the field and its values: numbers, truths or words."""
+    field, _, values = text.partition("=")
+    return field, tuple(_value(word) for word in values.split(","))
+
+
+def _value(word: str) -> Any:
+    try:
+        return json.loads(word)
+    except json.JSONDecodeError:
+        return word
 
 
 def trial(values: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
@@ -136,13 +151,15 @@ def main() -> int:
     arguments_of(parser)
     parser.add_argument("--budget", default="20m")
     parser.add_argument("--fp8", action="store_true")
+    parser.add_argument("--try", dest="fields", action="append", metavar="KEY=A,B")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     found = re.fullmatch(r"(\d+)([smh]?)", given.budget)
     if not found:
         parser.error("--budget is such as 90s or 20m")
     given.budget_s = int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
-    trials = search(TINY_FIELDS if given.tiny else FIELDS, given)
+    usual = TINY_FIELDS if given.tiny else FIELDS
+    trials = search(dict(map(named, given.fields)) if given.fields else usual, given)
     told = evidence(trials, given)
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / f"sweep-{told['profile'] or 'none'}.json"

@@ -80,7 +80,15 @@ def line(row: str, found: dict[str, Any], labels: Sequence[str], **more: Any) ->
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     command = "appliance " + shlex.join(sys.argv[1:])
     rest = {"gpu": None, **dict(pair(label) for label in labels)}
-    return {"row": row, "date": now, "command": command, **rest, **more, **found}
+    return {
+        "schema": "appliance.bench/1",
+        "row": row,
+        "date": now,
+        "command": command,
+        **rest,
+        **more,
+        **found,
+    }
 
 
 class Bar:

@@ -97,6 +97,15 @@ def test_a_sweep_becomes_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert profile.schedule["max_running"] == 1024
 
 
+def test_any_setting_can_be_swept() -> None:
+    assert sweep_profile.named("engine.filter=sort,search") == ("engine.filter", ("sort", "search"))
+    field, values = sweep_profile.named("schedule.mixed_chunk=true,false")
+    assert [sweep_profile.setting(field, v) for v in values] == [
+        "schedule.mixed_chunk=true", "schedule.mixed_chunk=false"
+    ]  # fmt: skip
+    assert sweep_profile.named("schedule.share_from=0,2000")[1] == (0, 2000)
+
+
 def test_a_sweep_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     found = found_by(monkeypatch, 5.0)
     assert found["values"] == {} and len(found["trials"]) == 1

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 
 import click
 import pytest
-from documents import ROOT, Command, blocks, commands, pages, prose
+import yaml
+from documents import ROOT, Block, Command, blocks, commands, pages, prose
 
 from appliance.cli import main
 from appliance.cli.catalogue import CATALOGUE
@@ -153,10 +156,23 @@ def test_the_catalogue_cures_by_commands_that_exist() -> None:
     assert not wrong
 
 
+READERS: dict[str, Callable[[str], object]] = {
+    "python": ast.parse,
+    "json": json.loads,
+    "toml": tomllib.loads,
+    "yaml": yaml.safe_load,
+}
+
+
 @pytest.mark.parametrize(
     "block",
-    [b for page in pages() for b in blocks(page) if b.language == "python"],
+    [b for page in pages() for b in blocks(page) if b.language in READERS and b.checked],
     ids=lambda b: f"{b.place}:{b.line}",
 )
-def test_python_is_python(block) -> None:
-    ast.parse(block.text)
+def test_blocks_are_what_they_say(block: Block) -> None:
+    assert READERS[block.language](block.text)
+
+
+def test_every_language_is_known() -> None:
+    known = {*READERS, "", "bash", "console", "text", "promql"}
+    assert not {b.language for page in pages() for b in blocks(page)} - known

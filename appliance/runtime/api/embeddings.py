@@ -17,17 +17,17 @@ from appliance.runtime.api.generate import read_body, send_to_engines
 from appliance.runtime.api.models import Models
 from appliance.runtime.api.schema import Inputs, decode_body, read_inputs
 from appliance.runtime.api.sse import encode
-from appliance.runtime.api.unsupported import OfVectors
 from appliance.runtime.wire import vectors
 from appliance.runtime.wire.text import AskedSampling, TextDelta, TextRequest
 
 
-class EmbeddingRequest(OfVectors, kw_only=True):
+class EmbeddingRequest(Struct, kw_only=True):
     input: str | list[Any]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     user: str | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
 
 
 class EncodeRequest(Struct, kw_only=True):
@@ -121,8 +121,8 @@ class Embeddings:
     async def post(self, request: Request) -> Response:
         body = decode_body(EmbeddingRequest, await read_body(request))
         model = self._models.check(body.model)
-        body.refuse_all()
-        asked = self._asked(read_inputs(body.input, "input"), "input")
+        inputs = read_inputs(body.input, "input")
+        asked = self._asked(inputs, "input", body.truncate_prompt_tokens or 0)
         exchange = await send_to_engines(self._frontend, request, asked)
         return await exchange.whole(_OpenAIForm(body, model, self._normalizes))
 
@@ -136,7 +136,7 @@ class Embeddings:
         form = _NativeForm(body, id, as_list, lengths, self._normalizes)
         return await exchange.whole(form)
 
-    def _asked(self, prompts: Inputs, param: str) -> list[TextRequest]:
+    def _asked(self, prompts: Inputs, param: str, truncate: int = 0) -> list[TextRequest]:
         if not self._frontend.text.gives.pooling:
             raise RequestError(
                 f"{self._models.id} is not made for embeddings; a model with a 1_Pooling folder "
@@ -153,6 +153,7 @@ class Embeddings:
                 sampling=AskedSampling(max_tokens=0, temperature=0.0, pool=True),
                 param=param,
                 arrival=arrival,
+                truncate=truncate,
             )
             for prompt in prompts
         ]

@@ -67,7 +67,7 @@ CHAT_INSTEAD = {
 
 
 class OfVectors(Struct, kw_only=True):
-    """Of the routes that give vectors and scores."""
+    """Of the routes that give scores."""
 
     truncate_prompt_tokens: Any = None
 

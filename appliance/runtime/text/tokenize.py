@@ -52,7 +52,10 @@ class Tokenizing:
         self._eos = tuple(dict.fromkeys((*spec.eos_ids, *(() if eos is None else (eos,)))))
 
     def requests(self, asked: TextRequest, context: int) -> list[TokenRequest]:
-        ids = self.prompt_ids(asked.prompt, asked.add_special_tokens, context, asked.param)
+        if asked.truncate:
+            ids = self._shortened(asked, context)
+        else:
+            ids = self.prompt_ids(asked.prompt, asked.add_special_tokens, context, asked.param)
         if not ids:
             raise RequestError("the prompt has no tokens.", param=asked.param)
         max_tokens = _max_tokens(asked, len(ids), context)
@@ -93,6 +96,21 @@ class Tokenizing:
             self._check_ids(prompt, param)
             return prompt
         return ids
+
+    def _shortened(self, asked: TextRequest, context: int) -> Sequence[int]:
+        limit, prompt = asked.truncate if asked.truncate > 0 else context - 1, asked.prompt
+        if not isinstance(prompt, str):
+            return self.prompt_ids(prompt, asked.add_special_tokens, context, asked.param)[:limit]
+        text = prompt[: CHARACTERS_PER_TOKEN * context]
+        whole = self._vocabulary.encode(text, asked.add_special_tokens)
+        if len(whole) <= limit:
+            return whole
+        plain = self._vocabulary.encode(text, False)
+        around = len(whole) - len(plain)
+        starts = (n for n in range(around + 1) if whole[n : n + len(plain)] == plain)
+        start = next(starts, 0)
+        kept = max(0, limit - around)
+        return [*whole[: start + kept], *whole[start + len(plain) :]][:limit]
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         if not ids:

@@ -97,6 +97,8 @@ class TextRequest(Struct, frozen=True):
     calls: tool calls are read out of the answer to a Chat. forced: it must be calls of the tools in
     `may_call`, for which the text room makes the grammar.
     parallel_calls: False keeps the first call only.
+    truncate: how many tokens of the prompt are kept, the first ones with the special tokens around
+    them; -1: as many as the context holds; 0: a prompt too long is refused.
     reasoning: of a Chat whose model thinks aloud: thoughts in their own field, dropped, or left in
     the text.
     """
@@ -119,6 +121,7 @@ class TextRequest(Struct, frozen=True):
     parallel_calls: bool = True
     reasoning: Reasoning = "inline"
     grammar: Grammar | None = None
+    truncate: int = 0
 
 
 class TextLogprob(Struct, frozen=True, gc=False):

@@ -10,8 +10,10 @@ from fake_engine import FakeEngine
 from served_frontend import Served
 
 from appliance.runtime.text.worker import TextWorker
+from appliance.runtime.wire.request import ids_from_bytes
 from appliance.runtime.wire.text import Gives
 
+BOS = 0
 WANT = np.arange(1, 9) / np.linalg.norm(np.arange(1, 9))
 
 
@@ -34,6 +36,20 @@ def test_the_real_client(served: Served) -> None:
     with pytest.raises(openai.BadRequestError, match="dimensions"):
         client.embeddings.create(model="default", input="x", dimensions=9)
     client.close()
+
+
+@pytest.mark.usefixtures("embedder")
+@pytest.mark.parametrize(("keep", "left"), [(-1, 511), (100, 100), (None, None)])
+def test_a_long_text_is_cut_as_vllms_bench_client_asks(
+    served: Served, engine: FakeEngine, keep: int | None, left: int | None
+) -> None:
+    body = {"model": "default", "input": "word " * 700, "truncate_prompt_tokens": keep}
+    answer = httpx.post(f"{served.url}/v1/embeddings", json=body)
+    if left is None:
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+        return
+    assert answer.json()["usage"]["prompt_tokens"] == left
+    assert ids_from_bytes(engine.requests[-1].prompt)[0] == BOS, "its first tokens are kept"
 
 
 @pytest.mark.usefixtures("embedder")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tiny_vocabularies import SPECIALS, byte_level, sentence_pieces, spec, write_folder
+from tokenizers.processors import TemplateProcessing
 
 from appliance.errors import NotFoundError, RequestError, UsageError
 from appliance.runtime.text.worker import TextWorker
@@ -48,6 +49,19 @@ def test_a_prompt_gets_the_tokenizers_own_special_tokens(room: Room) -> None:
     assert room.ids("Hello") == [0, *room.encode("Hello")]
     assert room.ids("Hello", add_special_tokens=False) == room.encode("Hello")
     assert room.ids((5, 6, 7)) == [5, 6, 7]
+
+
+def test_a_text_is_cut_between_its_special_tokens(tmp_path: Path) -> None:
+    made = byte_level()
+    around = [("<|bos|>", 0), ("<|end|>", 1)]
+    made.post_processor = TemplateProcessing(single="<|bos|> $A <|end|>", special_tokens=around)
+    room = Room(TextWorker(write_folder(tmp_path, made), spec(512), "m"))
+    plain = room.encode("hello there " * 300)
+    assert room.ids("hello there " * 300, truncate=9) == [0, *plain[:7], 1]
+    assert room.ids("hello there " * 300, truncate=-1) == [0, *plain[:509], 1]
+    assert room.ids("hello there " * 20_000, truncate=-1) == [0, *plain[:509], 1]
+    assert room.ids("Hello", truncate=100) == [0, *room.encode("Hello"), 1]
+    assert room.ids((5, 6, 7), truncate=2) == [5, 6]
 
 
 def test_a_chat_goes_through_the_template_once(room: Room) -> None:

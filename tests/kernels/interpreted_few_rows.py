@@ -27,7 +27,7 @@ def normal(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def linears(dtype: torch.dtype, bound: float, narrow: bool) -> None:
     """The three ways into a matmul and out of it, one after the other as in a layer."""
     wide, inner = 256, 96
-    for rows in (1, 5, 16):
+    for rows in (1, 5):
         h = torch.randn(rows, wide).to(dtype)
         h[0, 7] = 900.0  # an outlier, as trained models have them
         norms = [(torch.rand(wide) + 0.5).to(dtype) for _ in range(2)]
@@ -68,7 +68,7 @@ def attentions(
     dtype: torch.dtype, bound: float, heads: int, kv_heads: int, splits: int, norm: bool
 ) -> None:
     size, page = 32, 16
-    ends = np.array([1, 16, 17, 150, 64])
+    ends = np.array([1, 16, 17, 70])
     rows = len(ends)
     counts = -(-ends // page)
     indptr = torch.from_numpy(np.concatenate(([0], np.cumsum(counts))).astype(np.int32))

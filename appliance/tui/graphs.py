@@ -116,7 +116,7 @@ def with_axis(
     labels = [""] * height
     if height:
         labels[-1] = "0"
-        labels[0] = _label(metric, largest, glyphs) if values else ""
+        labels[0] = _label(metric, largest, glyphs) if largest else ""
     return [
         (("dim", f"{label:>{AXIS - 1}} "), *line) for label, line in zip(labels, drawn, strict=True)
     ]

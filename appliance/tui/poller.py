@@ -59,7 +59,7 @@ class Poller:
                 since = since if failures else monotonic()
                 failures += 1
                 self._planned = False  # who answers next may be another run
-                self._tell(Away(problem.message, since))
+                self._tell(Away(f"{problem.message} {problem.hint}".strip(), since))
             back_off = min(_LONGEST_BACK_OFF_S, self.interval * 2 ** min(failures, 6))
             self._now.wait(max(self.interval, back_off))
             self._now.clear()

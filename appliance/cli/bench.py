@@ -9,7 +9,11 @@ from appliance.cli.bench_latency import latency
 from appliance.cli.bench_offline import offline_
 from appliance.cli.bench_serve import serve
 
-_OWN = {"-h", "--help", "--json", "-q", "--quiet", "-v", "-vv", "--verbose", "--no-progress"}
+_OWN = {
+    "-h", "--help", "--json", "-q", "--quiet", "-v", "-vv", "--verbose", "--no-progress", "-y",
+    "--yes", "--color", "auto", "always", "never",
+}  # fmt: skip
+"""Words of the global options, which may stand before the command's."""
 
 
 class _ServeFirst(click.Group):

@@ -188,7 +188,7 @@ def test_a_name_or_a_url_may_stand_alone(server, capsys, monkeypatch, tmp_path):
     line = json.loads(capsys.readouterr().out)
     assert (line["dataset"], line["completed"], line["max_concurrency"]) == ("fixed:32,16", 8, 4)
     monkeypatch.setenv("APPLIANCE_RUNTIME_DIR", str(tmp_path))
-    assert appliance(["bench", "nobody"]) == 3
+    assert appliance(["bench", "--color", "never", "nobody"]) == 3
     assert "No run is called 'nobody'" in capsys.readouterr().err
     assert appliance(["bench", "serve", server.url, "--url", server.url]) == 2
 

@@ -54,6 +54,20 @@ def _sentence(words: str) -> str:
 
 # Errors
 
+_GROUP_WORDS = "bench|cache|config|key|profile|service"
+_WORDS = rf"(?:(?:{_GROUP_WORDS}) [a-z]+|(?:{'|'.join(main.COMMANDS)})\b)"
+_VALUED = r"--(?:component|host|level|profile|request-log) [\w.|]+\b"
+_SHOWN = re.compile(
+    rf"(?:appliance {_WORDS}|{_VALUED}|(?<![\w`-])--[a-z][\w-]*|nvidia-smi)"
+    rf"(?: (?:{_VALUED}|--?\w[\w-]*|[A-Z][A-Z0-9_/]+|[a-z]+\.[a-z_]+(?:=\w+)?|\d+\w*)(?![\w']))*"
+)
+"""A command, or an option with what is written behind it."""
+
+
+def _marked(words: str) -> str:
+    """The sentence with what is typed set as code."""
+    return _sentence(words if "`" in words else _SHOWN.sub(r"`\g<0>`", words))
+
 
 def errors_page() -> str:
     groups: dict[str, list[str]] = {}
@@ -61,7 +75,7 @@ def errors_page() -> str:
         group = code.split("-")[1] if code.count("-") > 1 else ""
         groups.setdefault(group, []).append(
             f"### {code}\n\n{_sentence(entry.what)}\n\n"
-            f"**Why:** {_sentence(entry.why)}\n\n**What to do:** {_sentence(entry.fix)}"
+            f"**Why:** {_marked(entry.why)}\n\n**What to do:** {_marked(entry.fix)}"
         )
     ordered = sorted(groups, key=lambda g: (_GROUPS.get(g, ""), g))
     parts = [f"## {_GROUPS.get(g, 'Other')}\n\n" + "\n\n".join(groups[g]) for g in ordered]

@@ -11,31 +11,16 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+FILES = ("interpreted_filter_logits.py", "interpreted_rope.py", "interpreted_round_fused.py",
+         "interpreted_slot_tables.py")  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        "interpreted_filter_logits.py",
-        "interpreted_rope.py",
-        "interpreted_round_fused.py",
-        "interpreted_slot_tables.py",
-    ],
-)
-def test_in_the_interpreter(file):
+def test_in_the_interpreter():
     pytest.importorskip("triton")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        str(HERE / file),
-    ]
+    options = ["-q", "-p", "no:cacheprovider", *(str(HERE / file) for file in FILES)]
     done = subprocess.run(
-        command, cwd=HERE.parent.parent, env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, "-m", "pytest", *options],
+        cwd=HERE.parent.parent, env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

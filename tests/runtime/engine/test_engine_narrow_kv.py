@@ -83,6 +83,7 @@ def test_tokens_are_those_of_the_same_rounding(tmp_path, rounding, name, dtype):
     prompts, expected = clear(reference.model, models.prompts(4, 8))
     for cache, chunk, retract in ((True, 2048, 0), (False, 16, 0), (True, 16, 5)):
         settings = {**SETTINGS, "model.kv_dtype": dtype, "schedule.prefix_cache": cache,
+                    "schedule.page_size": 4, "schedule.share_from": int(cache),
                     "schedule.chunk": chunk, "schedule.retract_every": retract}  # fmt: skip
         with Engine(tmp_path, settings) as engine:
             answers = engine.generate(prompts, GREEDY)

@@ -190,7 +190,8 @@ def _messages(message: dict[str, Any], i: int) -> list[dict[str, Any]]:
     texts: list[str] = []
     for block in content:
         if block.get("type") != "tool_result":
-            texts.append(_text(block, f"{where}.content"))
+            text = _text(block, f"{where}.content")
+            texts.append(_stable(text) if role == "system" else text)
             continue
         if texts:
             out.append({"role": role, "content": "\n".join(texts)})

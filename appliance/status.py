@@ -305,7 +305,8 @@ class TopSnapshot(Struct, frozen=True):
     """index, uuid, name, util, mem_used_bytes, mem_total_bytes, power_w, power_limit_w, temp_c,
     sm_mhz, throttle, ecc_uncorrected, processes: [{pid, name, memory_bytes}] that hold memory"""
     cpu: dict[str, float | None] = {}
-    """util, mem_used_bytes, mem_total_bytes, load1: shown where there is no GPU"""
+    """util, mem_used_bytes, mem_total_bytes, run_bytes (of the run's processes), load1: shown where
+    there is no GPU"""
     requests: list[RequestRow] = []
     """Live ones, at most 200."""
     alerts: list[dict[str, Any]] = []

@@ -124,7 +124,7 @@ class View:
             latency_60s=sampler.latency,
             errors_60s={k: n for k, n in sampler.outcomes().items() if k != "2xx"},
             gpus=self._gpus(),
-            cpu=sampler.cpu,
+            cpu={**sampler.cpu, "run_bytes": self._run_bytes()},
             requests=_newest(rows),
             alerts=self._alerts(),
             history=sampler.recent(history),
@@ -149,6 +149,11 @@ class View:
                 sum(f.get("pages", 0) * f.get("page_size", 0) for f in facts)
             )
         return kv
+
+    def _run_bytes(self) -> float:
+        """Memory that the run's processes hold, this one too."""
+        pids = (os.getpid(), *(child.pid for child in self._lifecycle.children() if child.alive))
+        return float(sum(filter(None, map(_memory, pids))))
 
     def _processes(self) -> list[ProcessRow]:
         rows = [

@@ -186,7 +186,8 @@ def gpu_lines(top: TopSnapshot, width: int = 100, glyphs: Glyphs = UNICODE) -> l
     if not top.gpus:
         return _cpu_lines(top.cpu, bars, glyphs)
     gap = " " * (_GAUGE + 1) if bars else ""
-    lines = [said(f"GPU  util  {gap}  mem GiB     W  {glyphs.degree:>3}   MHz  slowed by", "dim")]
+    head = f"GPU  util  {gap}  mem GiB        W  {glyphs.degree:>3}   MHz  slowed by"
+    lines = [said(head, "dim")]
     for gpu in top.gpus:
         util = gpu.get("util")
         lines.append(
@@ -195,13 +196,19 @@ def gpu_lines(top: TopSnapshot, width: int = 100, glyphs: Glyphs = UNICODE) -> l
                 ("value", fit(percent(util, glyphs), 5, glyphs, right=True)),
                 ("graph", f" {gauge(util, _GAUGE, glyphs)}" if bars else ""),
                 ("", fit(memory(gpu, glyphs), 11, glyphs, right=True)),
-                ("", fit(whole(gpu.get("power_w"), glyphs), 6, glyphs, right=True)),
+                ("", fit(_watts(gpu, glyphs), 9, glyphs, right=True)),
                 (above(gpu.get("temp_c"), *HOT_C, ""), _cell(gpu.get("temp_c"), 5, glyphs)),
                 ("", _cell(gpu.get("sm_mhz"), 6, glyphs)),
                 *slowed(gpu, glyphs),
             )
         )
     return lines
+
+
+def _watts(gpu: dict[str, Any], glyphs: Glyphs) -> str:
+    limit = gpu.get("power_limit_w")
+    drawn = unmarked(gpu.get("power_w"), glyphs)
+    return drawn if limit is None else f"{drawn}/{limit:.0f}"
 
 
 def slowed(gpu: dict[str, Any], glyphs: Glyphs) -> Line:
@@ -221,11 +228,14 @@ def _cpu_lines(cpu: dict[str, float | None], bars: bool, glyphs: Glyphs) -> list
     share = None if used is None or not total else used / total
     load = cpu.get("load1")
     shown = glyphs.dash if load is None else f"{load:.2f}"
+    rss = cpu.get("run_bytes")
+    of_run = glyphs.dash if rss is None else f"{rss / 2**30:.1f} GiB"
     use, mem = percent(cpu.get("util"), glyphs), f"{memory(cpu, glyphs)} GiB"
     return [
         said("CPU (no GPU)", "dim"),
         _gauged("use", use, cpu.get("util"), bars, glyphs),
         _gauged("mem", mem, share, bars, glyphs),
+        _gauged("run", of_run, None, bars, glyphs),
         (("dim", "load  "), ("", shown)),
     ]
 

@@ -218,8 +218,8 @@ power         1,220 W  9.23 tok/J
 gen tok/s, last 4s
 ▄▆█▁
 
-GPU  util             mem GiB     W   °C   MHz  slowed by
-0     91% ███████▎    68.4/80   612   63  1905
+GPU  util             mem GiB        W   °C   MHz  slowed by
+0     91% ███████▎    68.4/80  612/700   63  1905
 
 id             phase         prompt  cached        out    TTFT   tok/s     age
 req-0000       decode          1200     900     40/512   0.12s      88      0s

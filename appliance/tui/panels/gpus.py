@@ -22,7 +22,7 @@ from appliance.tui.text import (
 )
 
 _TWO_GRAPHS_FROM = 90
-_TWO_ACROSS_FROM = 100
+_TWO_ACROSS_FROM = 90
 _ALONE_MOST = 4
 """GPUs that stand one above the other even where there is room for two."""
 _TALLEST = 18

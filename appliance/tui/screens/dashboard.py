@@ -25,7 +25,7 @@ _TABLE_LEAST = 4
 _BOXES = 4
 _MIDDLE, _MIDDLE_HIGH, _LOG, _LOG_HIGH = 7, 11, 5, 9
 _HIGH = 40
-_MACHINE_WIDTH = 62
+_MACHINE_WIDTH = 66
 
 
 def heights(height: int, alerts: int, machine: int) -> tuple[int, int]:

@@ -304,7 +304,7 @@ class TopSnapshot(Struct, frozen=True):
     gpus: list[dict[str, Any]] = []
     """index, uuid, name, util, mem_used_bytes, mem_total_bytes, power_w, power_limit_w, temp_c,
     sm_mhz, throttle, ecc_uncorrected, processes: [{pid, name, memory_bytes}] that hold memory"""
-    cpu: dict[str, float | None] = {}
+    cpu: dict[str, int | float | None] = {}
     """util, mem_used_bytes, mem_total_bytes, run_bytes (of the run's processes), load1: shown where
     there is no GPU"""
     requests: list[RequestRow] = []

@@ -65,7 +65,7 @@ class Sampler:
         self.gpus: tuple[Gpu, ...] = ()
         self.xids: deque[tuple[float, int, int]] = deque(maxlen=_XIDS_KEPT)
         """(Unix time, GPU, number) of critical errors."""
-        self.cpu: dict[str, float | None] = {}
+        self.cpu: dict[str, int | float | None] = {}
         self.frontends: list[FrontendSnapshot] = []
         self.history: dict[str, deque[float]] = {name: deque(maxlen=HISTORY_S) for name in _HISTORY}
         self.history_seq = 0

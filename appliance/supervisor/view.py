@@ -150,10 +150,10 @@ class View:
             )
         return kv
 
-    def _run_bytes(self) -> float:
+    def _run_bytes(self) -> int:
         """Memory that the run's processes hold, this one too."""
         pids = (os.getpid(), *(child.pid for child in self._lifecycle.children() if child.alive))
-        return float(sum(filter(None, map(_memory, pids))))
+        return sum(filter(None, map(_memory, pids)))
 
     def _processes(self) -> list[ProcessRow]:
         rows = [

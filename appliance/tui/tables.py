@@ -223,7 +223,7 @@ def slowed(gpu: dict[str, Any], glyphs: Glyphs) -> Line:
     return line
 
 
-def _cpu_lines(cpu: dict[str, float | None], bars: bool, glyphs: Glyphs) -> list[Line]:
+def _cpu_lines(cpu: dict[str, int | float | None], bars: bool, glyphs: Glyphs) -> list[Line]:
     used, total = cpu.get("mem_used_bytes"), cpu.get("mem_total_bytes")
     share = None if used is None or not total else used / total
     load = cpu.get("load1")

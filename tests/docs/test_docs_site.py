@@ -69,3 +69,13 @@ def test_every_code_of_http_that_is_explained_exists() -> None:
     sources = "".join(p.read_text() for p in (ROOT / "appliance" / "runtime").rglob("*.py"))
     assert len(named) > 15
     assert not [code for code in named if f'"{code}"' not in sources]
+
+
+def test_every_variable_of_ours_is_explained() -> None:
+    text = (DOCS / "operate" / "variables.md").read_text()
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", text))
+    sources = "".join(p.read_text() for p in (ROOT / "appliance").rglob("*.py"))
+    read = set(re.findall(r"[\"']([A-Z]+_[A-Z_]+)[\"']", sources))
+    ours = {name for name in read if name.startswith("APPLIANCE_") and not name.endswith("_")}
+    assert not ours - named
+    assert not named - read

@@ -257,6 +257,8 @@ class Frontend:
             return
         if delta.ids:
             self._measure(live, len(delta.ids), delta.cached, now)
+        elif delta.pooled:
+            self._count_prompt(live, delta.cached)
         if text.finish:
             if not delta.finish:
                 live.engine.send(Abort(rid=delta.rid))
@@ -276,10 +278,13 @@ class Frontend:
         series.ttft.observe(now - live.request.arrival, model)
         if live.admitted_at is not None:
             series.prefill.observe(max(0.0, now - live.admitted_at), model)
-        series.prompt_tokens.add(live.prompt_tokens, model)
+        self._count_prompt(live, cached)
+
+    def _count_prompt(self, live: Live, cached: int) -> None:
+        self.series.prompt_tokens.add(live.prompt_tokens, self.series.model)
         if cached > 0:
             live.cached = cached
-            series.cached_tokens.add(cached, model)
+            self.series.cached_tokens.add(cached, self.series.model)
 
     def _finish(self, live: Live, text: TextDelta, now: float) -> None:
         self._forget(live, text.finish)

@@ -74,6 +74,13 @@ def test_label_probabilities_in_sglangs_words(served: Served, engine: FakeEngine
     assert last.sampling.pool == "labels" and last.sampling.temperature == 2.0
 
 
+def test_their_prompts_are_counted(served: Served) -> None:
+    told = post(served, "/v1/score", query="ab", items=["c", "def"], label_token_ids=[5])
+    lines = httpx.get(f"{served.url}/metrics").text.splitlines()
+    [counted] = [line for line in lines if line.startswith("appliance_prompt_tokens_total")]
+    assert float(counted.split()[-1]) == told["usage"]["prompt_tokens"]
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -45,7 +45,7 @@ def serve_group(group: Group, rows: list[Row], given: argparse.Namespace, append
 def run_row(row: Row, url: str, append: Path, labels: dict[str, object], small: bool) -> int:
     words = (tiny(row.arguments) if small else row.arguments).split()
     arguments = ["bench", "serve", *words, "--row", row.id, "--append", str(append), "--url", url]
-    for name, value in labels.items():
+    for name, value in ((n, v) for n, v in labels.items() if v is not None):
         arguments += ["--label", f"{name}={value}"]
     begin = time.perf_counter()
     try:

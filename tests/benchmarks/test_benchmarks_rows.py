@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -54,11 +55,16 @@ def test_rows_are_served_once_for_each_commit(tmp_path: Path) -> None:
         done = subprocess.run(
             [*command, "--only", "bf16-one", "--budget", "5m"],
             cwd=ROOT, capture_output=True, text=True, check=False,
+            env=os.environ | {"APPLIANCE_COMMIT": "abc1234"},
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert said in done.stdout
     (line,) = [json.loads(line) for line in file.read_text().splitlines()]
-    assert line["row"] == "bf16-one" and line["failed"] == 0 and line["torch"]
+    assert (
+        (line["row"], line["commit"]) == ("bf16-one", "abc1234")
+        and line["failed"] == 0
+        and line["torch"]
+    )
     assert "schedule.prefix_cache=false" in line["server"]
 
 

@@ -90,3 +90,16 @@ def test_strict_tools_are_held_to_their_schemas_where_they_are_called() -> None:
     assert schemas == [WEATHER["function"]["parameters"], {"type": "object"}]
     assert strict_grammar("hermes", TOOLS, True) is None, "none is strict"
     assert strict_grammar("llama3", [strict], True) is None, "no marks to hold to"
+
+
+@pytest.mark.parametrize("form", ["hermes", "llama3"])
+def test_one_of_is_any_of_where_a_tool_is_not_strict(form: str) -> None:
+    values = {"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}
+    properties = {"value": values, "oneOf": {"type": "integer"}}  # a name as good as another
+    function = {"name": "f", "parameters": {"type": "object", "properties": properties}}
+    loose = calls_grammar(form, [{"type": "function", "function": function}], ["f"], True).source
+    assert '"anyOf": [{"type": "string"}, {"type": "string"' in loose
+    assert '"oneOf": {"type": "integer"}' in loose
+    strict = {"type": "function", "function": {**function, "strict": True}}
+    assert '"oneOf": [' in calls_grammar(form, [strict], ["f"], True).source
+    assert values["oneOf"]

@@ -108,7 +108,7 @@ class Libraries:
                 case "ebnf":
                     made = compiler.compile_grammar(grammar.source)
                 case _:
-                    made = compiler.compile_structural_tag(grammar.source)
+                    made = compiler.compile_structural_tag(_with_any_of(grammar.source))
             return Compiled("xgrammar", made.serialize_json())
         except Exception as e:  # the bindings raise RuntimeError, TypeError and their own
             return self._other(grammar, _plain_words(e))
@@ -265,6 +265,24 @@ class _LLMatching:
 
     def fault(self) -> str:
         return _first_line(self._matcher.get_error()) if self._matcher.is_error() else ""
+
+
+def _with_any_of(source: str) -> str:
+    """A structural tag whose schemas say anyOf for each oneOf. NotExclusive when one means more."""
+    if '"oneOf"' not in source:
+        return source
+
+    def change(node: Any) -> Any:
+        if isinstance(node, list):
+            return [change(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        return {
+            key: schemas.with_any_of(value) if key == "json_schema" else change(value)
+            for key, value in node.items()
+        }
+
+    return json.dumps(change(json.loads(source)))
 
 
 def _counts_far(expression: str) -> bool:

@@ -40,8 +40,8 @@ def calls_grammar(
     or nested too deeply."""
     functions = [t["function"] for t in tools if t["function"]["name"] in names]
     called = [f["name"] for f in functions]
-    schemas = [_schema(f) for f in functions]
     try:
+        schemas = [_schema(f) for f in functions]
         if form in TAGGED:
             grammar = _tags(TAGGED[form], called, schemas, parallel)
         else:
@@ -75,7 +75,22 @@ def strict_grammar(form: str, tools: Sequence[dict[str, Any]], parallel: bool) -
 
 
 def _schema(function: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {}} | (function.get("parameters") or {})
+    """What a call's arguments are written under. A tool that is not strict asks for no more than an
+    attempt: where it says oneOf, anyOf is held."""
+    schema = {"type": "object", "properties": {}} | (function.get("parameters") or {})
+    return schema if function.get("strict") is True else _loose(schema)
+
+
+def _loose(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_loose(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        "anyOf" if key == "oneOf" and isinstance(child, list) and "anyOf" not in node else key:
+            _loose(child)
+        for key, child in node.items()
+    }  # fmt: skip
 
 
 def _too_deep() -> RequestError:

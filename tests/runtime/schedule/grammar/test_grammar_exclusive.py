@@ -147,3 +147,14 @@ def test_libraries_are_given_what_they_hold_to(libraries: Libraries, strict: boo
     for schema in NOT_SHOWN:
         with pytest.raises(Refused, match="oneOf"):
             compile_it(libraries, schema, strict)
+
+
+def test_schemas_within_tags_are_held_to_as_well(libraries: Libraries) -> None:
+    def tag(schema: Any) -> Grammar:
+        content = {"type": "json_schema", "json_schema": schema}
+        form = {"type": "tag", "begin": "<a>", "content": content, "end": "</a>"}
+        return Grammar("structural_tag", json.dumps({"type": "structural_tag", "format": form}))
+
+    assert libraries.compile(tag(REFERRED)).library == "xgrammar"
+    with pytest.raises(Refused, match="oneOf"):
+        libraries.compile(tag(NOT_SHOWN[0]))

@@ -6,6 +6,7 @@ It is made and written by a thread: a disk that is slow or full costs lines, nev
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import threading
@@ -22,7 +23,6 @@ from starlette.types import Scope
 from appliance.keys import PREFIX
 from appliance.log import RotatingFile
 from appliance.metrics import Counter
-from appliance.runtime.api.answer import join
 from appliance.runtime.api.callers import Caller
 from appliance.runtime.wire.text import TextDelta
 from appliance.status import RequestRow
@@ -63,6 +63,35 @@ _LINE_ENDS = (
 log = logging.getLogger(__name__)
 
 
+class _Said:
+    """What one choice of an answer has said; compact, for it is kept while the answer goes on."""
+
+    __slots__ = ("_calls", "_reasoning", "_text")
+
+    def __init__(self) -> None:
+        self._text, self._reasoning = io.StringIO(), io.StringIO()
+        self._calls: dict[int, tuple[io.StringIO, io.StringIO]] = {}
+
+    def add(self, delta: TextDelta) -> None:
+        self._text.write(delta.text)
+        self._reasoning.write(delta.reasoning)
+        for piece in delta.calls:
+            name, arguments = self._calls.setdefault(piece.index, (io.StringIO(), io.StringIO()))
+            name.write(piece.name)
+            arguments.write(piece.arguments)
+
+    def told(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"text": self._text.getvalue()}
+        if self._reasoning.tell():
+            told["reasoning"] = self._reasoning.getvalue()
+        if self._calls:
+            told["calls"] = [
+                {"name": name.getvalue(), "arguments": arguments.getvalue()}
+                for name, arguments in self._calls.values()
+            ]
+        return told
+
+
 class Entry:
     """What becomes of one HTTP request, noted by those through whose hands it goes.
 
@@ -71,8 +100,8 @@ class Entry:
     """
 
     __slots__ = (
-        "agent", "at", "began", "body", "caller", "content", "deltas", "dialect", "ended", "error",
-        "given", "held", "id", "method", "path", "rows", "status", "stream", "usage",
+        "agent", "at", "began", "body", "caller", "content", "dialect", "ended", "error", "given",
+        "held", "id", "method", "path", "rows", "said", "status", "stream", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +122,7 @@ class Entry:
         self.rows: list[RequestRow] = []
         self.usage: Callable[[], dict[str, Any]] | None = None
         self.body: bytes | None = None
-        self.deltas: dict[int, list[TextDelta]] = {}
+        self.said: dict[int, _Said] = {}
         self.held = 0
         """Characters of the answer so far."""
 
@@ -102,7 +131,9 @@ class Entry:
         self.held += len(delta.text) + len(delta.reasoning)
         self.held += sum(len(call.arguments) for call in delta.calls)
         if self.held <= MAX_CONTENT:
-            self.deltas.setdefault(choice, []).append(delta)
+            if choice not in self.said:
+                self.said[choice] = _Said()
+            self.said[choice].add(delta)
 
     @property
     def size(self) -> int:
@@ -260,23 +291,8 @@ def _content(entry: Entry) -> dict[str, Any]:
             except (msgspec.DecodeError, RecursionError):
                 pass
     if entry.held <= MAX_CONTENT:
-        told["answer"] = [_said(entry.deltas[choice]) for choice in sorted(entry.deltas)]
+        told["answer"] = [entry.said[choice].told() for choice in sorted(entry.said)]
     return told
-
-
-def _said(deltas: Sequence[TextDelta]) -> dict[str, Any]:
-    whole = join(deltas)
-    calls: dict[int, dict[str, str]] = {}
-    for piece in whole.calls:
-        call = calls.setdefault(piece.index, {"name": "", "arguments": ""})
-        call["name"] += piece.name
-        call["arguments"] += piece.arguments
-    said: dict[str, Any] = {"text": whole.text}
-    if whole.reasoning:
-        said["reasoning"] = whole.reasoning
-    if calls:
-        said["calls"] = list(calls.values())
-    return said
 
 
 def without_secrets(value: Any) -> Any:

@@ -20,6 +20,7 @@ from appliance.log import rotated
 from appliance.metrics import Registry
 from appliance.runtime.api import request_log
 from appliance.runtime.api.request_log import Entry, RequestLog, line_of, without_secrets
+from appliance.runtime.wire.text import CallDelta, TextDelta
 
 Serve = Callable[..., Served]
 
@@ -180,6 +181,28 @@ def test_a_full_disk_is_told_once_and_counted(
     log.close()
     assert lost.series["m"] == 5.0
     assert sum("cannot be written" in r.message for r in caplog.records) == 1
+
+
+def test_an_answer_of_thoughts_text_and_calls() -> None:
+    made = Entry("a", "POST", "/v1/chat/completions", content=True)
+    made.body = b"{}"
+    for delta in (
+        TextDelta(1, "", reasoning="I th"),
+        TextDelta(1, "", reasoning="ink"),
+        TextDelta(1, "Well", calls=(CallDelta(0, id="c", name="look"),)),
+        TextDelta(1, "", calls=(CallDelta(0, '{"a":'), CallDelta(1, "{}", "d", "go"))),
+        TextDelta(1, "", calls=(CallDelta(0, "1}"),)),
+    ):
+        made.heard(1, delta)
+    made.heard(0, TextDelta(2, "Other"))
+    assert json.loads(line_of(made, "m"))["answer"] == [
+        {"text": "Other"},
+        {
+            "text": "Well",
+            "reasoning": "I think",
+            "calls": [{"name": "look", "arguments": '{"a":1}'}, {"name": "go", "arguments": "{}"}],
+        },
+    ]
 
 
 def test_what_is_too_long_for_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

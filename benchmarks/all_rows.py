@@ -3,8 +3,9 @@
     python -m benchmarks.all_rows --model FOLDER --append FILE [--budget 25m] [--only ID,ID]
 
 Rows that FILE already has for this commit and machine are skipped, so that a run that was cut off
-goes on where it stopped; a group of rows is begun only when its time is left. `--sweep` adds the
-search for a profile's values at the end. `--tiny` runs all of it on a CPU in a minute.
+goes on where it stopped; a row is begun only when its time is left. APPLIANCE_COMMIT names the
+commit where there is no repository. `--sweep` adds the search for a profile's values at the end.
+`--tiny` runs all of it on a CPU in a minute.
 """
 
 from __future__ import annotations

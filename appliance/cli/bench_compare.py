@@ -40,8 +40,9 @@ def compare(
         raise UsageError("Two records are compared.", "appliance bench compare A B")
     if against is not None:
         a, b = against, a
-        gates = gates or records.REGRESSION
     parsed = [records.Gate.parse(gate) for gate in gates]
+    if against is not None and not parsed:
+        parsed = records.Gate.regression()
     old, new = records.load_rows(_place(a)), records.load_rows(_place(b or ""))
     found = records.compare(old, new, parsed)
     data = {

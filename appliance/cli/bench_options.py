@@ -148,13 +148,15 @@ class Ending:
             raise NotFoundError(
                 f"{against} has no row {given['row']!r}.", f"It has: {', '.join(old) or 'none'}."
             )
-        gates = given["gates"] or (compare.REGRESSION if against else ())
+        gates = [compare.Gate.parse(gate) for gate in given["gates"]]
+        if against and not gates:
+            gates = compare.Gate.regression()
         return cls(
             tuple(keep),
             pictures,
             "term" in plots,
             here,
-            tuple(compare.Gate.parse(gate) for gate in gates),
+            tuple(gates),
         )
 
     def draw(self, out: Output, charts: list[Chart], title: str) -> None:

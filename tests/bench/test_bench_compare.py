@@ -94,6 +94,16 @@ def test_medians_and_spreads_are_shown():
     assert "100 ±10.0%" in found.text.replace("100.00", "100") and "3 and 1 runs" in found.text
 
 
+def test_a_row_is_held_to_the_figures_that_its_record_has():
+    gates = compare.Gate.regression()
+    old = {"r": [{"out_tok_s": 100.0, "failed": 0}], "host": [{"host_us": 100.0}]}
+    good = {"r": [{"out_tok_s": 99.0, "failed": 0}], "host": [{"host_us": 110.0}]}
+    assert not compare.compare(old, good, gates).failures
+    bad = {"r": [{"out_tok_s": 90.0, "failed": 1}], "host": [{"host_us": 120.0}]}
+    assert len(compare.compare(old, bad, gates).failures) == 3
+    assert len(compare.compare(old, {"r": [{}], "host": [{}]}, gates).failures) == 3
+
+
 def test_another_machine_is_told():
     found = compare.compare({"r": runs(1.0, gpu="A")}, {"r": runs(1.0, gpu="B")}, [])
     assert "measured on A, B on B" in found.notes[0]

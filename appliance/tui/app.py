@@ -139,8 +139,9 @@ class TopApp(App[None]):
 
     def action_light(self) -> None:
         self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
-        for table in self.page.query(Requests):
-            table.restyle()
+        for page in self.pages:
+            for table in page.query(Requests) if page.is_mounted else ():
+                table.restyle()
         for widget in self.page.query("*"):
             widget.refresh()
 

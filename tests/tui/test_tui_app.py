@@ -50,7 +50,7 @@ class Source:
 
 
 async def until(pilot, condition) -> None:
-    for _ in range(400):
+    for _ in range(4000):
         if condition():
             await pilot.pause()
             return

@@ -247,7 +247,7 @@ BAD = {"code": "APL-ALR-011", "level": "error", "since": "2026-11-20T12:00:00Z",
        "fix": "restart the machine; if it comes again, check the cables and power"}  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [(100, 28), (100, 32), (140, 40), (200, 60)])
+@pytest.mark.parametrize("size", [(100, 28), (140, 40)])
 @pytest.mark.parametrize("gpus", [1, 8, 16])
 async def test_every_gpu_and_every_alert_leave_room_for_requests(size, gpus):
     top = fakecontrol.snapshot(gpus, 30, at="2026-11-20T12:05:00Z", alerts=[BAD, BAD, BAD])

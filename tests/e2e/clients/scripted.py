@@ -46,17 +46,17 @@ def offered(prompt: str) -> list[str]:
     return [json.loads(line)["function"]["name"] for line in lines]
 
 
-def answer(prompt: str, call: str) -> str:
-    """What a model would say: the call, what the tool told after the last turn, or a greeting."""
+def answer(prompt: str, call: str, words: str) -> str:
+    """What a model would say: the call, what the tool told after the last turn, or the words."""
     told = TOLD.findall(prompt.rpartition("<|im_start|>user")[2])
     if told:
         return f"The tool said: {told[-1][:400]}"
-    if json.loads(call)["name"] in offered(prompt):
+    if call and json.loads(call)["name"] in offered(prompt):
         return f"I will look.\n<tool_call>\n{call}\n</tool_call>"
-    return "Hello."
+    return words
 
 
-def engine(path: Path, call: str) -> None:
+def engine(path: Path, call: str, words: str) -> None:
     tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     door = EngineDoor(path, Welcome(VERSION, 1, CONTEXT, 1 << 20, 16, 64, 3072, os.getpid()))
     while True:
@@ -65,7 +65,7 @@ def engine(path: Path, call: str) -> None:
                 continue
             ids = ids_from_bytes(message.prompt).tolist()
             prompt = tokenizer.decode(ids, skip_special_tokens=False)
-            said = answer(prompt, call)
+            said = answer(prompt, call, words)
             tools = " ".join(offered(prompt))
             print(f"{len(ids)} tokens, offers {tools or 'nothing'}: {said!r}", file=sys.stderr)
             out = [*tokenizer.encode(said).ids, min(message.sampling.stop_ids, default=4)]
@@ -78,7 +78,8 @@ def engine(path: Path, call: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8103)
-    parser.add_argument("--call", required=True, help="name and arguments of the call, as JSON")
+    parser.add_argument("--call", default="", help="name and arguments of the call, as JSON")
+    parser.add_argument("--say", default="Hello.", help="to whom the tool is not offered")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="apl") as folder:
         run = Path(folder)
@@ -89,7 +90,7 @@ def main() -> None:
             serve=ServeConfig(frontends=1),
         )
         threading.Thread(
-            target=engine, args=(paths.engine_socket(run, 0), args.call), daemon=True
+            target=engine, args=(paths.engine_socket(run, 0), args.call, args.say), daemon=True
         ).start()
         listener = socket.create_server(("127.0.0.1", args.port))
         text = TextWorker(FOLDER, read_spec(FOLDER), "scripted")

@@ -139,6 +139,9 @@ class _Counted:
         self.asked += 1
         return self.box.compile(grammar)
 
+    def end(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from typing import ClassVar
 
-ABSENT = {"torchvision", "triton_kernels", "sgl_kernel", "sglang_kernel"}
+ABSENT = {"torchvision", "sgl_kernel", "sglang_kernel"}
 
 
 class _Anything(type):

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 
 import frontend_relay as relay
@@ -60,7 +61,8 @@ class Load:
     def __init__(self, port: int, connections: int, asked: bytes, rate: float) -> None:
         self._asked, self._rate = asked, rate
         self._sent = 0
-        self._free: list[socket.socket] = []
+        # taken from the front: a connection on which nothing is ever asked is closed after a while
+        self._free: deque[socket.socket] = deque()
         self._selector = selectors.DefaultSelector()
         for _ in range(connections):
             sock = socket.create_connection(("127.0.0.1", port))
@@ -75,7 +77,9 @@ class Load:
             wait = self._send(requests)
             for key, _ in self._selector.select(wait):
                 state = key.data
-                state[0] += key.fileobj.recv(1 << 16)
+                piece = key.fileobj.recv(1 << 16)
+                assert piece, "the server closed a connection"
+                state[0] += piece
                 if complete(state[0], stream):
                     assert state[0].startswith(b"HTTP/1.1 200"), state[0]
                     took.append(time.monotonic() - state[1])
@@ -91,7 +95,7 @@ class Load:
             due = self._start + self._sent / self._rate if self._rate else now
             if due > now:
                 return due - now
-            sock = self._free.pop()
+            sock = self._free.popleft()
             # with a rate, a request's time counts from when it was due, not from when it could go
             self._selector.get_key(sock).data[:] = [b"", due]
             sock.sendall(self._asked)

@@ -67,6 +67,7 @@ def list_(out: Output, /, path: Path | None) -> None:
     data = [msgspec.structs.asdict(k) for k in known]
     for one in data:
         del one["sha256"], one["slot"]
+        one["created"] = datetime.fromtimestamp(one["created"], UTC).isoformat()
     text = table(rows, right=(2, 3)) if known else "No keys. `appliance key add NAME` makes one."
     out.result(text, {"schema": "appliance.keys/1", "file": str(place), "keys": data})
 

@@ -192,10 +192,12 @@ def _foreground(out: Output, claim: start.Claim, json_logs: bool) -> None:
     from appliance.supervisor.daemon import supervise
     from appliance.supervisor.logs import Line, journal_text, on_journal
 
-    stop = threading.Event()
+    stop, interrupted = threading.Event(), threading.Event()
     follow = out.interactive() and not out.verbose and not json_logs
 
     def watch(kind: str, text: str) -> None:
+        if (kind, text) == ("signal", "SIGINT"):
+            interrupted.set()
         if not follow:
             return  # the log's lines say it
         if kind == "death":
@@ -241,3 +243,5 @@ def _foreground(out: Output, claim: start.Claim, json_logs: bool) -> None:
         log = paths.supervisor_log(claim.config.run)
         hint = "\n".join(h for h in (death.hint, f"Its log: {log}") if h)
         raise error_of(msgspec.to_builtins(death) | {"hint": hint})
+    if interrupted.is_set():
+        raise KeyboardInterrupt

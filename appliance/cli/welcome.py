@@ -35,7 +35,7 @@ def welcome(out: Output) -> None:
                 "All commands: appliance --help",
             ]
         )
-        out.result(text, {"schema": "appliance.welcome/1", "run": status.run, "url": status.url})
+        out.result(text, _told(status.run, status.url, None))
         return
     chosen = match.choose(store.load().values(), hardware).profile
     free = gigabytes(shutil.disk_usage(Path.home()).free)
@@ -51,4 +51,8 @@ def welcome(out: Output) -> None:
             "Check this machine: appliance doctor      All commands: appliance --help",
         ]
     )
-    out.result(text, {"schema": "appliance.welcome/1", "run": None, "suggested": suggested})
+    out.result(text, _told(None, None, suggested))
+
+
+def _told(run: str | None, url: str | None, suggested: str | None) -> dict[str, str | None]:
+    return {"schema": "appliance.welcome/1", "run": run, "url": url, "suggested": suggested}

@@ -85,7 +85,7 @@ async def supervise(
     )
     view = View(config, url_of(config, listener), lifecycle, sampler, book)
     control = ControlServer(run, make_app(run, lifecycle, view, book, steps))
-    _take_signals(lifecycle)
+    _take_signals(lifecycle, watch)
     log.info("run '%s' of %s at %s", config.run, config.model.id, url_of(config, listener))
     await control.start()
     sampling = asyncio.create_task(sampler.run())
@@ -126,10 +126,11 @@ async def _first(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-def _take_signals(lifecycle: Lifecycle) -> None:
+def _take_signals(lifecycle: Lifecycle, watch: Watcher) -> None:
     loop = asyncio.get_running_loop()
 
-    def stop() -> None:
+    def stop(number: signal.Signals) -> None:
+        watch("signal", number.name)
         if lifecycle.state.state == "draining":
             lifecycle.stop_now()
         else:
@@ -137,7 +138,7 @@ def _take_signals(lifecycle: Lifecycle) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: no signals
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, stop, number)
 
 
 def main() -> int:

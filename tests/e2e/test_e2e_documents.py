@@ -79,7 +79,7 @@ def test_programs_run(
     file.write_text(program.text.replace(SHOWN_URL, at_home.url))
     runpy.run_path(str(file), run_name="__main__")
     gc.collect()
-    assert capsys.readouterr().out.strip()
+    assert capsys.readouterr().out  # an answer that is sampled may be an empty line
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,11 @@ CATALOGUE: dict[str, Entry] = {
         "prompts are longer than the context, or answers go on until its end",
         "a longer --context where it fits the GPUs, or shorter prompts",
     ),
+    "APL-ALR-014": Entry(
+        "the log file cannot be written",
+        "its disk is full, or does not answer",
+        "df and dmesg say which; the run goes on, and appliance logs still has the newest lines",
+    ),
     "APL-AUT-001": Entry(
         "the hub keeps this model behind a gate",
         "its terms have not been accepted, or no token says who asks",

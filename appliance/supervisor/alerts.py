@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -16,6 +14,7 @@ KV_HIGH = 0.9
 KV_HIGH_S = 30
 QUEUE_WAIT_S = 5.0
 LEAST_DISK = 5e9
+LOG_STUCK_S = 5.0
 RESTART_SHOWN_S = 300.0
 XID_SHOWN_S = 3600.0
 REFUSED_LEAST = 10.0
@@ -66,6 +65,10 @@ class Seen(Struct, frozen=True):
     context: int = 0
     longest: bool = False
     """No longer context is to be had of this model on this machine."""
+    log_missing: int = 0
+    """Lines of the log that its file lacks, and after which none was written yet."""
+    log_stuck_s: float = 0.0
+    """Seconds for which the log's disk has not answered."""
     frontends: Sequence[str] = ()
     """Those that have published nothing for seconds."""
     xids: Sequence[tuple[float, int, int]] = ()
@@ -241,6 +244,14 @@ def _of_the_machine(seen: Seen) -> list[Finding]:
             text = f"{free / 1e9:.1f} GB are free at {folder}"
             fix = "appliance cache df says what takes the room; appliance cache prune frees some"
             found.append(Finding("APL-ALR-007", "warn", text, fix, folder))
+    if seen.log_missing or seen.log_stuck_s >= LOG_STUCK_S:
+        text = "the log file cannot be written"
+        if seen.log_stuck_s >= LOG_STUCK_S:
+            text = f"the disk of the log file has not answered for {seen.log_stuck_s:.0f} s"
+        if seen.log_missing:
+            text += f"; {seen.log_missing:,} lines are not in it"
+        fix = "df and dmesg say what is wrong with the disk; appliance logs still has the newest"
+        found.append(Finding("APL-ALR-014", "warn", text, fix))
     return found
 
 
@@ -253,17 +264,6 @@ def alert_row(since: str, finding: Finding) -> dict[str, Any]:
         "message": finding.message,
         "fix": finding.fix,
     }
-
-
-def disk_free(*folders: Path) -> dict[str, int]:
-    """Bytes free where each lies, once for a disk; what cannot be asked is left out."""
-    disks: dict[int, tuple[Path, int]] = {}
-    for folder in folders:
-        try:
-            disks.setdefault(folder.stat().st_dev, (folder, shutil.disk_usage(folder).free))
-        except OSError:
-            continue
-    return {str(folder): free for folder, free in disks.values()}
 
 
 def seconds_above(values: Sequence[float], limit: float) -> int:

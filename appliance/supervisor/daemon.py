@@ -17,10 +17,10 @@ from appliance import paths
 from appliance.errors import ApplianceError
 from appliance.metrics import Dump
 from appliance.runtime.config import RuntimeConfig, read_config
-from appliance.supervisor.alerts import disk_free
 from appliance.supervisor.child import Commands, RuntimeCommands
 from appliance.supervisor.claim import RunLock, bind
 from appliance.supervisor.control import ControlServer, Steps, make_app
+from appliance.supervisor.disks import Disks
 from appliance.supervisor.export import dump, keep_exporting
 from appliance.supervisor.health import Limits
 from appliance.supervisor.lifecycle import Lifecycle, Watcher
@@ -83,14 +83,17 @@ async def supervise(
         watcher=watch,
         free=sampler.freed,
     )
-    view = View(config, url_of(config, listener), lifecycle, sampler, book)
+    disks = Disks(book.path.parent, Path(config.model.path))
+    view = View(config, url_of(config, listener), lifecycle, sampler, book, disks)
     control = ControlServer(run, make_app(run, lifecycle, view, book, steps))
     _take_signals(lifecycle, watch)
     log.info("run '%s' of %s at %s", config.run, config.model.id, url_of(config, listener))
     await control.start()
     sampling = asyncio.create_task(sampler.run())
     exporting = asyncio.create_task(
-        keep_exporting(paths.supervisor_metrics(run), lambda: _seen(lifecycle, sampler, book))
+        keep_exporting(
+            paths.supervisor_metrics(run), lambda: _seen(lifecycle, sampler, book, disks)
+        )
     )
     await lifecycle.start()
     try:
@@ -108,14 +111,14 @@ async def supervise(
     return lifecycle.failure
 
 
-def _seen(lifecycle: Lifecycle, sampler: Sampler, book: LogBook) -> Dump:
-    free = disk_free(book.path.parent)
+def _seen(lifecycle: Lifecycle, sampler: Sampler, book: LogBook, disks: Disks) -> Dump:
     return dump(
         lifecycle.state.state,
         lifecycle.restarts,
         lifecycle.started_at,
         sampler.gpus,
-        min(free.values(), default=None),
+        disks.free().get(str(book.path.parent)),
+        book.writer.dropped,
     )
 
 

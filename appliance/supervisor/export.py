@@ -28,9 +28,10 @@ def dump(
     started_at: float,
     gpus: Sequence[Gpu] = (),
     disk_free: int | None = None,
+    log_dropped: int = 0,
 ) -> Dump:
-    """started_at: Unix time. disk_free: bytes where logs and batches lie. A sensor that is missing
-    has no series."""
+    """started_at: Unix time. disk_free: bytes where logs and batches lie. log_dropped: lines
+    that the log file lacks. A sensor that is missing has no series."""
     registry = Registry()
     told = registry.gauge("appliance_run_state", "1 for the state the run is in", ("state",))
     for one in STATES:
@@ -43,6 +44,8 @@ def dump(
     if disk_free is not None:
         free = registry.gauge("appliance_disk_free_bytes", "Free where logs and batches lie")
         free.set(float(disk_free))
+    dropped = registry.counter("appliance_log_lines_dropped_total", "Log lines not in the file")
+    dropped.add(float(log_dropped))
     if gpus:
         _gpus(registry, gpus)
     return registry.dump()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from appliance.log import LineFormatter, RotatingFile, rotated
+from appliance.log import LineFormatter, rotated
+from appliance.supervisor.log_writer import LogWriter
 
 MAX_BYTES = 10 << 20
 KEPT_FILES = 5
@@ -57,7 +58,7 @@ class Filter(Struct, frozen=True):
 
 
 class LogBook:
-    """Keeps lines as they come. A disk that is full costs the file, never the run."""
+    """Keeps lines as they come. A disk that is full or hangs costs the file, never the run."""
 
     def __init__(
         self,
@@ -72,8 +73,7 @@ class LogBook:
         self.ring: deque[Line] = deque(maxlen=lines)
         self._levels: dict[str, int] = {}
         self._followers: set[asyncio.Queue[Line | None]] = set()
-        self._disk_full = False
-        self._file = RotatingFile(path, max_bytes=max_bytes, kept=KEPT_FILES)
+        self.writer = LogWriter(path, max_bytes=max_bytes, kept=KEPT_FILES)
 
     def add(self, component: str, text: str) -> None:
         """A line of a process, kept as it is but for control characters.
@@ -111,7 +111,7 @@ class LogBook:
     def close(self) -> None:
         for queue in self._followers:
             _offer(queue, None)
-        self._file.close()
+        self.writer.close()
 
     def _keep(self, line: Line) -> None:
         self.ring.append(line)
@@ -119,17 +119,7 @@ class LogBook:
             self._echo(line)
         for queue in self._followers:
             _offer(queue, line)
-        self._write(line.text.encode(errors="replace") + b"\n")
-
-    def _write(self, data: bytes) -> None:
-        try:
-            self._file.write(data)
-        except OSError:
-            self._disk_full = True
-            return
-        if self._disk_full:
-            self._disk_full = False
-            self.add("supervisor", "the log file can be written again")
+        self.writer.add(line.text.encode(errors="replace") + b"\n")
 
 
 _PRIORITIES = (7, 6, 4, 3, 2)

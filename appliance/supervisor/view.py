@@ -25,10 +25,10 @@ from appliance.supervisor.alerts import (
     Alerts,
     Seen,
     alert_row,
-    disk_free,
     seconds_above,
 )
 from appliance.supervisor.child import Child
+from appliance.supervisor.disks import Disks
 from appliance.supervisor.lifecycle import Lifecycle
 from appliance.supervisor.logs import LogBook
 from appliance.supervisor.replica import Death
@@ -42,13 +42,20 @@ class View:
     """What clients see of a run."""
 
     def __init__(
-        self, config: RuntimeConfig, url: str, lifecycle: Lifecycle, sampler: Sampler, book: LogBook
+        self,
+        config: RuntimeConfig,
+        url: str,
+        lifecycle: Lifecycle,
+        sampler: Sampler,
+        book: LogBook,
+        disks: Disks,
     ) -> None:
         self._config = config
         self._url = url
         self._lifecycle = lifecycle
         self._sampler = sampler
         self._book = book
+        self._disks = disks
         self._started = time.time()
         self._answers = _answers(Path(config.dir))
         self._overrides = _overrides(self._answers)
@@ -196,7 +203,9 @@ class View:
             restarted_at=self._restarted_at,
             gpus=sampler.gpus,
             xids=tuple(sampler.xids),
-            disk=disk_free(self._book.path.parent, Path(self._config.model.path)),
+            disk=self._disks.free(),
+            log_missing=self._book.writer.missing,
+            log_stuck_s=self._book.writer.stuck_s(),
             silent={
                 f"engine {r.index}": r.silence(time.monotonic())
                 for r in life.replicas

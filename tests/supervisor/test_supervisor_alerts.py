@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from appliance.hardware import Gpu
-from appliance.supervisor.alerts import Alerts, Seen, disk_free, findings, seconds_above
+from appliance.supervisor.alerts import Alerts, Seen, findings, seconds_above
+from appliance.supervisor.disks import disk_free
 
 CALM = Seen(now=1000.0, max_running=64, context=8192, disk={"/data": 10**12})
 HOT = Gpu(0, "GPU-0", "H100", 1, 1, 90, temperature_c=91, throttle=("heat", "power"))
@@ -29,6 +30,7 @@ CAUSES = {
     "APL-ALR-011": {"xids": [(990.0, 1, 79)]},
     "APL-ALR-012": {"errors": {"4xx": 40.0}, "requests": 100.0},
     "APL-ALR-013": {"refused": {"context_length_exceeded": 2.0}, "errors": {"4xx": 2.0}},
+    "APL-ALR-014": {"log_missing": 3},
 }
 
 

@@ -19,6 +19,7 @@ GOLDEN = {
     "appliance_start_time_seconds": ("gauge", []),
     "appliance_build_info": ("gauge", ["version"]),
     "appliance_disk_free_bytes": ("gauge", []),
+    "appliance_log_lines_dropped_total": ("counter", []),
     "appliance_gpu_utilization_ratio": ("gauge", ["gpu", "name"]),
     "appliance_gpu_memory_used_bytes": ("gauge", ["gpu", "name"]),
     "appliance_gpu_memory_total_bytes": ("gauge", ["gpu", "name"]),
@@ -58,6 +59,9 @@ async def test_a_run_writes_them_until_it_ends() -> None:
         path = paths.supervisor_metrics(stage.run)
         async with asyncio.timeout(20):
             while not path.exists() or _state(path) != "ready":
+                await asyncio.sleep(0.02)
+        async with asyncio.timeout(20):  # the disk is asked beside the loop
+            while "appliance_disk_free_bytes" not in _read(path):
                 await asyncio.sleep(0.02)
         assert _read(path)["appliance_disk_free_bytes"]["series"][""] > 0
 

@@ -60,6 +60,7 @@ def error_of(fields: dict[str, Any]) -> ApplianceError:
         str(fields.get("message", "")),
         str(fields.get("hint", "")),
         code=str(fields.get("code", "")),
+        detail=fields.get("detail") or {},
     )
 
 

@@ -16,6 +16,9 @@ ApplianceError(message, hint, code)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class ApplianceError(Exception):
     """A failure with a cause and a cure.
@@ -23,16 +26,25 @@ class ApplianceError(Exception):
     message: what happened and why, one or two sentences.
     hint: what to do, with values computed; may be empty.
     code: stable name such as ``APL-FIT-002``.
+    detail: what a program wants to know of it: plain JSON values by name, sizes as `_bytes`.
     """
 
     exit_code = 1
     default_code = "APL-000"
 
-    def __init__(self, message: str, hint: str = "", *, code: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        code: str = "",
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.code = code or self.default_code
+        self.detail = dict(detail or {})
 
 
 class UsageError(ApplianceError):

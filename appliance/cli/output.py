@@ -121,7 +121,9 @@ def error_object(e: ApplianceError) -> dict[str, Any]:
             "message": first,
             "why": "\n".join(why) or None,
             "fix": [line for line in cure(e).split("\n") if line.strip()],
+            "docs": f"docs/reference/errors.md#{e.code.lower()}",
             "exit_code": e.exit_code,
+            "detail": e.detail,
         },
     }
 

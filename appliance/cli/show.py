@@ -16,6 +16,8 @@ from appliance.profiles import store as profiles
 from appliance.profiles.pick import verdict
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.spec import ModelSpec
+from appliance.runtime.text.reasoning import reasoning_form_of
+from appliance.runtime.text.tools.forms import tool_form_of
 
 
 @click.command()
@@ -54,6 +56,7 @@ def show(
 
 def _tell_card(out: Output, name: str, folder: Path, data: dict[str, Any]) -> None:
     card = local.card(folder)
+    template = local.chat_template(folder) if card.chat_template else ""
     spec, why = _spec(folder)
     fit = verdict(local.read_json(folder / "config.json"), card.weight_bytes) if spec else None
     data |= {
@@ -69,6 +72,8 @@ def _tell_card(out: Output, name: str, folder: Path, data: dict[str, Any]) -> No
         "parameters": card.parameters,
         "license": card.license,
         "chat_template": card.chat_template,
+        "tool_calls": tool_form_of(template) if template else None,
+        "reasoning": reasoning_form_of(template) if template else None,
         "fit": fit,
     }
     rows = [["model", name]]
@@ -82,10 +87,20 @@ def _tell_card(out: Output, name: str, folder: Path, data: dict[str, Any]) -> No
         ["size", gigabytes(card.weight_bytes)],
         ["licence", card.license or "–"],
         ["chat template", "yes" if card.chat_template else "no: a base model, completions only"],
+        ["tool calls", _calls_text(template)],
+        ["reasoning", data["reasoning"] or "–"],
         ["this machine", fit or "–"],
         ["path", str(folder)],
     ]
     out.result(table(rows), data)
+
+
+def _calls_text(template: str) -> str:
+    """How the model writes them, as its template tells; what it is read by when served."""
+    if not template:
+        return "–"
+    form = tool_form_of(template)
+    return form if "tools" in template else f"{form}: its template knows of no tools"
 
 
 def _fits(folder: Path) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -46,7 +47,7 @@ class Claim:
         self.run = paths.run_dir(config.run)
         self.lock = _take(self.run, out)
         try:
-            self.listener = bind(config.serve.host, config.serve.port)
+            self.listener = _bound(config.serve.host, config.serve.port, out)
         except ApplianceError:
             self.lock.release()
             raise
@@ -60,6 +61,18 @@ class Claim:
         paths.plan_file(self.run).write_text(json.dumps(data, indent=1))
         paths.control_socket(self.run).unlink(missing_ok=True)  # left by one that was killed
         self.client = Client(paths.control_socket(self.run))
+
+
+def _bound(host: str, port: int, out: Output) -> socket.socket:
+    """Listens there, or at the next free port where somebody says yes to that."""
+    try:
+        return bind(host, port)
+    except BusyError as e:
+        free = e.detail.get("free_port")
+        if not free or not out.confirm(f"{e.message} Take port {free} instead?"):
+            raise
+        out.warn(f"{e.message} Port {free} is taken instead.")
+        return bind(host, free)
 
 
 def traces(claim: Claim) -> list[str]:

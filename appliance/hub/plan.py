@@ -164,6 +164,11 @@ def check_disk(plan: Plan) -> None:
         f"{(plan.needed_bytes - plan.free_bytes) / 1e9:.2f} GB are lacking.",
         room_hint(plan.listing.name),
         code="APL-FIT-011",
+        detail={
+            "needed_bytes": plan.needed_bytes,
+            "free_bytes": plan.free_bytes,
+            "path": str(plan.layout.cache),
+        },
     )
 
 

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from appliance import paths
 from appliance.status import ChildMessage, Failed, decode_child_message
+from appliance.supervisor.oom import kills
 
 _MAX_LINE = 16 << 10
 _READ = 1 << 16
@@ -113,6 +114,11 @@ class Child:
         self.failed: Failed | None = None
         self.last_lines: deque[str] = deque(maxlen=20)
         self.exited = asyncio.Event()
+        self.kill_cause = ""
+        """Who killed it, where SIGKILL ended it."""
+        self.killed_for_memory = False
+        self._killed_here = False
+        self._kills_before = kills()
         self._process = process
         self._listener = listener
         self._pipes: dict[int, Callable[[str], None]] = {}
@@ -162,10 +168,8 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         """To the process and all that it started; nothing when it is dead."""
         if self.alive:
-            try:
-                os.killpg(self.pid, number)
-            except ProcessLookupError:
-                pass
+            self._killed_here |= number == signal.SIGKILL
+            _signal_group(self.pid, number)
 
     def drain(self) -> None:
         """Reads what has come through the pipes; before its silence is judged."""
@@ -181,8 +185,10 @@ class Child:
             return
         self.drain()
         # while the dead leader is unreaped its number is not reused: what it left behind goes too
-        self.signal(signal.SIGKILL)
+        _signal_group(self.pid, signal.SIGKILL)
         self.returncode = self._process.wait()
+        if self.returncode == -signal.SIGKILL:
+            self._ask_who_killed()
         for fd in list(self._pipes):
             self._close(fd)
         if self._pidfd >= 0:
@@ -191,6 +197,14 @@ class Child:
             self._pidfd = -1
         self.exited.set()
         self._listener.ended_child(self)
+
+    def _ask_who_killed(self) -> None:
+        if self._killed_here:
+            self.kill_cause = "its supervisor ended it"
+            return
+        now = kills()
+        self.killed_for_memory = now.since(self._kills_before)
+        self.kill_cause = now.cause(self._kills_before)
 
     def _watch_end(self) -> None:
         try:
@@ -246,6 +260,13 @@ class Child:
         if line.strip():
             self.last_lines.append(line)
         self._listener.printed(self, line)
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        pass
 
 
 def reap_orphans(known: set[int]) -> int:

@@ -91,28 +91,37 @@ def bind(host: str, port: int) -> socket.socket:
             raise UsageError(
                 f"cannot listen on {host}:{port}: {e.strerror}.", "Use --host 127.0.0.1."
             ) from e
-        raise BusyError(
-            f"{host}:{port} is used by {_user_of(port)}.",
-            f"Use `--port {_free_port(host, port)}`, which is free, or stop that process.",
-            code="APL-BSY-001",
-        ) from None
+        raise _taken(host, port) from None
     sock.setblocking(False)
     return sock
 
 
-def _user_of(port: int) -> str:
-    """`pid 4121 (python)`, as far as this user may see."""
+def _taken(host: str, port: int) -> BusyError:
+    """Whose the port is, and the next one that is free."""
+    pid, name = _user_of(port)
+    free = next_free(host, port)
+    return BusyError(
+        f"{host}:{port} is used by {f'pid {pid} ({name})' if pid else 'another process'}.",
+        f"--port {free}     is free; -y takes it without a question\n"
+        f"--port 0     takes any{f'; kill {pid} ends who has it' if pid else ''}",
+        code="APL-BSY-001",
+        detail={"host": host, "port": port, "pid": pid, "process": name, "free_port": free},
+    )
+
+
+def _user_of(port: int) -> tuple[int | None, str | None]:
+    """(pid, name), as far as this user may see."""
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status == "LISTEN" and connection.laddr.port == port and connection.pid:
-                name = psutil.Process(connection.pid).name()
-                return f"pid {connection.pid} ({name})"
+                return connection.pid, psutil.Process(connection.pid).name()
     except (psutil.Error, OSError):
         pass
-    return "another process"
+    return None, None
 
 
-def _free_port(host: str, port: int) -> int:
+def next_free(host: str, port: int) -> int:
+    """The first port above that can be taken now; 0, which takes any, when there is none near."""
     for candidate in range(port + 1, min(port + 200, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

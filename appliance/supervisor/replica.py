@@ -198,8 +198,14 @@ def death_of(child: Child, name: str, many: bool) -> Death:
     words = exit_words(child.returncode or 0)
     text = f"{who} {words}"
     if child.returncode == -signal.SIGKILL:
-        text += "\nnot by its supervisor: by hand, or by the kernel when memory ran out (see dmesg)"
+        text += f"\n{child.kill_cause}"
     last = next((line for line in reversed(child.last_lines) if not _QUIET.match(line)), "")
     if last:
         text += f"\nits last words: {last.strip()[:300]}"
-    return Death(text, f"`appliance logs --component {child.post.role}` has more.", "APL-ENG-002")
+    hint = f"`appliance logs --component {child.post.role}` has more."
+    if child.killed_for_memory:
+        hint = (
+            "Give it more memory: a larger limit, or fewer programs beside it;\n"
+            "or less to hold: a smaller model, or a shorter --context.\n" + hint
+        )
+    return Death(text, hint, "APL-ENG-002")

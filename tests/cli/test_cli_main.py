@@ -18,6 +18,8 @@ from appliance.errors import DoesNotFitError
 
 HEAVY = "torch transformers huggingface_hub modelscope textual fastapi uvicorn pydantic rich pynvml"
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Output], object]], None]:
@@ -99,7 +101,11 @@ def test_three_part_error(
     cli: Callable[..., object], command: Callable[[Callable[[Output], object]], None]
 ) -> None:
     def fail(out: Output) -> None:
-        raise DoesNotFitError("it does not fit\nbecause of this\nand that", "try A\ntry B")
+        raise DoesNotFitError(
+            "it does not fit\nbecause of this\nand that",
+            "try A\ntry B",
+            detail={"lacking_bytes": 7},
+        )
 
     command(fail)
     said = cli("probe")
@@ -117,9 +123,12 @@ def test_three_part_error(
             "message": "it does not fit",
             "why": "because of this\nand that",
             "fix": ["try A", "try B"],
+            "docs": "docs/reference/errors.md#apl-fit-001",
             "exit_code": 7,
+            "detail": {"lacking_bytes": 7},
         },
     }
+    assert "### APL-FIT-001\n" in (ROOT / "docs/reference/errors.md").read_text()
     assert said.err.startswith("error[")
 
 

@@ -82,6 +82,12 @@ def test_words_for_people(hf: Puller, capsys: Captured) -> None:
     assert row.split()[:2] == ["org/tiny", "hf"] and row.endswith("yes")
     assert run(["show", "org/tiny"]) == 0
     card = capsys.readouterr().out
+    assert "json: its template knows of no tools" in card
+    config = hf.pull().folder / "tokenizer_config.json"
+    template = "{% if tools %}<|python_tag|>{% endif %}{{ messages }} enable_thinking"
+    config.write_text(json.dumps({"chat_template": template}))
+    _, shown, _ = answer(capsys, "show", str(config.parent))
+    assert (shown["tool_calls"], shown["reasoning"]) == ("llama3", "qwen3")
     assert "100.00 k" in card and "512 tokens" in card and "apache-2.0" in card
 
 

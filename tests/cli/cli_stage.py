@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
 from appliance import paths
 from appliance.client import Client
 from appliance.supervisor.claim import RunLock, bind, held
@@ -21,11 +23,46 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "supervisor"))
 
 from supervisor_stage import FAST, StandIns, make_config
 
+SHAPE = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def write_tiny(folder: Path) -> Path:
+    """A model without weights, which `--load-format dummy` makes up."""
+    folder.mkdir()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=258,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<s>", "</s>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["hello"], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    shape = SHAPE | {"vocab_size": tokenizer.get_vocab_size()}
+    (folder / "config.json").write_text(json.dumps(shape))
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    return folder
+
 
 @contextmanager
-def live_run() -> Iterator[Path]:
-    """The folder of a run of stand-ins, supervised in a thread."""
-    run = paths.run_dir("default")
+def live_run(name: str = "default", **frontend: Any) -> Iterator[Path]:
+    """The folder of a run of stand-ins, supervised in a thread. frontend: how it acts."""
+    run = paths.run_dir(name)
     ready = threading.Event()
 
     def serve() -> None:
@@ -37,6 +74,7 @@ def live_run() -> Iterator[Path]:
 
         config = make_config(run)
         commands = StandIns(print=["2026-11-20T12:00:01.123Z ERROR   engine-0 something odd"])
+        commands.frontend_told = frontend
         listener = bind("127.0.0.1", 0)
         asyncio.run(supervise(config, listener, commands=commands, limits=FAST, watcher=watch))
         lock.release()

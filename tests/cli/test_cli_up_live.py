@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from cli_stage import write_tiny
 
 from appliance import paths
 from appliance.client import Client
@@ -20,40 +20,10 @@ from appliance.supervisor.claim import held
 
 Cli = Callable[..., Any]
 
-SHAPE = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "torch_dtype": "bfloat16",
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
-
 
 @pytest.fixture
 def tiny(own_home: Path) -> Iterator[Path]:
-    folder = own_home / "tiny"
-    folder.mkdir()
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=258,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<s>", "</s>"],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["hello"], trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    shape = SHAPE | {"vocab_size": tokenizer.get_vocab_size()}
-    (folder / "config.json").write_text(json.dumps(shape))
-    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    folder = write_tiny(own_home / "tiny")
     yield folder
     run = paths.runtime_dir() / "default"
     if held(run):

@@ -1,0 +1,41 @@
+"""Several runs: what `ps` says of each, and every one ended at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cli_stage import live_run
+
+from appliance import paths
+from appliance.client import Client
+from appliance.supervisor.claim import held
+
+Cli = Callable[..., Any]
+
+
+def test_ps_has_memory_context_and_restarts(cli: Cli, live: Path) -> None:
+    plan = {"config": {"model": {"context": 4096}}, "fit": {"gpus": [{"index": 1}]}}
+    paths.plan_file(live).write_text(json.dumps(plan))
+    Client(paths.control_socket(live)).restart()
+    row: dict[str, Any] = {}
+    while row.get("restarts") != 1 or row["state"] != "ready":
+        (row,) = json.loads(cli("ps", "--json").out)["runs"]
+    assert row["context_tokens"] == 4096 and row["gpus"] == [1]
+    head, shown = (line.split() for line in cli("ps").out.splitlines())
+    cells = dict(zip(head, [*shown[:6], " ".join(shown[6:8]), *shown[8:]], strict=True))
+    assert (cells["NAME"], cells["STATE"], cells["GPUS"]) == ("default", "ready", "1")
+    assert cells["MEMORY"].endswith(" MB") or cells["MEMORY"].endswith(" GB")
+    assert (cells["CONTEXT"], cells["RESTARTS"]) == ("4096", "1")
+
+
+def test_down_of_every_run_without_waiting(cli: Cli, own_home: Path) -> None:
+    with live_run("one", drain_s=600.0) as one, live_run("two", drain_s=600.0) as two:
+        said = cli("down", "--all", "--now", "--json")
+        assert said.code == 0
+        assert [run["run"] for run in json.loads(said.out)["stopped"]] == ["one", "two"]
+        assert said.err.count("1 frontend(s) did not finish in time: SIGKILL") == 2
+        assert not held(one) and not held(two)
+        assert cli("down", "--all").out == "nothing to stop\n"

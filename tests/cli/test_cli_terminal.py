@@ -1,0 +1,68 @@
+"""`up` on a terminal: its phases as they are printed, and Ctrl-C in each of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from cli_stage import write_tiny
+from on_terminal import on_terminal
+
+from appliance import paths
+from appliance.supervisor.claim import held
+from appliance.supervisor.replica import PHASES
+
+DRIVE = str(Path(__file__).with_name("drive_up.py"))
+UP = ["--load-format", "dummy", "--port", "0"]
+
+
+def up(home: Path, **told: object) -> list[str]:
+    """`up` on stand-ins, which act as told."""
+    model = home / "tiny"
+    if not model.exists():
+        write_tiny(model)
+    return [sys.executable, DRIVE, json.dumps(told), "up", str(model), *UP]
+
+
+@pytest.mark.slow
+def test_each_phase_has_its_line_and_its_time(own_home: Path) -> None:
+    model = write_tiny(own_home / "tiny")
+    command = [sys.executable, "-m", "appliance", "up", str(model), *UP]
+    with on_terminal(command) as terminal:
+        text = terminal.sees("Checked ", "Resolved ", "Listening ", "Ready ", "appliance top")
+        lines = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
+        assert next(x for x in lines if x.startswith("Listening")).endswith("until ready)")
+        phases = [x for x in lines if re.match(r"(Imported|Loaded|Planned|Captured|Warmed) ", x)]
+        assert phases[0].startswith("Imported")
+        assert all(re.search(r" \d+\.\ds$", line) for line in phases), phases
+        assert re.search(r"Ready +in \d+\.\ds", text)
+        terminal.keys("\x03")
+        assert terminal.left() == 130
+        assert "draining 0 request(s)" in terminal.text and "stopped in" in terminal.text
+    assert not held(paths.runtime_dir() / "default")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_ctrl_c_ends_a_start_in_any_phase(own_home: Path, phase: str) -> None:
+    before = list(PHASES[1 : PHASES.index(phase) + 1])
+    with on_terminal(up(own_home, phases=before, hang_in_phase=True)) as terminal:
+        terminal.sees(f"{phase} 50%")
+        terminal.keys("\x03")
+        assert terminal.left() == 130
+        assert "stopped in" in terminal.text and "Traceback" not in terminal.text
+    assert not held(paths.runtime_dir() / "default")
+
+
+@pytest.mark.slow
+def test_an_engine_that_never_starts_is_10(own_home: Path) -> None:
+    told = {"print": ["RuntimeError: no luck"], "exit": 70}
+    with on_terminal(up(own_home, **told)) as terminal:
+        assert terminal.left() == 10
+        assert "error[APL-ENG-" in terminal.text
+        assert "exited with status 70" in terminal.text and "RuntimeError: no luck" in terminal.text
+        assert "Its log:" in terminal.text
+    assert not held(paths.runtime_dir() / "default")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -141,6 +142,7 @@ def test_the_command_prints_a_table_and_appends_a_line(server, tmp_path, capsys)
     assert rc == 0
     shown = capsys.readouterr().out
     assert "4 completed, 0 failed" in shown and "goodput" in shown
+    assert re.search(r"output tokens a second with .* under way; half of the answers began", shown)
     line = json.loads(file.read_text())
     assert set(line) >= FIELDS
     assert (line["row"], line["gpu"], line["model"]) == ("r1", "none", "fake")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+_PATIENCE_S = 90.0
 _COLOUR = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
 
 
@@ -45,17 +46,16 @@ class OnTerminal:
 
     def sees(self, *wanted: str) -> str:
         """Waits until all of it has been written."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + _PATIENCE_S
         while not all(word in self.text for word in wanted):
-            if not select.select([self.master], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise AssertionError(f"{wanted} did not come; there is {self.text[-3000:]}")
-            if not self._read():
+            if not self._read(end):
                 raise AssertionError(f"{wanted} did not come before the end: {self.text[-3000:]}")
         return self.text
 
     def rest(self) -> str:
         """Everything until the end."""
-        while self._read():
+        end = time.monotonic() + _PATIENCE_S
+        while self._read(end):
             pass
         return self.text
 
@@ -64,7 +64,9 @@ class OnTerminal:
         self.rest()
         return self.process.wait(60)
 
-    def _read(self) -> bool:
+    def _read(self, end: float) -> bool:
+        if not select.select([self.master], [], [], max(0.0, end - time.monotonic()))[0]:
+            raise AssertionError(f"nothing came; there is {self.text[-3000:]}")
         try:
             data = os.read(self.master, 65536)
         except OSError:

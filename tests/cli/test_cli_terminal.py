@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cli_stage import write_tiny
+from cli_stage import FakeModel, write_tiny
 from on_terminal import on_terminal
 
 from appliance import paths
@@ -66,3 +68,45 @@ def test_an_engine_that_never_starts_is_10(own_home: Path) -> None:
         assert "exited with status 70" in terminal.text and "RuntimeError: no luck" in terminal.text
         assert "Its log:" in terminal.text
     assert not held(paths.runtime_dir() / "default")
+
+
+def test_a_conversation_remembers_what_was_said(url: str) -> None:
+    command = [sys.executable, "-m", "appliance", "chat", "--url", url, "--system", "be brief"]
+    before = len(FakeModel.asked)
+    with on_terminal(command) as terminal:
+        terminal.sees(">>> ")
+        terminal.keys("one two\r")
+        terminal.sees("two one \r\n>>> ")
+        terminal.keys("three four\r")
+        terminal.sees("four three \r\n>>> ")
+        terminal.keys("/new\rfive six\r")
+        terminal.sees("six five \r\n>>> ")
+        terminal.keys("\x04")
+        assert terminal.left() == 0
+    told = [[m["content"] for m in body["messages"]] for body in FakeModel.asked[before:]]
+    assert told == [
+        ["be brief", "one two"],
+        ["be brief", "one two", "two one ", "three four"],
+        ["be brief", "five six"],
+    ]
+
+
+def test_the_log_as_json_lines(own_home: Path) -> None:
+    child = subprocess.Popen(
+        [*up(own_home, print=["Traceback (most recent call last):"]), "--json-logs"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    lines = []
+    for text in child.stderr:
+        if text.startswith("{"):
+            lines.append(json.loads(text))
+            if lines[-1]["message"].startswith("ready:"):
+                child.send_signal(signal.SIGTERM)
+    assert child.wait(60) == 0 and child.communicate()[0] == ""
+    assert all(set(line) == set(lines[0]) for line in lines)
+    assert {line["component"] for line in lines} >= {"supervisor"}
+    assert any(line["message"].startswith("Traceback") for line in lines)

@@ -107,6 +107,25 @@ def test_list_tree_sort_and_show_parts(hf: Puller, capsys: Captured) -> None:
     assert told["h100x1-bf16"].startswith("fits with profile h100x1-bf16")
 
 
+def test_list_of_one_hub(puller: Puller, capsys: Captured) -> None:
+    puller.pull()
+    for source in ("hf", "modelscope"):
+        _, listed, _ = answer(capsys, "list", "--source", source)
+        assert [m["source"] for m in listed["models"]] == [source] * (source == puller.source)
+
+
+def test_a_disk_too_small_names_what_could_go(
+    hub: FakeHub, hf: Puller, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hf.pull()
+    hub.hf["org/large"] = Repo(tiny_model())
+    monkeypatch.setattr("appliance.hub.plan.free_bytes", lambda path: 1000)
+    code, said, _ = answer(capsys, "pull", "org/large", "--source", "hf")
+    error = said["error"]
+    assert code == 7 and error["detail"]["free_bytes"] == 1000 < error["detail"]["needed_bytes"]
+    assert any("appliance rm org/tiny" in way and "frees 0.0 GB" in way for way in error["fix"])
+
+
 def test_one_revision_goes(hf: Puller, capsys: Captured) -> None:
     hf.pull()
     code, said, _ = answer(capsys, "rm", "org/tiny", "--revision", "nope", "-y")

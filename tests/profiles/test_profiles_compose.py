@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from profiles_machines import H100, HOST, llama
+from profiles_machines import H100, HOST, llama, machine
 
 from appliance.errors import UsageError
 from appliance.profiles import compose
@@ -142,3 +142,14 @@ def test_every_auto_is_answered_on_a_cpu() -> None:
     assert (c.engine.device, c.model.dtype, c.engine.attention) == ("cpu", "float32", "reference")
     assert c.engine.graphs is False
     assert c.profile == "none"
+
+
+@pytest.mark.parametrize("sm", [70, 75])
+def test_gpus_without_bfloat16_get_float16_and_the_reason(sm: int) -> None:
+    old = machine("Tesla V100" if sm == 70 else "Tesla T4", 16384, sm=sm)
+    plan = resolve(compose.compose("r", "/", MODEL, None).config, spec_of(llama()), old)
+    (told,) = [a for a in plan.answers if a.field == "model.dtype"]
+    assert (told.value, told.reason) == ("float16", f"compute capability {sm / 10} has no bfloat16")
+    new = machine("NVIDIA A10", 24576, sm=86)
+    plan = resolve(compose.compose("r", "/", MODEL, None).config, spec_of(llama()), new)
+    assert plan.config.model.dtype == "bfloat16"

@@ -1,24 +1,42 @@
-"""What finding the likely tokens of a step takes on a GPU: sorting, searching, FlashInfer's masks.
+"""What finding the likely tokens of a step takes on a GPU: sorting, our search, FlashInfer's masks.
 
-    python -m benchmarks.likely_tokens [--rows 512] [--vocab 128256]
+    python -m benchmarks.likely_tokens [--rows 512] [--vocab 128256]      every way, checked
+    python -m benchmarks.likely_tokens --sweep                            and the search's launches
 
-Each line: the way, microseconds, and how many times the copy of the logits that is. FlashInfer's
-own draws take one seed for all rows and the row's number beside it, so that what a request gets
-depends on its batch; only its masks can be compared.
+Every way is timed as a CUDA graph with a copy of the logits before it, which is taken off again.
+`differs`: the largest probability, over the rows, of what is kept by that way and not by the sort,
+or the reverse (sums in another order let a token on top-p's border fall either way). The sweep
+changes one number of `filter_logits.Launch` at a time, and prints the microseconds of each case and
+of each kernel; what is best for 512 rows belongs into `filter_logits.LAUNCH`.
+FlashInfer's own draws take one seed for all rows and the row's number beside it, so that what a
+request gets depends on its batch; only its masks can be compared.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from appliance.kernels import filter_logits, torch_ops
+from appliance.kernels.filter_logits import LAUNCH, Launch
 
 ASKED = {"top_k 50": (50, 1.0, 0.0), "top_p 0.9": (0, 0.9, 0.0), "both, min_p": (50, 0.9, 0.02)}
+SWEPT: dict[str, tuple[int, ...]] = {
+    "bins": (64, 256),
+    "part": (8192, 32768),
+    "block": (2048, 8192),
+    "warps": (4, 16),
+    "drop_block": (1024, 4096),
+    "drop_warps": (4,),
+    "find_block": (512, 2048),
+    "find_warps": (4, 16),
+}
+"""Other numbers than the ones that serve; each is tried alone."""
 
 
 def microseconds(work: Callable[[], object]) -> float:
@@ -34,6 +52,16 @@ def microseconds(work: Callable[[], object]) -> float:
     return float(begin.elapsed_time(end)) * 100
 
 
+def captured(work: Callable[[], object]) -> Callable[[], object]:
+    for _ in range(2):
+        work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
 def flashinfer_mask(x: Tensor, top_k: int, top_p: float) -> Tensor:
     import flashinfer
 
@@ -42,38 +70,87 @@ def flashinfer_mask(x: Tensor, top_k: int, top_p: float) -> Tensor:
     return flashinfer.sampling.top_p_renorm_probs(x.softmax(-1), top_p) if top_p < 1 else x
 
 
-def ways(x: Tensor, into: Tensor, name: str) -> dict[str, Callable[[], object]]:
-    """Each works on `into`, which holds the logits."""
+def asked(rows: int, vocab: int, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     top_k, top_p, min_p = ASKED[name]
-    at = torch.arange(len(x), device="cuda", dtype=torch.int32)
-    k = torch.full_like(at, top_k or x.shape[1])
-    p, m = (torch.full((len(x),), v, device="cuda") for v in (top_p, min_p))
-    return {
-        "sort": lambda: torch_ops.keep_likely(into, at, k, p, m),
-        "search": lambda: filter_logits.keep_likely(into, at, k, p, m),
-        "flashinfer, no min_p": lambda: flashinfer_mask(into, top_k, top_p),
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=512)
-    parser.add_argument("--vocab", type=int, default=128256)
-    options = parser.parse_args()
-    for spread in (1.0, 4.0):  # of the logits: as of made-up weights, and as of a trained model
-        x = torch.randn(options.rows, options.vocab, device="cuda") * spread
-        into = torch.empty_like(x)
-        copy = microseconds(partial(into.copy_, x))
-        print(f"logits of deviation {spread}: copy {copy:.0f} us")
-        for name in ASKED:
-            for way, work in ways(x, into, name).items():
-                took = microseconds(partial(after_copy, into, x, work)) - copy
-                print(f"  {name:12} {way:22} {took:8.0f} us  {took / copy:6.1f} copies")
+    at = torch.arange(rows, device="cuda", dtype=torch.int32)
+    p, m = (torch.full((rows,), value, device="cuda") for value in (top_p, min_p))
+    return at, torch.full_like(at, top_k or vocab), p, m
 
 
 def after_copy(into: Tensor, x: Tensor, work: Callable[[], object]) -> None:
     into.copy_(x)
     work()
+
+
+def timed(x: Tensor, into: Tensor, work: Callable[[], object]) -> float:
+    return microseconds(captured(partial(after_copy, into, x, work)))
+
+
+def compare(x: Tensor, into: Tensor, copy: float) -> None:
+    for name, (top_k, top_p, _) in ASKED.items():
+        rows = asked(*x.shape, name)
+        into.copy_(x)
+        kept = torch_ops.keep_likely(into, *rows) > -torch.inf
+        into.copy_(x)
+        differs = (filter_logits.keep_likely(into, *rows) > -torch.inf) != kept
+        off = float((x.softmax(-1) * differs).sum(-1).max())
+        kept_most, kept_least = int(kept.sum(-1).max()), int(kept.sum(-1).min())
+        print(f"  {name:12} kept {kept_least} to {kept_most}; the search differs by {off:.1e}")
+        found = {
+            "sort": timed(x, into, partial(torch_ops.keep_likely, into, *rows)),
+            "search": timed(x, into, partial(filter_logits.keep_likely, into, *rows)),
+        }
+        try:
+            mask = partial(flashinfer_mask, into, top_k, top_p)
+            found["flashinfer, no min_p, eager"] = microseconds(partial(after_copy, into, x, mask))
+        except ImportError:
+            pass
+        for way, took in found.items():
+            print(f"    {way:28} {took - copy:8.0f} us  {(took - copy) / copy:6.1f} copies")
+
+
+def kernels(x: Tensor, into: Tensor, name: str, launch: Launch) -> str:
+    """Microseconds of each kernel of the search."""
+    rows = asked(*x.shape, name)
+    into.copy_(x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        filter_logits.keep_likely(into, *rows, launch)
+        torch.cuda.synchronize()
+    own = ("_place_bins", "_count", "_choose", "_drop_low", "_settle")
+    took = {e.key: e.self_device_time_total for e in seen.key_averages() if e.key in own}
+    return ", ".join(f"{key} {took[key]:.0f}" for key in own if key in took)
+
+
+def sweep(x: Tensor, into: Tensor, copy: float) -> None:
+    tried = [("as it serves", LAUNCH)]
+    for name, values in SWEPT.items():
+        tried += [(f"{name} {v}", replace(LAUNCH, **{name: v})) for v in values]
+    for label, launch in tried:
+        found = []
+        for name in ASKED:
+            work = partial(filter_logits.keep_likely, into, *asked(*x.shape, name), launch)
+            found.append(f"{name} {timed(x, into, work) - copy:6.0f}")
+        print(f"  {label:18} {'   '.join(found)} us")
+    for name in ASKED:
+        print(f"  {name:12} {kernels(x, into, name, LAUNCH)} us")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[512, 64, 16, 1])
+    parser.add_argument("--vocab", type=int, default=128256)
+    parser.add_argument("--sweep", action="store_true", help="time the search's launches too")
+    options = parser.parse_args()
+    for rows in options.rows:
+        for spread in (1.0, 4.0):  # of the logits: as of made-up weights, as of a trained model
+            torch.manual_seed(rows)
+            x = torch.randn(rows, options.vocab, device="cuda") * spread
+            into = torch.empty_like(x)
+            copy = microseconds(captured(partial(into.copy_, x)))
+            print(f"{rows} rows, logits of deviation {spread}: copy {copy:.0f} us")
+            compare(x, into, copy)
+            if options.sweep and rows == max(options.rows):
+                sweep(x, into, copy)
 
 
 if __name__ == "__main__":

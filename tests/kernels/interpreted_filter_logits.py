@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from appliance.kernels.filter_logits import keep_likely
+from appliance.kernels.filter_logits import Launch, keep_likely
 from appliance.kernels.torch_ops import TorchOps
 
 VOCAB = 803
-SMALL = {"most_copied": 64, "block": 512}
+SMALL = Launch(bins=32, part=256, block=128, drop_block=256, few=128, find_block=64)
 """Blocks and copies as small beside the vocabulary as real ones are beside theirs."""
 ASKED = [(0, 0.9, 0.0), (0, 0.3, 0.0), (0, 1e-6, 0.0), (0, 0.999999, 0.0), (1, 1.0, 0.0),
          (40, 1.0, 0.0), (700, 1.0, 0.0), (VOCAB, 1.0, 0.0), (0, 1.0, 0.05), (0, 1.0, 1.0),
@@ -52,7 +52,7 @@ def test_keeps_what_sorting_keeps(kind):
     k = torch.tensor([n or VOCAB for n in top_k], dtype=torch.int32)
     p, m = torch.tensor(top_p), torch.tensor(min_p)
     at = torch.arange(len(ASKED), dtype=torch.int32)
-    got = keep_likely(x.clone(), at, k, p, m, **SMALL)
+    got = keep_likely(x.clone(), at, k, p, m, SMALL)
     want = TorchOps().keep_likely(x.clone(), at, k, p, m)
     mass = x.double().softmax(-1)
     for row in range(len(ASKED)):
@@ -70,9 +70,9 @@ def test_a_row_does_not_depend_on_its_batch_and_the_others_stay():
     for row, (k, p, m) in list(enumerate(ASKED))[::3]:
         asked = torch.tensor([k or VOCAB], dtype=torch.int32), torch.tensor([p]), torch.tensor([m])
         alone = keep_likely(
-            x[row : row + 1].clone(), torch.zeros(1, dtype=torch.int32), *asked, **SMALL
+            x[row : row + 1].clone(), torch.zeros(1, dtype=torch.int32), *asked, SMALL
         )
-        among = keep_likely(x.clone(), torch.tensor([row], dtype=torch.int32), *asked, **SMALL)
+        among = keep_likely(x.clone(), torch.tensor([row], dtype=torch.int32), *asked, SMALL)
         assert torch.equal(alone[0], among[row])
         others = torch.arange(len(ASKED)) != row
         assert torch.equal(among[others], x[others])

@@ -1,7 +1,8 @@
 """Which waiting requests join the next step, and with how many tokens.
 
-Budgets: tokens of one step (chunk, max_prefill), slots, and pages for what a request needs now
-and is expected to need yet. At most one request is prefilled in part; it goes on first.
+Budgets: tokens of one step (chunk, max_prefill), slots, and pages at the worst time to come
+(outlook.py). Where these are short, room gathers for a while (gather.py). At most one request is
+prefilled in part; it goes on first.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import numpy.typing as npt
 from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule.cache.cache import Cache, Lease
 from appliance.runtime.schedule.draft import Draft
+from appliance.runtime.schedule.gather import Gather
+from appliance.runtime.schedule.outlook import Outlook
 from appliance.runtime.schedule.queue import Queue
 from appliance.runtime.schedule.request import Request
-from appliance.runtime.schedule.running import RESERVE_MOST, Running
+from appliance.runtime.schedule.running import LINGER, RESERVE_MOST, Running
 
 Int32s = npt.NDArray[np.int32]
 
 SHARED = 32
 """Tokens: a request that waits for another to compute as many for it waits one round."""
-TRY_AGAIN = 8
-"""Steps after which a full pool is tried again although no row has left it."""
 LATER_MOST = 64
 """Requests passed over in one round for that; a long queue is not walked to its end."""
 
@@ -52,7 +53,7 @@ class Admission:
         self._shared = cache.pages_of(SHARED) * cache.page_size if config.prefix_cache else 0
         self._computing: dict[tuple[str, bytes], Request] = {}
         self._admissions = 0
-        self._skip = 0
+        self._gather = Gather(self._most)
         self.partial: Request | None = None
         self.admitted: list[int] = []
         self.prompt_tokens = 0
@@ -60,7 +61,8 @@ class Admission:
         self.query_tokens = 0
 
     def fill(self, draft: Draft, ratio: float) -> None:
-        """Adds prefill rows to `draft` as far as the budgets go."""
+        """Adds prefill rows to `draft` as far as the budgets go. ratio: of NewTokenRatio."""
+        self._gather.next_turn()
         budget = self._most
         if self._mixed and self._chunked:
             budget = max(self._cache.page_size, budget - len(self._running.ready()))
@@ -68,16 +70,24 @@ class Admission:
             self._go_on(self.partial, draft, budget)
             if self.partial is not None:
                 return
-        if not len(self._queue) or not self._running.free_slots:
+        if not len(self._queue):
             return
-        if self._skip > 0:
-            self._skip -= 1
+        if not self._running.free_slots:
+            self._gather.short = True
             return
-        self._admit(draft, budget, self._running.reserve(ratio))
+        alone = not draft.prefill_rows and self._running.count > 0
+        if not alone or self._gather.due(len(self._queue), next(iter(self._queue)).since):
+            self._admit(draft, budget, ratio)
 
-    def room_changed(self) -> None:
-        """Pages or the queue's head changed: worth trying again."""
-        self._skip = 0
+    def queued(self, request: Request) -> None:
+        """The request begins to wait in the queue. At its head it is tried at once."""
+        request.since = self._gather.turn
+        if next(iter(self._queue)) is request:
+            self._gather.anew()
+
+    def start_over(self) -> None:
+        """Nothing else can go on: what waits is tried at once."""
+        self._gather.anew()
 
     def committed(self, request: Request) -> None:
         """Its beginning is in the tree now; those that waited for it may come."""
@@ -91,63 +101,74 @@ class Admission:
         self._drop_claim(request)
         if self.partial is request:
             self.partial = None
-        self.room_changed()
+        self._gather.gone(len(request.history))
 
-    def _admit(self, draft: Draft, budget: int, reserve: int) -> None:
+    def _admit(self, draft: Draft, budget: int, ratio: float) -> None:
+        self._gather.begin()
+        outlook = self._running.outlook(ratio, self._cache)
         taken: list[Request] = []
         later = 0
         for request in self._queue.order():
-            if not self._running.free_slots or self.partial is not None:
+            if self.partial is not None:
                 break
-            left = budget - draft.tokens
-            verdict, spent = self._try(request, draft, left, reserve)
+            if not self._running.free_slots:
+                self._gather.short = True
+                break
+            common = self._cache.common
+            lease = self._cache.reserve(
+                request.wire.cache_key, request.history[: len(request.history) - 1], request.matches
+            )
+            if self._cache.common > common:
+                # What another row would have freed alone is held by this one too from now on.
+                outlook = self._running.outlook(ratio, self._cache)
+            verdict = self._try(request, lease, draft, budget - draft.tokens, outlook)
             if verdict is _Verdict.TAKEN:
                 taken.append(request)
-                reserve += spent
-            elif verdict is _Verdict.LATER and later < LATER_MOST:
+                continue
+            self._cache.release(lease)
+            if verdict is _Verdict.LATER and later < LATER_MOST:
                 later += 1
             else:
-                if verdict is _Verdict.POOL_FULL and not taken:
-                    self._skip = TRY_AGAIN
+                self._gather.short = verdict is _Verdict.POOL_FULL
                 break
         self._queue.remove_all(taken)
 
     def _try(
-        self, request: Request, draft: Draft, budget: int, reserve: int
-    ) -> tuple[_Verdict, int]:
-        """Returns the verdict and the tokens to keep free for it beyond its pages."""
-        cache, length = self._cache, len(request.history)
+        self, request: Request, lease: Lease, draft: Draft, budget: int, outlook: Outlook
+    ) -> _Verdict:
+        length = len(request.history)
         if budget <= 0:
-            return _Verdict.STEP_FULL, 0
-        lease = cache.reserve(
-            request.wire.cache_key, request.history[: length - 1], request.matches
-        )
+            return _Verdict.STEP_FULL
         claim = self._claim(request, lease.matched)
         if claim is not None and claim in self._computing:
-            cache.release(lease)
-            return _Verdict.LATER, 0
+            return _Verdict.LATER
         end = self._chunk_end(lease.matched, length, budget, draft.prefill_rows == 0)
-        later = min(self._running.last_length(request) - length, RESERVE_MOST)
         if end <= lease.matched:
-            cache.release(lease)
-            return _Verdict.STEP_FULL, 0
-        if not self._fits(lease, length, later, reserve):
-            cache.release(lease)
-            return _Verdict.POOL_FULL, 0
+            return _Verdict.STEP_FULL
+        rest = self._rest(request, end - lease.matched, length - lease.matched)
+        common = self._cache.common_of(lease)
+        if not self._fits(lease, length, rest, common, outlook):
+            return _Verdict.POOL_FULL
+        outlook.add(length, rest, common)
         self._begin(request, lease, draft)
         if claim is not None:
             self._computing[claim] = request
         self._add_chunk(request, lease.matched, end, draft)
-        # What a request in part needs yet is checked when it goes on: nothing joins beside it.
-        return _Verdict.TAKEN, max(0, later)
+        return _Verdict.TAKEN
 
-    def _fits(self, lease: Lease, length: int, later: int, reserve: int) -> bool:
+    def _rest(self, request: Request, chunk: int, whole: int) -> int:
+        """Steps of the rows that run now until this request has ended, at most. Where they go on
+        beside a prefill, those of its chunks count."""
+        last = self._running.last_length(request) - 1
+        rest = min(max(0, last - len(request.history)), RESERVE_MOST) + LINGER
+        return rest + -(-whole // chunk) if self._mixed else rest
+
+    def _fits(self, lease: Lease, length: int, rest: int, common: int, outlook: Outlook) -> bool:
         cache = self._cache
         pages = cache.pages_of(length) - len(lease.pages)
-        if self._running.count == 0:
+        if pages > cache.available or self._running.count == 0:
             return pages <= cache.available
-        need = pages * cache.page_size + later + cache.page_size
-        return pages <= cache.available and need <= cache.available * cache.page_size - reserve
+        return outlook.peak_with(length, rest, common) <= cache.total
 
     def _chunk_end(self, start: int, length: int, budget: int, alone: bool) -> int:
         """Where this step's part of a prefill ends; `start` when there is no room for any."""

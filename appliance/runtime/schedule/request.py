@@ -45,7 +45,8 @@ class Request:
     `history` whose keys and values are settled. slot: -1 without a row. admitted: counts
     admissions over all requests; 0 before the first. cached: prompt tokens found in the prefix
     cache at the first admission. prompt_logprobs: entries gathered for the first delta.
-    constraint: its grammar, once compiled; it outlives retraction like the output.
+    constraint: its grammar, once compiled; it outlives retraction like the output. since: turn of
+    the admission at which it last came to the queue.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class Request:
         "rank",
         "rid",
         "sampling",
+        "since",
         "slot",
         "state",
         "stop_ids",
@@ -83,6 +85,7 @@ class Request:
         self.lease: Lease | None = None
         self.computed = 0
         self.admitted = 0
+        self.since = 0
         self.cached = 0
         self.first = not self.output
         self.invalid = False

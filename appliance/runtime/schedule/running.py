@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.runtime.schedule.cache.cache import Cache, Lease
+from appliance.runtime.schedule.outlook import Outlook
 from appliance.runtime.schedule.request import Request
 from appliance.runtime.wire.request import Sampling
 
@@ -19,6 +20,8 @@ Int32s = npt.NDArray[np.int32]
 
 RESERVE_MOST = 4096
 """Tokens of one request's rest that admission reckons with, at most."""
+LINGER = 1
+"""Steps for which a row that has ended keeps its pages: its last flight is still in the air."""
 STOP_WIDTH = 8
 """Stop ids compared in one array operation; a request with more is looked at by itself."""
 NO_TOKEN = -2
@@ -159,11 +162,21 @@ class Running:
             request.lease.pages.append(page)
         return columns, pages
 
-    def reserve(self, ratio: float) -> int:
-        """Tokens that decoding rows are expected to need yet."""
-        rest = np.clip(self.end - self.position, 0, RESERVE_MOST)[self.decoding]
-        share = np.where(self._surely[self.decoding], 1.0, ratio)
-        return int(np.ceil((rest * share).sum()))
+    def outlook(self, ratio: float, cache: Cache) -> Outlook:
+        """What decoding rows are expected to hold until they end; others keep what they hold."""
+        slots = np.flatnonzero(self.decoding)
+        position = self.position[slots]
+        rest = np.clip(self.end[slots] - position, 0, RESERVE_MOST)
+        share = np.where(self._surely[slots], 1.0, ratio)
+        rest = np.ceil(rest * share).astype(np.int32) + LINGER
+        common = np.zeros(len(slots), dtype=np.int32)
+        if cache.common:
+            for i, slot in enumerate(slots.tolist()):
+                request = self.requests[slot]
+                assert request is not None and request.lease is not None
+                common[i] = cache.common_of(request.lease)
+        theirs = int((self.capacity[slots] // cache.page_size - common).sum())
+        return Outlook(cache.page_size, position, rest, common, cache.held - theirs)
 
 
 def by_loss(requests: Iterable[Request]) -> list[Request]:

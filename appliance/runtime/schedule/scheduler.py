@@ -253,8 +253,7 @@ class Scheduler:
 
     def _queue(self, request: Request) -> None:
         self.queue.add(request)
-        if next(iter(self.queue)) is request:
-            self._admission.room_changed()
+        self._admission.queued(request)
 
     def _queue_compiled(self) -> None:
         """Requests whose grammar has come join the queue, or end with what it was refused for."""
@@ -314,7 +313,7 @@ class Scheduler:
         self.cache.release(request.lease)
         self.running.leave_slot(request.slot)
         request.wait_again()
-        self.queue.add(request)
+        self._queue(request)
         self._counts.retractions += 1
 
     def _retract_newest(self) -> None:
@@ -364,5 +363,5 @@ class Scheduler:
 
     def _start_over(self, draft: Draft) -> None:
         """Nothing can go on and nothing is in the air: what waits is tried with all pages free."""
-        self._admission.room_changed()
+        self._admission.start_over()
         self._admission.fill(draft, self._ratio.value)

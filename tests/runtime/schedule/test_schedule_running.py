@@ -2,7 +2,7 @@ import numpy as np
 
 from appliance.runtime.schedule.cache.cache import Cache
 from appliance.runtime.schedule.request import Request
-from appliance.runtime.schedule.running import RESERVE_MOST, Running, by_loss
+from appliance.runtime.schedule.running import LINGER, RESERVE_MOST, Running, by_loss
 from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
 
 
@@ -12,7 +12,7 @@ def decoding(running: Running, cache: Cache, rid: int, length: int, **sampling: 
     wire = TokenRequest(rid, ids_to_bytes(range(length)), Sampling(**values))  # type: ignore[arg-type]
     request = Request(wire, rid)
     lease = cache.reserve("", request.history, True)
-    lease.pages += cache.take(cache.pages_of(length)).tolist()
+    lease.pages += cache.take(cache.pages_of(length) - len(lease.pages)).tolist()
     slot = running.take_slot(request)
     request.begin_prefill(slot, lease, rid)
     request.begin_decode()
@@ -45,14 +45,30 @@ def test_a_row_at_its_end_is_not_ready() -> None:
     assert running.ready().tolist() == []
 
 
-def test_the_reserve_is_a_share_but_for_those_that_cannot_stop() -> None:
-    running, cache = Running(4, 100_000), Cache(16, 4, True)
-    decoding(running, cache, 1, 4, max_tokens=11)
-    assert running.reserve(0.5) == 5
-    decoding(running, cache, 2, 4, max_tokens=11, stop_ids=())
-    assert running.reserve(0.5) == 15
-    decoding(running, cache, 3, 4, max_tokens=50_000)
-    assert running.reserve(0.5) == 15 + RESERVE_MOST // 2
+def test_the_outlook_takes_a_share_of_the_rest_but_for_those_that_cannot_stop() -> None:
+    def rest(asked: int, ratio: float, **sampling: object) -> int:
+        running, cache = Running(4, 100_000), Cache(4096, 1, True)
+        decoding(running, cache, 1, 4, max_tokens=asked, **sampling)
+        return running.outlook(ratio, cache).peak - 4 - LINGER
+
+    assert rest(11, 0.5) == 5
+    assert rest(11, 0.5, stop_ids=()) == 10
+    assert rest(50_000, 0.5) == RESERVE_MOST // 2
+
+
+def test_what_rows_have_in_common_is_counted_once_and_stays_when_one_of_them_ends() -> None:
+    running, cache = Running(4, 1000), Cache(64, 4, True)
+    long = decoding(running, cache, 1, 16, max_tokens=41, stop_ids=())
+    assert long.lease is not None and cache.common == 0
+    cache.commit(long.lease, long.history)
+    short = decoding(running, cache, 2, 20, max_tokens=2, stop_ids=())
+    assert short.lease is not None
+    assert cache.common == cache.common_of(long.lease) == cache.common_of(short.lease) == 4
+    # 4 shared, 1 of the short one's own, and what both grow by: first both, then the long one.
+    assert cache.held == 5
+    assert running.outlook(1.0, cache).peak == 4 + cache.pages_of(40 + LINGER)
+    cache.release(long.lease)
+    assert cache.common == cache.common_of(short.lease) == 0
 
 
 def test_slots_left_are_told_once_and_used_again() -> None:

@@ -4,6 +4,7 @@ from oracle import OracleError
 from world import VOCAB, Shape, World
 
 from appliance.runtime.config import ScheduleConfig
+from appliance.runtime.schedule.gather import TRY_AGAIN
 from appliance.runtime.schedule.running import NewTokenRatio
 from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
 
@@ -220,7 +221,7 @@ def test_admission_reserves_for_what_runs() -> None:
     for w in (few, many):
         for i in range(4):
             w.submit(prompt(5, i), Sampling(max_tokens=20, stop_ids=(VOCAB - 1,)))
-        for _ in range(4):
+        for _ in range(TRY_AGAIN + 4):
             w.iterate()
     assert few.scheduler.stats().running < many.scheduler.stats().running
     few.drain()

@@ -65,6 +65,11 @@ class Cache:
         return self.total - self.available
 
     @property
+    def common(self) -> int:
+        """Pages that more than one lease holds."""
+        return self._tree.common
+
+    @property
     def whole(self) -> bool:
         """Every page is free or cached: what must hold while no lease is out."""
         return self._pages.free + self._tree.cached == self.total and not self._tree.locked
@@ -86,6 +91,15 @@ class Cache:
         node, pages = self._tree.match(namespace, wanted)
         self._tree.lock(node)
         return Lease(node, pages.tolist(), len(pages) * self.page_size)
+
+    def common_of(self, lease: Lease) -> int:
+        """Pages of this lease that other leases hold too; the others come free with it."""
+        node: Node | None = lease.node
+        own = 0
+        while node is not None and node.locks < 2:
+            own += len(node.pages)
+            node = node.parent
+        return lease.shared - own
 
     def hit(self, lease: Lease) -> None:
         """The row of this lease was admitted and goes on from what it found."""
@@ -164,6 +178,8 @@ class Cache:
         assert len(cached) == self._tree.cached, "the count of cached pages is wrong"
         locked = sum(len(n.pages) for n in self._tree.nodes() if n.locks)
         assert locked == self._tree.locked, "the count of locked pages is wrong"
+        common = sum(len(n.pages) for n in self._tree.nodes() if n.locks > 1)
+        assert common == self._tree.common, "the count of common pages is wrong"
         for lease in held:
             self._check_lease(lease)
 

@@ -74,12 +74,14 @@ def _same(a: Int32s, b: Int32s) -> int:
 
 
 class Radix:
-    """One tree a namespace. `cached` and `locked` count pages; locked ones cannot be evicted."""
+    """One tree a namespace. `cached`, `locked` and `common` count pages: those locked cannot be
+    evicted, those in common are locked more than once."""
 
     def __init__(self, page_size: int) -> None:
         self.page_size = page_size
         self.cached = 0
         self.locked = 0
+        self.common = 0
         self._roots: dict[str, Node] = {}
         self._names: dict[Node, str] = {}
         self._heap: list[tuple[int, int, Node]] = []
@@ -158,6 +160,8 @@ class Radix:
         while step is not None:
             if step.locks == 0:
                 self.locked += len(step.pages)
+            elif step.locks == 1:
+                self.common += len(step.pages)
             step.locks += 1
             step = step.parent
 
@@ -169,6 +173,8 @@ class Radix:
             if step.locks == 0:
                 self.locked -= len(step.pages)
                 self._offer(step)
+            elif step.locks == 1:
+                self.common -= len(step.pages)
             node, step = step, step.parent
         self._drop_empty_root(node)
 

@@ -1,0 +1,105 @@
+"""Outlook: the most pages that the rows will hold at once before the last of them has ended.
+
+Rows end at different times, so they do not stand at their ends together: while k steps pass, a row
+that goes on grows by k tokens and one that has ended gives its pages back. Pages only grow between
+two ends, so the most is held just before one of them, and it is enough to look there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Int32s = npt.NDArray[np.int32]
+
+_SPARE = 64
+
+
+class Outlook:
+    """Rows are kept by their rest, longest first. tokens: stored now. rest: steps that a row takes
+    yet. common: pages it shares with others, which its end does not free. Pages that no row's end
+    frees are `base`. Row i ends when `need[i]` pages of rows 0 .. i are held.
+    """
+
+    def __init__(
+        self, page_size: int, tokens: Int32s, rest: Int32s, common: Int32s, base: int
+    ) -> None:
+        self._page = page_size
+        self._base = base
+        self._count = n = len(tokens)
+        order = np.argsort(-rest, kind="stable")
+        self._tokens, self._rest, self._common, self._need = (
+            np.empty(n + _SPARE, dtype=np.int32) for _ in range(4)
+        )
+        self._tokens[:n], self._rest[:n], self._common[:n] = (
+            tokens[order],
+            rest[order],
+            common[order],
+        )
+        self._need[:n] = self._needs()
+        self._worst = int(self._need[:n].max(initial=0))
+
+    @property
+    def peak(self) -> int:
+        """Pages held at the worst time to come."""
+        return self._base + self._worst
+
+    def peak_with(self, tokens: int, rest: int, common: int) -> int:
+        """The same if one more row were there, its `tokens` stored."""
+        n, at = self._count, self._place(rest)
+        before = int(self._need[:at].max(initial=0))
+        after = self._need[at:n] + self._pages(tokens + self._rest[at:n]) - common
+        return self._base + max(
+            before, int(after.max(initial=0)), self._at_end(at, tokens, rest, common)
+        )
+
+    def add(self, tokens: int, rest: int, common: int) -> None:
+        """One more row."""
+        n, at = self._count, self._place(rest)
+        end = self._at_end(at, tokens, rest, common)
+        self._need[at:n] += self._pages(tokens + self._rest[at:n]) - common
+        if n == len(self._rest):
+            self._tokens, self._rest, self._common, self._need = (
+                np.concatenate([part, np.empty(n + _SPARE, dtype=np.int32)])
+                for part in (self._tokens, self._rest, self._common, self._need)
+            )
+        for part, value in (
+            (self._tokens, tokens),
+            (self._rest, rest),
+            (self._common, common),
+            (self._need, end),
+        ):
+            part[at + 1 : n + 1] = part[at:n]
+            part[at] = value
+        self._count = n + 1
+        self._worst = int(self._need[: n + 1].max())
+
+    def _place(self, rest: int) -> int:
+        """Rows that do not end before one with this rest."""
+        return int(np.searchsorted(-self._rest[: self._count], -rest, side="right"))
+
+    def _at_end(self, at: int, tokens: int, rest: int, common: int) -> int:
+        """Pages of the first `at` rows and of the new one when that ends."""
+        held = self._pages(self._tokens[:at] + rest) - self._common[:at]
+        return int(held.sum()) + -(-(tokens + rest) // self._page) - common
+
+    def _pages(self, tokens: Int32s) -> Int32s:
+        return (tokens + (self._page - 1)) // self._page
+
+    def _needs(self) -> Int32s:
+        """Pages of rows 0 .. i when row i ends, int32 [rows].
+
+        A row's pages after k steps are those of now, one for each page of k, and one more where
+        the rest of k goes over the edge of its last page; the latter is counted for every rest.
+        """
+        n, page = self._count, self._page
+        if not n:
+            return np.empty(0, dtype=np.int32)
+        tokens, rest = self._tokens[:n], self._rest[:n]
+        now = np.cumsum((tokens - 1) // page + 1 - self._common[:n])
+        over = (tokens - 1) % page
+        edges = np.arange(page, 0, -1, dtype=np.int32)
+        crossed = np.cumsum(over[:, None] >= edges, axis=0, dtype=np.int32)
+        rows = np.arange(n)
+        whole: Int32s = now + (rows + 1) * (rest // page) + crossed[rows, rest % page]
+        return whole.astype(np.int32)

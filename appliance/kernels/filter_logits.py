@@ -20,11 +20,13 @@ from torch import Tensor
 class Launch:
     """What only changes how long it takes; all are powers of two.
 
-    bins: of a row's histogram. part: values of a row that one program passes over, in blocks of
-    `block` (counting) and `drop_block` (dropping). few: most values that are copied out of a row;
-    a row that would need more is searched as a whole, by one program.
+    chunks: of values that are looked at to place a row's bins. bins: of its histogram. part:
+    values of a row that one program passes over, in blocks of `block` (counting) and `drop_block`
+    (dropping). few: most values that are copied out of a row; a row that would need more is
+    searched as a whole, by one program.
     """
 
+    chunks: int = 64
     bins: int = 128
     part: int = 16384
     block: int = 4096
@@ -40,8 +42,8 @@ LAUNCH = Launch()
 """What serves; `python -m benchmarks.likely_tokens --sweep` times others."""
 
 _PIVOTS = 8
-_CHUNKS, _CHUNK = 64, 64
-"""What is looked at of a row to place its bins: so many chunks of so many values."""
+_CHUNK = 64
+"""Values side by side."""
 LOWEST = tl.constexpr(-0x7F800001)
 """Minus infinity among the ordered integers."""
 _SLACK = tl.constexpr(4e-6)
@@ -181,7 +183,7 @@ def _choose(
 
             # no value of a bin weighs less than `light` or more than `heavy`
             scale = tl.load(floats + _SCALE)
-            width = tl.where(scale > 0.0, 1.0 / scale, 0.0)
+            width = tl.where(scale > 0.0, 1.0 / tl.where(scale > 0.0, scale, 1.0), 0.0)
             away = tl.load(floats + _START) - most
             light = tl.exp(tl.minimum(away + (index.to(tl.float32) - 1.51) * width, 0.0))
             heavy = tl.exp(tl.minimum(away + (index.to(tl.float32) - 0.49) * width, 0.0))
@@ -436,7 +438,7 @@ def keep_likely(
     asked = top_k_R, top_p_R, min_p_R
     padded = triton.next_power_of_2(parts)
     _place_bins[(count,)](
-        *whole, floats, vocab, BINS=launch.bins, CHUNKS=_CHUNKS, CHUNK=_CHUNK, num_warps=8
+        *whole, floats, vocab, BINS=launch.bins, CHUNKS=launch.chunks, CHUNK=_CHUNK, num_warps=8
     )
     _count[(parts, count)](
         *whole, *asked, floats, counts, sums, vocab,

@@ -48,16 +48,15 @@ LOWEST = tl.constexpr(-0x7F800001)
 """Minus infinity among the ordered integers."""
 _SLACK = tl.constexpr(4e-6)
 """Relative: what sums in another order may differ by."""
-_INTS = tl.constexpr(6)
-_K_BIN, _P_LOW, _P_HIGH, _FLOOR, _LEAST, _LEFT = (tl.constexpr(i) for i in range(6))
+_INTS = tl.constexpr(5)
+_K_BIN, _P_LOW, _P_HIGH, _FLOOR, _LEFT = (tl.constexpr(i) for i in range(5))
 """A row's bins that may hold the threshold of top-k (-1: none) and of top-p (from, to; from above
-to: none), the first bin that is not dropped, the key that min-p drops, how many values are copied
-(or _ALL, or _NOTHING)."""
+to: none), the first bin that is not dropped, how many values are copied (or _ALL, or _NOTHING)."""
 _ALL, _NOTHING = tl.constexpr(-1), tl.constexpr(-2)
-_FLOATS = tl.constexpr(5)
-_START, _SCALE, _MOST, _MASS, _ABOVE = (tl.constexpr(i) for i in range(5))
+_FLOATS = tl.constexpr(6)
+_START, _SCALE, _MOST, _MASS, _ABOVE, _LEAST = (tl.constexpr(i) for i in range(6))
 """A row's bins (value of the first, bins per unit), its largest value, the sum of exp(value -
-largest), and how many values above top-k's bin are not copied."""
+largest), how many values above top-k's bin are not copied, and the least that min-p keeps."""
 
 
 @triton.jit
@@ -217,15 +216,13 @@ def _choose(
             left = tl.sum(own, 0)
             tl.store(offsets + place, tl.cumsum(own, 0) - own, mask=there)
             left = tl.where(left > FEW, _ALL, left)
-            drops = tl.full((), LOWEST, dtype=tl.int32)
-            if least > 0.0:
-                # the likeliest stays, whatever is asked
-                drops = _ordered(tl.minimum(most + tl.log(least), most)) - 1
+            # the likeliest stays, whatever is asked
+            value = most + tl.minimum(tl.log(tl.where(least > 0.0, least, 1.0)), 0.0)
+            tl.store(floats + _LEAST, tl.where(least > 0.0, value, float("-inf")))
             tl.store(ints + _K_BIN, k_bin)
             tl.store(ints + _P_LOW, p_low)
             tl.store(ints + _P_HIGH, p_high)
             tl.store(ints + _FLOOR, tl.where(p < 1.0, tl.maximum(p_low, k_bin), k_bin))
-            tl.store(ints + _LEAST, drops)
             tl.store(floats + _MOST, most)
             tl.store(floats + _MASS, mass)
             aside = tl.sum(tl.where(by_mass & (index > k_bin), n, 0), 0)
@@ -247,18 +244,18 @@ def _drop_low(
     if left >= 0:
         k_bin, floor = tl.load(own + _K_BIN), tl.load(own + _FLOOR)
         p_low, p_high = tl.load(own + _P_LOW), tl.load(own + _P_HIGH)
-        drops = tl.load(own + _LEAST)
         start = tl.load(floats + program * _FLOATS + _START)
         scale = tl.load(floats + program * _FLOATS + _SCALE)
         most = tl.load(floats + program * _FLOATS + _MOST)
+        least = tl.load(floats + program * _FLOATS + _LEAST)
         weighed = tl.load(top_p + program) < 1.0
         row = logits + tl.load(rows + program).to(tl.int64) * stride
         place = program * tl.num_programs(0) + part
         few += program.to(tl.int64) * FEW
         places += program.to(tl.int64) * FEW
         found = tl.load(offsets + place)
-        above = tl.full((), 0.0, dtype=tl.float32)
-        between = tl.full((), 0.0, dtype=tl.float32)
+        above = tl.zeros((BLOCK,), dtype=tl.float32)
+        between = tl.zeros((BLOCK,), dtype=tl.float32)
         for first in range(part * PART, tl.minimum(part * PART + PART, size), BLOCK):
             at = first + tl.arange(0, BLOCK)
             x = tl.load(row + at, mask=at < size, other=float("-inf"))
@@ -272,13 +269,13 @@ def _drop_low(
                 found += tl.sum(count, 0)
             if weighed:
                 weight = tl.exp(x - most)
-                above += tl.sum(tl.where(bins > p_high, weight, 0.0), 0)
-                middle = (bins > k_bin) & (bins < p_low)
-                between += tl.sum(tl.where(middle, weight, 0.0), 0)
-            dropped = ((bins < floor) | (_ordered(x) <= drops)) & (at < size)
-            tl.store(row + at, tl.full((BLOCK,), float("-inf"), tl.float32), mask=dropped)
-        tl.store(weights + place * 2, above)
-        tl.store(weights + place * 2 + 1, between)
+                above += tl.where(bins > p_high, weight, 0.0)
+                between += tl.where((bins > k_bin) & (bins < p_low), weight, 0.0)
+            # what stays is written too: whole sectors are faster than holes
+            x = tl.where((bins < floor) | (x < least), float("-inf"), x)
+            tl.store(row + at, x, mask=at < size)
+        tl.store(weights + place * 2, tl.sum(above, 0))
+        tl.store(weights + place * 2 + 1, tl.sum(between, 0))
 
 
 @triton.jit
@@ -388,7 +385,7 @@ def _settle(
             count = tl.load(floats + _ABOVE)
             above = tl.sum(tl.load(weight, mask=part < parts, other=0.0), 0)
             between = tl.sum(tl.load(weight + 1, mask=part < parts, other=0.0), 0)
-        low = tl.load(ints + _LEAST)
+        low = _ordered(tl.load(floats + _LEAST)) - 1
         if k_bin >= 0:
             k = tl.maximum(tl.load(top_k + program), 1).to(tl.float32)
             under, upper = _edges(k_bin, k_bin, start, scale, most, BINS)

@@ -191,15 +191,15 @@ def main() -> None:
     parser.add_argument("--load", nargs="+", choices=LOADS, default=["sharegpt", "mid", "long"])
     parser.add_argument("--weights", nargs="+", choices=("bf16", "fp8"), default=["bf16"])
     parser.add_argument("--pool", type=int, default=0, help="tokens; 0: as measured")
-    parser.add_argument("--graphs", type=int, default=0, help="largest; 0: max_running")
+    parser.add_argument("--graphs", type=int, default=0, help="largest; 0: as planned")
     parser.add_argument("--timeline", type=float, default=0.0)
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
     args = parser.parse_args()
     fields = {"chunk": 8192, "max_running": 1024, "prefix_cache": False}
     fields |= {k: msgspec.json.decode(v) for k, _, v in (s.partition("=") for s in args.set)}
     config = msgspec.convert(fields, ScheduleConfig)
-    sizes = graph_sizes(args.graphs or config.max_running)
     for weights in args.weights:
+        sizes = graph_sizes(args.graphs or min(1024, config.max_running), weights == "fp8")
         pool = args.pool or {"bf16": 432_144, "fp8": 484_992}[weights]
         for name in args.load:
             run = simulate(LOADS[name], config, Machine(weights, sizes), pool, args.timeline)

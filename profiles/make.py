@@ -39,22 +39,19 @@ SUGGEST = (
 )
 """GB of bfloat16 weights, model: the largest that leaves a fifth of the memory is suggested."""
 
-GRAPHS_1024 = (
-    1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 513, 16), *range(576, 1025, 64),
-)  # fmt: skip
-
 MEASURED = {
     "h100x1-bf16": {
         "note": (
             "measured as one set: the table of docs/measurements.md under 'One H100'; of its "
             "values only mixed_chunk was measured against another, the others are derived from "
-            "the GPU's memory size and ran as they stand"
+            "the GPU's memory size and ran as they stand, with 60 sizes of captured decode passes "
+            "where there are fewer now"
         ),
         "machine": "1x NVIDIA H100 80GB HBM3, 16 cores, torch 2.11+cu130, FlashInfer 0.6.14",
         "date": "2026-11-20",
         "result": "11,609 output tok/s for 2000 sharegpt-like requests of the Llama-3.1-8B shape",
         "fields": ["schedule.chunk", "schedule.max_running", "schedule.mixed_chunk",
-                   "engine.graph_batch_sizes", "engine.memory_fraction", "engine.attention"],
+                   "engine.memory_fraction", "engine.attention"],
     },
 }  # fmt: skip
 
@@ -98,7 +95,6 @@ def text_of(gpu: KnownGpu, count: int, fp8: bool, sweep: dict[str, Any] | None =
         "engine.memory_fraction": share,
         "engine.attention": "flashinfer",
         "engine.graphs": True,
-        **({"engine.graph_batch_sizes": GRAPHS_1024} if sizes.graph_rows == 1024 else {}),
         "schedule.policy": "fcfs",
         "schedule.page_size": 16,
         "schedule.chunk": sizes.chunk,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -137,6 +138,16 @@ def test_graphs_can_be_turned_off() -> None:
     assert not plan.engine.graphs and plan.engine.graph_batch_sizes == ()
 
 
+def test_attention_in_plain_torch_is_not_captured() -> None:
+    asked = config({"attention": "reference", "graph_batch_sizes": (1, 2)})
+    plan = resolve(asked, SPEC, gpus(), {"engine.attention": "flag"}).config
+    assert (plan.engine.attention, plan.engine.graphs) == ("reference", False)
+    with pytest.raises(UsageError, match="cannot be captured"):
+        resolve(asked, SPEC, gpus(), {"engine.attention": "flag", "engine.graphs": "flag"})
+    with pytest.raises(UsageError, match="not in float32"):
+        resolve(config({"attention": "flashinfer"}), SPEC, CPU)
+
+
 def test_gpu_asked_for_where_none_is() -> None:
     with pytest.raises(HardwareError, match="none can be seen") as refused:
         resolve(config({"device": "cuda"}), SPEC, CPU)
@@ -173,6 +184,21 @@ def test_context_longer_than_the_models() -> None:
 def test_graph_sizes_end_at_the_largest(largest: int) -> None:
     sizes = graph_sizes(largest)
     assert sizes[-1] == largest and list(sizes) == sorted(set(sizes)) and sizes[0] >= 1
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_no_row_count_is_padded_to_a_size_that_is_slow(eight_bit: bool) -> None:
+    sizes = graph_sizes(1024, eight_bit)
+    assert not {288, 336, 352, 400, 416, 448, 672, 704, 832} & set(sizes)
+    assert max(b / a for a, b in pairwise(s for s in sizes if s >= 16)) <= 1.5
+    assert (432 in sizes) is not eight_bit
+
+
+def test_weights_of_8_bits_have_sizes_of_their_own() -> None:
+    asked = config(model=ModelConfig(path="/m", id="m", quantization="fp8"))
+    for wanted, eight_bit in ((config(), False), (asked, True)):
+        found = resolve(wanted, SPEC, gpus(1, 80)).config.engine.graph_batch_sizes
+        assert found == graph_sizes(1024, eight_bit)
 
 
 def test_every_memory_has_a_class() -> None:

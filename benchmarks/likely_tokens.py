@@ -31,8 +31,8 @@ SWEPT: dict[str, tuple[int, ...]] = {
     "part": (8192, 32768),
     "block": (2048, 8192),
     "warps": (4, 16),
-    "drop_block": (1024, 4096),
-    "drop_warps": (4,),
+    "drop_block": (512, 2048),
+    "drop_warps": (2, 8),
     "find_block": (512, 2048),
     "find_warps": (4, 16),
 }

@@ -31,8 +31,8 @@ class Launch:
     part: int = 16384
     block: int = 4096
     warps: int = 8
-    drop_block: int = 2048
-    drop_warps: int = 8
+    drop_block: int = 1024
+    drop_warps: int = 4
     few: int = 16384
     find_block: int = 1024
     find_warps: int = 8
@@ -236,7 +236,7 @@ def _drop_low(
     BINS: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr, FEW: tl.constexpr,
 ):  # fmt: skip
     """Of one part of one row: minus infinity below the bins in question, copies of what is in
-    them, and what lies above all of them and between them weighs."""
+    them, and what weighs what lies above all of them, and what is not copied above top-k's bin."""
     # rows in the opposite order: those that were counted last may still be in the cache
     part, program = tl.program_id(0), tl.num_programs(1) - 1 - tl.program_id(1)
     own = ints + program * _INTS
@@ -244,6 +244,7 @@ def _drop_low(
     if left >= 0:
         k_bin, floor = tl.load(own + _K_BIN), tl.load(own + _FLOOR)
         p_low, p_high = tl.load(own + _P_LOW), tl.load(own + _P_HIGH)
+        p_wide = tl.maximum(p_high + 1 - p_low, 0).to(tl.uint32, bitcast=True)
         start = tl.load(floats + program * _FLOATS + _START)
         scale = tl.load(floats + program * _FLOATS + _SCALE)
         most = tl.load(floats + program * _FLOATS + _MOST)
@@ -255,27 +256,29 @@ def _drop_low(
         places += program.to(tl.int64) * FEW
         found = tl.load(offsets + place)
         above = tl.zeros((BLOCK,), dtype=tl.float32)
-        between = tl.zeros((BLOCK,), dtype=tl.float32)
+        others = tl.zeros((BLOCK,), dtype=tl.float32)
         for first in range(part * PART, tl.minimum(part * PART + PART, size), BLOCK):
             at = first + tl.arange(0, BLOCK)
             x = tl.load(row + at, mask=at < size, other=float("-inf"))
             bins = _bin(x, start, scale, BINS)
-            if left > 0:
-                wanted = (bins == k_bin) | ((bins >= p_low) & (bins <= p_high))
-                count = wanted.to(tl.int32)
+            # one comparison: what is below p_low wraps around
+            wanted = (bins == k_bin) | ((bins - p_low).to(tl.uint32, bitcast=True) < p_wide)
+            count = wanted.to(tl.int32)
+            here = tl.sum(count, 0)
+            if here > 0:  # most blocks hold none where few are kept
                 to = found + tl.cumsum(count, 0) - count
                 tl.store(few + to, x, mask=wanted)
                 tl.store(places + to, at, mask=wanted)
-                found += tl.sum(count, 0)
+                found += here
             if weighed:
                 weight = tl.exp(x - most)
                 above += tl.where(bins > p_high, weight, 0.0)
-                between += tl.where((bins > k_bin) & (bins < p_low), weight, 0.0)
+                others += tl.where(wanted | (bins < k_bin), 0.0, weight)
             # what stays is written too: whole sectors are faster than holes
             x = tl.where((bins < floor) | (x < least), float("-inf"), x)
             tl.store(row + at, x, mask=at < size)
         tl.store(weights + place * 2, tl.sum(above, 0))
-        tl.store(weights + place * 2 + 1, tl.sum(between, 0))
+        tl.store(weights + place * 2 + 1, tl.sum(others, 0))
 
 
 @triton.jit
@@ -377,20 +380,20 @@ def _settle(
         source, left = row, size
         count = tl.full((), 0.0, dtype=tl.float32)
         above = tl.full((), 0.0, dtype=tl.float32)
-        between = tl.full((), 0.0, dtype=tl.float32)
+        others = tl.full((), 0.0, dtype=tl.float32)
         if copied > 0:
             source, left = few, copied
             part = tl.arange(0, PARTS)
             weight = weights + (program * parts + part) * 2
             count = tl.load(floats + _ABOVE)
             above = tl.sum(tl.load(weight, mask=part < parts, other=0.0), 0)
-            between = tl.sum(tl.load(weight + 1, mask=part < parts, other=0.0), 0)
+            others = tl.sum(tl.load(weight + 1, mask=part < parts, other=0.0), 0)
         low = _ordered(tl.load(floats + _LEAST)) - 1
         if k_bin >= 0:
             k = tl.maximum(tl.load(top_k + program), 1).to(tl.float32)
             under, upper = _edges(k_bin, k_bin, start, scale, most, BINS)
             found, mass = _search(
-                source, left, most, k, under, upper, count, above + between, True, P, BLOCK
+                source, left, most, k, under, upper, count, others, True, P, BLOCK
             )
             low = tl.maximum(low, found)
         if p_high >= 0:

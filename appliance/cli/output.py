@@ -7,7 +7,7 @@ import json as jsonlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TextIO
 
 from appliance.errors import ApplianceError
@@ -37,6 +37,7 @@ class Output:
     verbose: int = 0
     color: Literal["auto", "always", "never"] = "auto"
     yes: bool = False
+    _drawn: str = field(default="", init=False, repr=False, compare=False)
 
     def result(self, text: str, data: Any) -> None:
         """The answer of a command: `text` for people, or `data` (plain JSON values)."""
@@ -74,6 +75,14 @@ class Output:
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
+    def draw(self, text: str) -> None:
+        """A line on stderr that the next one, drawn or said, takes the place of; nothing where
+        lines may not be drawn over."""
+        if text != self._drawn and self.interactive():
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+            self._drawn = text
+
     def paint(self, text: str, style: str, stream: TextIO | None = None) -> str:
         """`text` in a style of _STYLES where `stream` (default stdout) shows colours."""
         if not self._colored(stream or sys.stdout):
@@ -97,6 +106,8 @@ class Output:
         return stream.isatty()
 
     def _write(self, stream: TextIO, text: str) -> None:
+        if self._drawn:
+            self.draw("")
         stream.write(text + "\n")
         stream.flush()
 

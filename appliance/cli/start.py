@@ -186,7 +186,6 @@ class Display:
     def __init__(self, out: Output) -> None:
         self._out = out
         self._shown = 0
-        self._drawn = ""
 
     def show(self, status: RunStatus) -> None:
         done = status.phases if status.state == "ready" else status.phases[:-1]
@@ -197,10 +196,10 @@ class Display:
         self._shown = max(self._shown, len(done))
         if status.phase and self._out.interactive():
             share = f" {status.progress:.0%}" if status.progress else ""
-            self._draw(f"{status.phase}{share} {status.detail}"[:100])
+            self._out.draw(f"{status.phase}{share} {status.detail}"[:100])
 
     def finish(self, status: RunStatus) -> None:
-        self._draw("")
+        self._out.draw("")
         if status.state == "ready":
             self._out.note(
                 f"{self._out.paint('Ready', 'green', sys.stderr)}     in {status.uptime_s:.1f}s"
@@ -208,14 +207,7 @@ class Display:
             )
 
     def _line(self, text: str) -> None:
-        self._draw("")
         self._out.note(text.rstrip())
-
-    def _draw(self, text: str) -> None:
-        if text != self._drawn and self._out.interactive():
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-        self._drawn = text
 
 
 def follow_start(client: Client, out: Output, stop: threading.Event, limit_s: float) -> RunStatus:

@@ -159,9 +159,9 @@ def check_disk(plan: Plan) -> None:
     if plan.free_bytes >= plan.needed_bytes:
         return
     raise DoesNotFitError(
-        f"{plan.listing.name} needs {plan.needed_bytes / 1e9:.2f} GB more on "
-        f"{plan.layout.cache}, which has {plan.free_bytes / 1e9:.2f} GB free: "
-        f"{(plan.needed_bytes - plan.free_bytes) / 1e9:.2f} GB are lacking.",
+        f"{plan.listing.name} needs {_amount(plan.needed_bytes)} more on "
+        f"{plan.layout.cache}, which has {_amount(plan.free_bytes)} free: "
+        f"{_amount(plan.needed_bytes - plan.free_bytes)} are lacking.",
         room_hint(plan.listing.name),
         code="APL-FIT-011",
         detail={
@@ -175,9 +175,15 @@ def check_disk(plan: Plan) -> None:
 def room_hint(name: str) -> str:
     """Which models could go, largest first; or where else to keep them."""
     others = sorted((m for m in installed() if m.name != name), key=lambda m: -m.size_bytes)
-    lines = [f"appliance rm {m.name}    (frees {m.size_bytes / 1e9:.1f} GB)" for m in others[:3]]
-    lines.append("or keep models on another disk: export HF_HOME=/path (MODELSCOPE_CACHE=/path)")
+    lines = [f"appliance rm {m.name}    (frees {_amount(m.size_bytes)})" for m in others[:3]]
+    elsewhere = "eep models on another disk: export HF_HOME=/path (MODELSCOPE_CACHE=/path)"
+    lines.append(f"or k{elsewhere}" if lines else f"K{elsewhere}")
     return "\n".join(lines)
+
+
+def _amount(count: int) -> str:
+    """Two digits behind the point, for it is the difference that matters."""
+    return f"{count / 1e9:.2f} GB" if abs(count) >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def free_bytes(path: Path) -> int:

@@ -49,6 +49,6 @@ def find(name: str, profiles: dict[str, Stored] | None = None) -> Stored:
     meant = f" Did you mean '{close[0]}'?" if close else ""
     raise NotFoundError(
         f"there is no profile '{name}'.{meant}",
-        f"Profiles: {', '.join(sorted(known)) or 'none'}.",
+        "appliance profile list     shows them all, and which is for this machine",
         code="APL-NOT-012",
     )

@@ -108,7 +108,7 @@ def test_own_profile_goes_before_a_shipped_one(tmp_path: Path) -> None:
 def test_unknown_name_suggests(shipped: dict[str, store.Stored]) -> None:
     with pytest.raises(NotFoundError, match="Did you mean 'h100x1-bf16'") as caught:
         store.find("h100x1-bf61", shipped)
-    assert "generic" in caught.value.hint
+    assert "appliance profile list" in caught.value.hint
 
 
 @pytest.mark.parametrize(

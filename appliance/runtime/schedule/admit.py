@@ -168,7 +168,7 @@ class Admission:
         pages = cache.pages_of(length) - len(lease.pages)
         if pages > cache.available or self._running.count == 0:
             return pages <= cache.available
-        return outlook.peak_with(length, rest, common) <= cache.total
+        return outlook.fits(length, rest, common, cache.total)
 
     def _chunk_end(self, start: int, length: int, budget: int, alone: bool) -> int:
         """Where this step's part of a prefill ends; `start` when there is no room for any."""

@@ -16,9 +16,11 @@ _SPARE = 64
 
 
 class Outlook:
-    """Rows are kept by their rest, longest first. tokens: stored now. rest: steps that a row takes
-    yet. common: pages it shares with others, which its end does not free. Pages that no row's end
-    frees are `base`. Row i ends when `need[i]` pages of rows 0 .. i are held.
+    """tokens: stored now. rest: steps that a row takes yet. common: pages it shares with others,
+    which its end does not free. Pages that no row's end frees are `base`.
+
+    Rows are put in order, longest rest first, when it matters: row i ends when `need[i]` pages of
+    rows 0 .. i are held. Where all could stand at their ends at once, it does not.
     """
 
     def __init__(
@@ -26,35 +28,41 @@ class Outlook:
     ) -> None:
         self._page = page_size
         self._base = base
-        self._count = n = len(tokens)
-        order = np.argsort(-rest, kind="stable")
-        self._tokens, self._rest, self._common, self._need = (
-            np.empty(n + _SPARE, dtype=np.int32) for _ in range(4)
-        )
-        self._tokens[:n], self._rest[:n], self._common[:n] = (
-            tokens[order],
-            rest[order],
-            common[order],
-        )
-        self._need[:n] = self._needs()
-        self._worst = int(self._need[:n].max(initial=0))
+        self._tokens, self._rest, self._common = tokens, rest, common
+        self._count = len(tokens)
+        self._need: Int32s | None = None
+        self._worst = 0
+        self._added: list[tuple[int, int, int]] = []
+        self._all_at_once = base + int((self._pages(tokens + rest) - common).sum())
+
+    def fits(self, tokens: int, rest: int, common: int, total: int) -> bool:
+        """Whether `total` pages are enough at the worst time to come with one more row."""
+        if self._all_at_once + self._end(tokens, rest, common) <= total:
+            return True
+        return self.peak_with(tokens, rest, common) <= total
 
     @property
     def peak(self) -> int:
         """Pages held at the worst time to come."""
+        self._ordered()
         return self._base + self._worst
 
     def peak_with(self, tokens: int, rest: int, common: int) -> int:
         """The same if one more row were there, its `tokens` stored."""
+        need = self._ordered()
         n, at = self._count, self._place(rest)
-        before = int(self._need[:at].max(initial=0))
-        after = self._need[at:n] + self._pages(tokens + self._rest[at:n]) - common
+        before = int(need[:at].max(initial=0))
+        after = need[at:n] + self._pages(tokens + self._rest[at:n]) - common
         return self._base + max(
             before, int(after.max(initial=0)), self._at_end(at, tokens, rest, common)
         )
 
     def add(self, tokens: int, rest: int, common: int) -> None:
         """One more row."""
+        self._all_at_once += self._end(tokens, rest, common)
+        if self._need is None:
+            self._added.append((tokens, rest, common))
+            return
         n, at = self._count, self._place(rest)
         end = self._at_end(at, tokens, rest, common)
         self._need[at:n] += self._pages(tokens + self._rest[at:n]) - common
@@ -74,6 +82,22 @@ class Outlook:
         self._count = n + 1
         self._worst = int(self._need[: n + 1].max())
 
+    def _ordered(self) -> Int32s:
+        """`need`, made now if it was not yet."""
+        if self._need is None:
+            added = np.array(self._added, dtype=np.int32).reshape(-1, 3).T
+            parts = (self._tokens, self._rest, self._common)
+            tokens, rest, common = (np.concatenate(part) for part in zip(parts, added, strict=True))
+            order = np.argsort(-rest, kind="stable")
+            self._tokens, self._rest, self._common = tokens[order], rest[order], common[order]
+            self._count = len(order)
+            self._need = self._needs()
+            self._worst = int(self._need.max(initial=0))
+        return self._need
+
+    def _end(self, tokens: int, rest: int, common: int) -> int:
+        return -(-(tokens + rest) // self._page) - common
+
     def _place(self, rest: int) -> int:
         """Rows that do not end before one with this rest."""
         return int(np.searchsorted(-self._rest[: self._count], -rest, side="right"))
@@ -81,7 +105,7 @@ class Outlook:
     def _at_end(self, at: int, tokens: int, rest: int, common: int) -> int:
         """Pages of the first `at` rows and of the new one when that ends."""
         held = self._pages(self._tokens[:at] + rest) - self._common[:at]
-        return int(held.sum()) + -(-(tokens + rest) // self._page) - common
+        return int(held.sum()) + self._end(tokens, rest, common)
 
     def _pages(self, tokens: Int32s) -> Int32s:
         return (tokens + (self._page - 1)) // self._page

@@ -48,12 +48,25 @@ def test_the_peak_is_that_of_the_future_lived_step_by_step(
 def test_rows_added_one_by_one_come_to_the_same(page: int, rows: list[Row], first: int) -> None:
     rows = [(tokens, rest, min(common, tokens // page)) for tokens, rest, common in rows]
     grown = outlook(page, rows[:first], 5)
+    unasked = outlook(page, rows[:first], 5)
     for at, row in enumerate(rows[first:], max(0, min(first, len(rows))) + 1):
+        unasked.add(*row)
         before = grown.peak
         told = grown.peak_with(*row)
         assert grown.peak == before, "asking changes nothing"
         grown.add(*row)
         assert grown.peak == told == lived(page, rows[:at], 5)
+    assert unasked.peak == grown.peak
+
+
+@given(PAGES, ROWS, st.tuples(st.integers(1, 70), st.integers(0, 40)), st.integers(0, 60))
+def test_what_fits_is_what_the_peak_says(
+    page: int, rows: list[Row], row: tuple[int, int], total: int
+) -> None:
+    rows = [(tokens, rest, min(common, tokens // page)) for tokens, rest, common in rows]
+    tokens, rest = row
+    fits = outlook(page, rows, 3).fits(tokens, rest, 0, total)
+    assert fits == (lived(page, [*rows, (tokens, rest, 0)], 3) <= total)
 
 
 def test_rows_that_end_apart_are_not_added_up() -> None:
@@ -119,5 +132,5 @@ class _Blind(Outlook):
         none = np.empty(0, dtype=np.int32)
         super().__init__(4, none, none, none, 0)
 
-    def peak_with(self, tokens: int, rest: int, common: int) -> int:
-        return 0
+    def fits(self, tokens: int, rest: int, common: int, total: int) -> bool:
+        return True

@@ -93,7 +93,7 @@ def eager(x: Tensor, into: Tensor, work: Callable[[], object]) -> float:
 
 def compare(x: Tensor, into: Tensor, copy: float) -> None:
     for name, (top_k, top_p, _) in ASKED.items():
-        rows = asked(*x.shape, name)
+        rows = asked(len(x), x.shape[1], name)
         into.copy_(x)
         kept = torch_ops.keep_likely(into, *rows) > -torch.inf
         into.copy_(x)
@@ -116,7 +116,7 @@ def compare(x: Tensor, into: Tensor, copy: float) -> None:
 
 def kernels(x: Tensor, into: Tensor, name: str, launch: Launch) -> str:
     """Microseconds of each kernel of the search."""
-    rows = asked(*x.shape, name)
+    rows = asked(len(x), x.shape[1], name)
     into.copy_(x)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
         filter_logits.keep_likely(into, *rows, launch)
@@ -133,7 +133,9 @@ def sweep(x: Tensor, into: Tensor, copy: float) -> None:
     for label, launch in tried:
         found = []
         for name in ASKED:
-            work = partial(filter_logits.keep_likely, into, *asked(*x.shape, name), launch)
+            work = partial(
+                filter_logits.keep_likely, into, *asked(len(x), x.shape[1], name), launch
+            )
             found.append(f"{name} {timed(x, into, work) - copy:6.0f}")
         print(f"  {label:18} {'   '.join(found)} us")
     for name in ASKED:

@@ -109,7 +109,7 @@ _PASSING = re.compile(
     r"|frontends finished|\d+ (frontend|engine)|engine \d.* did not end"
 )
 _ONE_OF = (
-    (r"http://127\.0\.0\.1:\d{4,5}", "http://127.0.0.1:8000"),
+    (r"//127\.0\.0\.1:\d{4,5}", "//127.0.0.1:8000"),
     (r"pid \d+ \([^)]*\)", "pid 4121 (python)"),
     (r"kill \d+", "kill 4121"),
     (r"--port \d{4,5}( +is free)", r"--port 8001\1"),
@@ -121,8 +121,8 @@ _ONE_OF = (
     (r"\d+\.\d+\.\d+(\+\w+)? for CUDA", "2.13.0 for CUDA"),
     (r"~/[\w/.-]+\.log", "~/.local/state/appliance/logs/default.log"),
 )
-"""What differs from one machine and one time to the next, or moves with the memory plan's rules, and
-what stands for it."""
+"""What differs from one machine and one time to the next, or moves with the rules of the memory
+plan, and what stands for it."""
 
 
 @contextmanager

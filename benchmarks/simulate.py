@@ -28,6 +28,7 @@ from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
 from appliance.runtime.wire.step import Step, StepResult
 
 LAYERS, KV_BYTES, VOCAB, CONTEXT = 32, 131_072, 128_256, 131_072
+STOP = 2
 START_S = 0.5
 """From the first request's sending to the first step: what arrives meanwhile is there at once."""
 HOST_S, HOST_PREFILL_S = 0.0012, 0.0025
@@ -122,9 +123,15 @@ class Run:
 
 
 def simulate(
-    load: Workload, config: ScheduleConfig, machine: Machine, pool: int, timeline: float = 0.0
+    load: Workload,
+    config: ScheduleConfig,
+    machine: Machine,
+    pool: int,
+    timeline: float = 0.0,
+    asked: int = 0,
 ) -> Run:
-    """Runs the load to its end. pool: tokens of pages. timeline: seconds between two lines."""
+    """Runs the load to its end. pool: tokens of pages. timeline: seconds between two lines.
+    asked: tokens that every request asks for, to stop where its output ends; 0: just these."""
     scheduler = Scheduler(config, pool // config.page_size, CONTEXT, config.max_running, VOCAB)
     inputs, outputs = lengths(load)
     due, run = arrivals(load), Run()
@@ -133,6 +140,7 @@ def simulate(
     run.outputs = dict(enumerate(outputs.tolist()))
     waiting: deque[int] = deque(range(load.requests))
     flying: deque[tuple[Step, float]] = deque()
+    last = np.zeros(config.max_running, dtype=np.int64)
     now = free = told = 0.0 if load.rate else START_S
     while waiting or flying or not scheduler.idle:
         if scheduler.idle and not flying:
@@ -141,6 +149,8 @@ def simulate(
             rid = waiting.popleft()
             ids = rng.integers(300, 3000, int(inputs[rid]), dtype=np.int32)
             sampling = Sampling(max_tokens=int(outputs[rid]))
+            if asked:
+                sampling = Sampling(max_tokens=asked, stop_ids=(STOP,))
             scheduler.add(TokenRequest(rid, ids_to_bytes(ids), sampling, arrival=float(due[rid])))
         began = time.perf_counter()
         step = scheduler.next_step()
@@ -150,6 +160,8 @@ def simulate(
             took = machine.seconds(step)
             free = max(now, free) + took
             flying.append((step, free))
+            for new in step.new:
+                last[new.slot] = outputs[new.rid] - 1
             run.steps += 1
             if step.prefill_rows:
                 run.prefill_steps += 1
@@ -157,7 +169,8 @@ def simulate(
         while flying and not (step is not None and len(flying) <= config.depth):
             done, landed = flying.popleft()
             now = max(now, landed)
-            for delta in scheduler.settle(done, StepResult(np.where(done.samples, 5, -1))):
+            tokens = np.where(done.outputs >= last[done.slots], STOP, STOP + 1)
+            for delta in scheduler.settle(done, StepResult(np.where(done.samples, tokens, -1))):
                 run.first.setdefault(delta.rid, now)
                 run.last[delta.rid] = now
         if timeline and now - told >= timeline:
@@ -192,6 +205,7 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", choices=("bf16", "fp8"), default=["bf16"])
     parser.add_argument("--pool", type=int, default=0, help="tokens; 0: as measured")
     parser.add_argument("--graphs", type=int, default=0, help="largest; 0: as planned")
+    parser.add_argument("--asked", type=int, default=0, help="max_tokens of all, who stop before")
     parser.add_argument("--timeline", type=float, default=0.0)
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
     args = parser.parse_args()
@@ -202,7 +216,8 @@ def main() -> None:
         sizes = graph_sizes(args.graphs or min(1024, config.max_running), weights == "fp8")
         pool = args.pool or {"bf16": 432_144, "fp8": 484_992}[weights]
         for name in args.load:
-            run = simulate(LOADS[name], config, Machine(weights, sizes), pool, args.timeline)
+            machine = Machine(weights, sizes)
+            run = simulate(LOADS[name], config, machine, pool, args.timeline, args.asked)
             print(report(f"{weights}-{name}", run), flush=True)
 
 

@@ -125,6 +125,7 @@ class _Rules:
             "engine.attention": self._attention(),
             "engine.filter": self._filter(),
             "engine.graphs": self._graphs(),
+            "engine.few_rows": self._few_rows(),
             "engine.graph_batch_sizes": self._graph_sizes(),
             "engine.threads": self._threads(),
         }
@@ -230,6 +231,20 @@ class _Rules:
             return False, "plain torch is not captured"
         return self.config.engine.graphs, ""
 
+    def _few_rows(self) -> tuple[bool, str]:
+        c = self.config
+        if not self._graphs()[0]:
+            return False, "no graphs"
+        if min(g.sm for g in self.hardware.gpus) < 90:
+            return False, "it is there for GPUs of class 9.0 and later"
+        if c.engine.tp > 1:
+            return False, "the model is shared by several GPUs"
+        if self._dtype()[0] != "bfloat16" or self._kv_dtype()[0] != "model":
+            return False, "it knows weights and pages of bfloat16"
+        if self.spec.attention.head_dim != 128:
+            return False, f"it knows heads of 128, not of {self.spec.attention.head_dim}"
+        return c.engine.few_rows, ""
+
     def _graph_sizes(self) -> tuple[tuple[int, ...], str]:
         if not self._graphs()[0]:
             return (), "no graphs"
@@ -275,8 +290,10 @@ def resolve(
         for name, value in msgspec.structs.asdict(part).items():
             field = f"{section}.{name}"
             set_by = (sources or {}).get(field, "")
-            open_ = value in ("auto", 0, ()) or (field == "engine.graphs" and value)
-            if field in rules and open_ and not (set_by and value not in ("auto", 0, ())):
+            open_ = value in ("auto", 0, ())
+            if field in ("engine.graphs", "engine.few_rows") and value:  # asked for too: what cannot be, is not
+                open_ = not set_by or not rules[field][0]
+            if field in rules and open_:
                 value, reason = rules[field]
                 changed[name] = value
                 answers.append(Answer(field, value, "rule", reason))
@@ -288,11 +305,5 @@ def resolve(
         raise UsageError(
             f"a context of {config.model.context} is longer than the model's {known}.",
             f"Ask for at most {known}, or leave it to be chosen.",
-        )
-    engine = sections["engine"]
-    if engine.device == "cuda" and engine.attention == "reference" and engine.graphs:
-        raise UsageError(
-            "attention in plain torch cannot be captured as a CUDA graph.",
-            "Leave engine.graphs to be chosen, or engine.attention.",
         )
     return Plan(msgspec.structs.replace(config, **sections), tuple(answers))

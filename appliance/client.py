@@ -169,9 +169,9 @@ class Client:
                 if on_step is not None:
                     on_step(line)
 
-    def restart(self) -> None:
-        """Starts every engine again; live requests wait and go on."""
-        with self._ask("POST", "/restart", b"{}") as answer:
+    def restart(self, rolling: bool = False) -> None:
+        """Starts every engine again; live requests wait and go on. rolling: one after the other."""
+        with self._ask("POST", "/restart", b'{"rolling": true}' if rolling else b"{}") as answer:
             answer.read()
 
     def _decode(self, path: str, kind: type[_T]) -> _T:
@@ -278,9 +278,9 @@ class AsyncClient:
 
         await asyncio.to_thread(self._client.down, drain_s, step)
 
-    async def restart(self) -> None:
+    async def restart(self, rolling: bool = False) -> None:
         """As `Client.restart`."""
-        await asyncio.to_thread(self._client.restart)
+        await asyncio.to_thread(self._client.restart, rolling)
 
 
 class _Answer:

@@ -48,12 +48,13 @@ def down(out: Output, /, name: str, drain: float, now: bool, everything: bool) -
 
 @click.command()
 @click.argument("name", default="default")
+@click.option("--rolling", is_flag=True, help="One after the other; the others serve meanwhile.")
 @click.pass_obj
-def restart(out: Output, /, name: str) -> None:
+def restart(out: Output, /, name: str, rolling: bool) -> None:
     """Start the engines of run NAME again; live requests wait and go on."""
     client = Client(paths.control_socket(run_folder(name)))
     before = client.status()
-    client.restart()
+    client.restart(rolling)
     out.result(
         f"{before.run}: engines are starting again; `appliance status` shows how far they are",
         {"schema": "appliance.restart/1", "run": before.run},

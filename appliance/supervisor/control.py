@@ -124,10 +124,14 @@ def make_app(run: Path, lifecycle: Lifecycle, view: View, book: LogBook, steps: 
         return StreamingResponse(told(), media_type="text/plain")
 
     @app.post(f"{base}/restart")
-    async def restart() -> Response:
+    async def restart(request: Request) -> Response:
+        try:
+            asked = msgspec.json.decode(await request.body() or b"{}", type=dict[str, bool])
+        except msgspec.DecodeError:
+            return _refuse(400, 2, "APL-USE-001", "the body is not {'rolling': true}.")
         if lifecycle.failure is not None:
             return _refuse(409, 10, lifecycle.failure.code, lifecycle.failure.message)
-        lifecycle.restart()
+        lifecycle.restart(rolling=asked.get("rolling", False))
         return _json({})
 
     return app

@@ -97,6 +97,7 @@ class Lifecycle:
         self._lifeline = Lifeline()
         self._notify = Notifier()
         self._stopping: asyncio.Task[None] | None = None
+        self._rolling: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._last_word: LastWord | None = None
         self._closed = False  # no process is started any more
@@ -124,14 +125,33 @@ class Lifecycle:
         self._hurry.set()
         self.stop(0.0)
 
-    def restart(self) -> None:
-        """Starts every engine again; live requests are replayed. Not held against the engines."""
+    def restart(self, *, rolling: bool = False) -> None:
+        """Starts every engine again; live requests are replayed. Not held against the engines.
+
+        rolling: one after the other, each when the one before is ready again; asked for once more
+        while it goes on, it does nothing.
+        """
+        if not rolling:
+            for replica in self.replicas:
+                self._retire(replica)
+        elif self._rolling is None or self._rolling.done():
+            self._rolling = asyncio.create_task(self._roll())
+
+    async def _roll(self) -> None:
         for replica in self.replicas:
-            if replica.alive and replica.dying is None:
-                replica.retire(Death("restarted by hand", permanent=False, code="APL-RESTART"))
-                asyncio.get_running_loop().call_later(
-                    _RETIRE_S, self._end_late, replica, replica.generation
-                )
+            before = replica.generation
+            self._retire(replica)
+            while not (replica.ready and replica.generation > before):
+                if self.failure is not None or self._stopping is not None:
+                    return
+                await asyncio.sleep(_TICK_S)
+
+    def _retire(self, replica: Replica) -> None:
+        if replica.alive and replica.dying is None:
+            replica.retire(Death("restarted by hand", permanent=False, code="APL-RESTART"))
+            asyncio.get_running_loop().call_later(
+                _RETIRE_S, self._end_late, replica, replica.generation
+            )
 
     def _end_late(self, replica: Replica, generation: int) -> None:
         """Ends what was asked to end and has not."""

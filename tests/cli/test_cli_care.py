@@ -117,6 +117,26 @@ def test_completion_offers_names(own_home: Path, typed: str, offered: str) -> No
     assert words == [offered]
 
 
+def test_completion_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from appliance.cli import completion, main\n"
+        "for word in main.COMMANDS:\n"
+        "    main.group.get_command(main.click.Context(main.group), word)\n"
+        "list(completion.profile_names()), list(completion.run_names()), completion.code_names()\n"
+        "heavy = {'torch', 'transformers', 'fastapi', 'uvicorn', 'textual',"
+        " 'modelscope', 'pynvml'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "list(completion.model_names())\n"
+        "assert not {'torch', 'transformers', 'modelscope'} & set(sys.modules)\n"
+    )
+    environment = os.environ | {"_APPLIANCE_COMPLETE": "bash_complete"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def cached(own_home: Path, content: bytes, name: str = "") -> Path:
     """A model of one file in Hugging Face's layout; `name`: its blob's, else the right digest."""
     repo = own_home / "hf/hub/models--org--tiny"

@@ -175,7 +175,7 @@ def test_live_run(cli: Cli, live: Path) -> None:
     top = json.loads(cli("top", "--once", "--json").out)
     assert (top["schema"], top["state"]) == ("appliance.top/1", "ready")
     assert "tiny" in cli("top").out  # no terminal here: one snapshot
-    assert "starting again" in cli("restart").out
+    assert "starting again" in cli("restart", "--rolling").out
     assert json.loads(cli("--json").out)["run"] == "default"
 
 

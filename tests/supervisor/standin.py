@@ -59,7 +59,8 @@ def engine(args: argparse.Namespace, told: dict) -> None:
         say(args.status_fd, "phase", name=phase, progress=0.5, limit_s=told.get("phase_limit", 30))
     for line in told.get("print", []):
         print(line, file=sys.stderr, flush=True)
-    if told.get("hang_in_phase"):
+    others = "only_rank" in told and told["only_rank"] != args.rank
+    if told.get("hang_in_phase") or (others and told.get("hang_otherwise")):
         time.sleep(1000)
     if "failed" in told:
         say(args.status_fd, "failed", **told["failed"])

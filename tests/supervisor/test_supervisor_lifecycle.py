@@ -16,6 +16,7 @@ from appliance import paths
 from appliance.errors import EngineError
 from appliance.status import RunStatus
 from appliance.supervisor.health import Limits
+from appliance.supervisor.replica import PHASES
 
 
 async def test_starts_and_becomes_ready() -> None:
@@ -294,6 +295,37 @@ async def test_lines_of_children_reach_the_log_and_its_followers() -> None:
             return next(iter(stage.client.follow_logs(1, "engine")))
 
         assert await asyncio.to_thread(first_followed) == "plain words"
+
+
+async def test_a_rolling_restart_leaves_the_others_serving() -> None:
+    async with staged(replicas=3) as stage:
+        await stage.heard("ready")
+        old = set(pids(await stage.status(), "engine"))
+        await asyncio.to_thread(stage.client.restart, True)
+        await asyncio.to_thread(stage.client.restart, True)  # while it goes on: nothing more
+        away: list[int] = []
+
+        def done(status: RunStatus) -> bool:
+            engines = [p for p in status.processes if p.role == "engine"]
+            away.append(sum(p.state != "ready" for p in engines))
+            return status.restarts == 3 and status.state == "ready"
+
+        status = await stage.until(done)
+        assert max(away) == 1 and not old & set(pids(status, "engine"))
+        assert not any(kind == "death" for kind, _ in stage.told)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("phase", PHASES[1:])
+async def test_the_first_cause_is_told_whichever_rank_has_it(phase: str, rank: int) -> None:
+    phases = list(PHASES[1 : PHASES.index(phase) + 1])
+    failed = {"message": f"rank {rank} found no room", "code": "APL-FIT-009", "exit_code": 7}
+    commands = StandIns(phases=phases, failed=failed, only_rank=rank, hang_otherwise=True)
+    async with staged(commands, tp=2, leave_when_failed=True) as stage:
+        death = await stage.ended()
+        assert death is not None
+        assert (death.message, death.code) == (f"rank {rank} found no room", "APL-FIT-009")
+        assert sum(kind == "death" for kind, _ in stage.told) == 1
 
 
 async def test_no_zombies_after_many_restarts() -> None:

@@ -119,6 +119,7 @@ def _seen(lifecycle: Lifecycle, sampler: Sampler, book: LogBook, disks: Disks) -
         sampler.gpus,
         disks.free().get(str(book.path.parent)),
         book.writer.dropped,
+        lifecycle.config.engine.device,
     )
 
 

@@ -29,9 +29,11 @@ def dump(
     gpus: Sequence[Gpu] = (),
     disk_free: int | None = None,
     log_dropped: int = 0,
+    device: str = "cpu",
 ) -> Dump:
     """started_at: Unix time. disk_free: bytes where logs and batches lie. log_dropped: lines
-    that the log file lacks. A sensor that is missing has no series."""
+    that the log file lacks. device: what the engines compute on. A sensor that is missing has
+    no series."""
     registry = Registry()
     told = registry.gauge("appliance_run_state", "1 for the state the run is in", ("state",))
     for one in STATES:
@@ -41,6 +43,8 @@ def dump(
     registry.gauge("appliance_start_time_seconds", "Unix time of the start").set(started_at)
     build = registry.gauge("appliance_build_info", "1, with the version", ("version",))
     build.set(1.0, version("appliance"))
+    on = registry.gauge("appliance_device_info", "1 for what engines compute on", ("device",))
+    on.set(1.0, device)
     if disk_free is not None:
         free = registry.gauge("appliance_disk_free_bytes", "Free where logs and batches lie")
         free.set(float(disk_free))

@@ -31,6 +31,7 @@ class Notifier:
         text = "\n".join(f"{k}={v}" for k, v in fields.items())
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.setblocking(False)  # one that reads slowly holds nobody up
                 sock.sendto(text.encode(), self._address)
         except OSError:
             pass

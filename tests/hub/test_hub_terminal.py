@@ -66,6 +66,8 @@ def test_the_second_pull_shows_that_it_waits(slow: Puller) -> None:
         with on_terminal(PULL) as second:
             second.sees("another pull of this model works; waiting for it")
             assert second.left() == 0
+            waited = re.findall(r"([\d.]+) MB/[\d.]+ MB  another pull", second.text)
+            assert len(set(waited)) > 2 and sorted(waited, key=float) == waited
             assert "Here already: org/tiny" in second.text or "Pulled" in second.text
         assert first.left() == 0
     assert len(slow.hub.bodies(SHARD)) == 1

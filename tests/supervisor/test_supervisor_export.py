@@ -18,6 +18,7 @@ GOLDEN = {
     "appliance_engine_restarts_total": ("counter", []),
     "appliance_start_time_seconds": ("gauge", []),
     "appliance_build_info": ("gauge", ["version"]),
+    "appliance_device_info": ("gauge", ["device"]),
     "appliance_disk_free_bytes": ("gauge", []),
     "appliance_log_lines_dropped_total": ("counter", []),
     "appliance_gpu_utilization_ratio": ("gauge", ["gpu", "name"]),
@@ -64,6 +65,7 @@ async def test_a_run_writes_them_until_it_ends() -> None:
             while "appliance_disk_free_bytes" not in _read(path):
                 await asyncio.sleep(0.02)
         assert _read(path)["appliance_disk_free_bytes"]["series"][""] > 0
+        assert _read(path)["appliance_device_info"]["series"] == {"cpu": 1.0}
 
 
 async def test_a_disk_that_refuses_ends_nothing(tmp_path: Path) -> None:

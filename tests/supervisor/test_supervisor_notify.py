@@ -7,9 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from supervisor_stage import staged
+from supervisor_stage import StandIns, staged
 
 from appliance.supervisor.notify import Notifier
+from appliance.supervisor.replica import PHASES
 
 
 async def test_ready_and_stopping_are_told(
@@ -21,7 +22,7 @@ async def test_ready_and_stopping_are_told(
         ear.bind(str(path))
         ear.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-        async with staged() as stage:
+        async with staged(StandIns(phases=list(PHASES[1:]))) as stage:
             await stage.heard("ready")
             await asyncio.to_thread(stage.client.down, 0.0)
         heard = []
@@ -32,6 +33,9 @@ async def test_ready_and_stopping_are_told(
                 break
     assert "READY=1\nSTATUS=serving" in heard
     assert heard[-1] == "STOPPING=1"
+    phases = [text.removeprefix("STATUS=starting: ") for text in heard if "=starting: " in text]
+    # those that are over before the next look are not told
+    assert phases and phases == [p for p in PHASES if p in phases]
     assert heard.index("READY=1\nSTATUS=serving") < heard.index("STOPPING=1")
 
 

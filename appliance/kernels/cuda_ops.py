@@ -8,7 +8,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from appliance.kernels import filter_logits, gemm_fp8, rope, round_fused, slot_tables, torch_ops
+from appliance.kernels import (
+    filter_logits,
+    gemm_fp8,
+    greedy,
+    rope,
+    round_fused,
+    slot_tables,
+    torch_ops,
+)
 from appliance.kernels.ops import Rounded, Rounding
 
 
@@ -103,6 +111,9 @@ class CudaOps:
 
     def fp8_block_linear(self, x_TI, weight_OI, scale_BC, bias_O) -> Tensor:
         return gemm_fp8.block_linear(x_TI, weight_OI, scale_BC, bias_O)
+
+    def first_largest(self, logits_BV: Tensor, otherwise: int) -> Tensor:
+        return greedy.first_largest(logits_BV, otherwise)
 
     def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
         rows, vocab = logits_BV.shape

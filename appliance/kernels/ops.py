@@ -112,6 +112,10 @@ class Ops(Protocol):
     ) -> Tensor:
         """As fp8_linear with scale_BC for blocks of 128 × 128, and x rounded in runs of 128."""
 
+    def first_largest(self, logits_BV: Tensor, otherwise: int) -> Tensor:
+        """The first index of each row's largest logit, or `otherwise` where that is not finite:
+        where anything is not a number or infinite, or all is minus infinity. int64 [B]."""
+
     def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
         """argmax of logits + Gumbel noise: a draw from softmax(logits). int64 [B].
 

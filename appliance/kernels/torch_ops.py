@@ -205,6 +205,10 @@ class TorchOps:
             out = out + bias_O.float()
         return out.to(x_TI.dtype)
 
+    def first_largest(self, logits_BV: Tensor, otherwise: int) -> Tensor:
+        largest, index = logits_BV.max(-1)
+        return torch.where(torch.isfinite(largest), index, otherwise)
+
     def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
         noise = gumbel_noise(seeds_B, counters_B, logits_BV.shape[1])
         return torch.argmax(logits_BV + noise, -1)

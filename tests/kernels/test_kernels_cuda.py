@@ -154,6 +154,34 @@ def test_gumbel_argmax_is_the_same_function(ops, plain, vocab):
     assert torch.allclose(noise, full.max(1).values, atol=1e-3)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 130, 1000])
+@pytest.mark.parametrize("vocab", [300, 151936, 128256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_first_largest(ops, plain, rows, vocab, dtype):
+    """bfloat16 has few values, so that rows of this length have ties for the largest."""
+    x = torch.randn(rows, vocab, device=cuda).to(dtype)
+    assert torch.equal(ops.first_largest(x, -7), plain.first_largest(x, -7))
+    at = torch.arange(rows, device=cuda)
+    x[at % 5 == 0, vocab // 2] = torch.nan
+    x[at % 5 == 1, vocab - 1] = torch.inf
+    x[at % 5 == 2] = -torch.inf
+    x[at % 5 == 3] = 0.5
+    got = ops.first_largest(x, -7)
+    assert torch.equal(got, plain.first_largest(x, -7))
+    assert (got[at % 5 < 3] == -7).all() and (got[at % 5 == 3] == 0).all()
+
+
+def test_first_largest_is_captured(ops):
+    x = torch.randn(3, 128256, device=cuda, dtype=torch.bfloat16)
+    ops.first_largest(x, -7)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = ops.first_largest(x, -7)
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    assert torch.equal(got, x.argmax(-1))
+
+
 @pytest.mark.parametrize("vocab", [300, 4096, 128256])
 @pytest.mark.parametrize("kind", ["normal", "peaked", "ties", "masked"])
 def test_the_search_keeps_what_sorting_keeps(plain, vocab, kind):
@@ -182,15 +210,27 @@ def test_the_search_keeps_what_sorting_keeps(plain, vocab, kind):
     assert not differs[at[exact].long()].any()
 
 
-@pytest.mark.parametrize("heads,kv_heads,size", [(32, 8, 128)])
-@pytest.mark.parametrize("prefill,decode", [(0, 1), (0, 33), (3, 0), (2, 17)])
-@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
-def test_paged_backend_against_the_reference(ops, heads, kv_heads, size, prefill, decode, kv_dtype):
+# the shape that FlashInfer's prebuilt kernels are of; another is compiled for a minute, so one test
+# each has 8 bits of the other format, and windows
+HEADS, KV_HEADS, SIZE = 32, 8, 128
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+
+
+@pytest.mark.parametrize(
+    "prefill,decode,kv_dtype",
+    [
+        *((*rows, torch.bfloat16) for rows in ((0, 1), (0, 33), (3, 0), (2, 17))),
+        *((*rows, E4M3) for rows in ((0, 1), (0, 33), (3, 0), (2, 17))),
+        pytest.param(2, 17, E5M2, marks=pytest.mark.slow),
+    ],
+)
+def test_paged_backend_against_the_reference(ops, prefill, decode, kv_dtype):
     from appliance.kernels.paged_attention import Shape
     from appliance.runtime.model.attention.paged import PagedBackend
     from appliance.runtime.model.attention.reference import ReferenceBackend
     from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
+    heads, kv_heads, size = HEADS, KV_HEADS, SIZE
     rng = np.random.default_rng(prefill * 100 + decode)
     page, columns, rows = 16, 40, prefill + decode
     count = 64 * columns
@@ -239,9 +279,13 @@ def test_paged_backend_against_the_reference(ops, heads, kv_heads, size, prefill
         assert relative(fast.run(q, pages, 0, scales), want) < 1e-2
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn])
-@pytest.mark.parametrize("windows", [(0,), (0, 64)])
-@pytest.mark.parametrize("prefill", [0, 2])
+@pytest.mark.parametrize(
+    "prefill,windows,kv_dtype",
+    [
+        *((prefill, (0,), kv) for prefill in (0, 2) for kv in (torch.bfloat16, E4M3)),
+        pytest.param(2, (0, 64), torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_shared_pages_against_the_reference(ops, kv_dtype, windows, prefill):
     """Two groups of rows that begin alike, and rows in none; layers with a window read all rows."""
     from appliance.kernels.paged_attention import Shape
@@ -250,7 +294,7 @@ def test_shared_pages_against_the_reference(ops, kv_dtype, windows, prefill):
     from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales, Shared
 
     rng = np.random.default_rng(prefill)
-    heads, kv_heads, size, page, columns = 32, 8, 128, 16, 40
+    heads, kv_heads, size, page, columns = HEADS, KV_HEADS, SIZE, 16, 40
     rows, pages = np.array([17, 2], dtype=np.int32), np.array([30, 7], dtype=np.int32)
     count = prefill + int(rows.sum()) + 3
     table = rng.permutation(count * columns).astype(np.int32).reshape(count, columns) + 1

@@ -15,6 +15,11 @@ def relative(out: torch.Tensor, ref: torch.Tensor) -> float:
     return float((out.double() - ref.double()).norm() / ref.double().norm())
 
 
+def within(wide: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """What of `wide` 8 bits can hold at this scale."""
+    return torch.minimum(torch.maximum(wide, -448 * scale), 448 * scale)
+
+
 def weights(outs: int, ins: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     wide = torch.randn(outs, ins, device=device) * 0.05
     scale = wide.abs().amax(1) / 448
@@ -123,7 +128,9 @@ def test_cuda_rounding_before_the_linear(rows, width, fixed):
         assert torch.allclose(rounded.scale, scale, rtol=2e-2)
         back = rounded.values.float() * rounded.scale
         assert relative(back, values.float() * scale) < 3e-2
-        assert relative(back, wide) < 5e-2
+        # a fixed scale clips what lies beyond 448 of it, which is no error of rounding; the rest is
+        # within half a step of 8 bits: at most 1 / 16, in the mean square 1 / 16 / sqrt(3) = 0.036
+        assert relative(back, within(wide.float(), scale)) < 0.036
     w, unit = weights(256, width, "cuda")
     if width % 16 == 0:
         got = ops.fp8_linear(own, w, unit, how.fixed, how.cap, None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
-from appliance.runtime.offline import Engine
+from appliance.runtime.offline import Engine, Generation
 from tests.reference import models
 
 pytestmark = pytest.mark.gpu
@@ -21,17 +24,72 @@ FAST = {"model.dtype": "bfloat16", "engine.device": "cuda", "engine.max_total_to
 GREEDY = {"max_tokens": 32, "temperature": 0.0, "ignore_eos": True}
 
 
+Answers = list[Generation]
+
+
+@pytest.fixture(autouse=True)
+def few_threads() -> Iterator[None]:
+    """transformers' side runs on the CPU, where models this small, computed in as many processes as
+    there are cores, wait for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose attention is of a shape that FlashInfer's prebuilt kernels are of."""
+    folder: Path = tmp_path_factory.mktemp("wide")
+    models.make(folder, "llama", **WIDE)
+    return folder
+
+
+def answers(folder: Path, changes: dict[str, object]) -> Answers:
+    with Engine(folder, {**FAST, **changes}) as engine:
+        return engine.generate(models.prompts(), {**GREEDY, "logprobs": 0})
+
+
+@pytest.fixture(scope="module")
+def unrounded(wide: Path) -> Answers:
+    return answers(wide, {})
+
+
 def two_gpus() -> bool:
     return torch.cuda.is_available() and torch.cuda.device_count() >= 2
 
 
-def assert_near(found, other) -> None:
+def first_logprobs(found: Answers) -> torch.Tensor:
+    return torch.tensor([x.logprobs[0].logprob for x in found])
+
+
+def same(found: Answers, other: Answers, length: int) -> float:
+    """Share of answers whose first ids are the same."""
+    pairs = list(zip(found, other, strict=True))
+    return sum(x.ids[:length] == y.ids[:length] for x, y in pairs) / len(pairs)
+
+
+def assert_near(found: Answers, other: Answers) -> None:
     """Within what bfloat16 rounds: the first step's logprobs and ids, and most first 8 ids."""
-    a, b = (torch.tensor([x.logprobs[0].logprob for x in answers]) for answers in (found, other))
-    assert torch.allclose(a, b, atol=0.35)
-    for length, share in ((1, 0.9), (8, 0.5)):
-        same = sum(x.ids[:length] == y.ids[:length] for x, y in zip(found, other, strict=True))
-        assert same >= share * len(found), (length, same)
+    assert torch.allclose(first_logprobs(found), first_logprobs(other), atol=0.35)
+    assert same(found, other, 1) >= 0.9
+    assert same(found, other, 8) >= 0.5
+
+
+def assert_rounded_alike(found: Answers, other: Answers, unrounded: Answers) -> None:
+    """Two ways that round to 8 bits what they computed alike but for bfloat16's rounding.
+
+    A value that differs by d lands on another step of s with probability d / s, and is then off by
+    s: mean square d s, where rounding itself has s^2 / 12. bfloat16's mean d of 2^-9 beside a step
+    of 2^-3 (e4m3; e5m2 has 2^-2 and so less) makes the ways differ by sqrt(12 * 2^-6) = 0.43 of
+    what either differs from no rounding. The later layers' bfloat16 adds as much at most, in the
+    mean square again: 0.61. 64 prompts tell such a ratio to some 10%.
+    """
+    a, b, exact = (first_logprobs(x) for x in (found, other, unrounded))
+    error = max(float((x - exact).square().mean()) for x in (a, b)) ** 0.5
+    assert error < 1.0, "not the model"
+    assert float((a - b).square().mean()) ** 0.5 < 0.7 * error
+    assert same(found, other, 1) >= 0.75
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
@@ -42,46 +100,34 @@ def test_float32_gives_the_tokens_of_transformers(tmp_path, name):
         assert [a.ids for a in engine.generate(prompts, GREEDY)] == expected
 
 
-def test_graphs_and_eager_agree(tmp_path):
-    models.make(tmp_path, "llama", **WIDE)
-    prompts = models.prompts()
-    asked = {**GREEDY, "logprobs": 0}
-    found = []
-    for graphs in (True, False):
-        with Engine(tmp_path, {**FAST, "engine.graphs": graphs}) as engine:
-            found.append(engine.generate(prompts, asked))
-    assert_near(*found)
+def test_graphs_and_eager_agree(wide, unrounded):
+    assert_near(unrounded, answers(wide, {"engine.graphs": False}))
 
 
-def test_shared_pages_read_once(tmp_path):
-    models.make(tmp_path, "llama", **WIDE)
-    found = []
-    for changes in ({}, {"schedule.share_from": 1}):
-        with Engine(tmp_path, {**FAST, "schedule.page_size": 16, **changes}) as engine:
-            found.append(engine.generate(models.prompts(), {**GREEDY, "logprobs": 0}))
-    assert_near(*found)
+def test_shared_pages_read_once(wide):
+    alone, shared = (
+        answers(wide, {"schedule.page_size": 16, **changes})
+        for changes in ({}, {"schedule.share_from": 1})
+    )
+    assert_near(alone, shared)
 
 
-def test_rounding_before_the_linears(tmp_path):
-    models.make(tmp_path, "llama", **WIDE)
-    found = []
-    for fused in (False, True):
-        settings = {**FAST, "model.quantization": "fp8", "engine.fuse_rounding": fused}
-        with Engine(tmp_path, settings) as engine:
-            found.append(engine.generate(models.prompts(), {**GREEDY, "logprobs": 0}))
-    assert_near(*found)
+def test_rounding_before_the_linears(wide, unrounded):
+    after, before = (
+        answers(wide, {"model.quantization": "fp8", "engine.fuse_rounding": fused})
+        for fused in (False, True)
+    )
+    assert_rounded_alike(after, before, unrounded)
 
 
-@pytest.mark.parametrize("dtype", ["e4m3", "e5m2"])
-def test_keys_of_8_bits_captured_eager_and_plain(tmp_path, dtype):
-    models.make(tmp_path, "llama", **WIDE)
-    found = []
-    for changes in ({}, {"engine.graphs": False}, {"engine.attention": "reference"}):
-        settings = {**FAST, "model.kv_dtype": dtype, **changes}
-        with Engine(tmp_path, settings) as engine:
-            found.append(engine.generate(models.prompts(), {**GREEDY, "logprobs": 0}))
-    assert_near(found[0], found[1])
-    assert_near(found[0], found[2])
+def test_keys_of_8_bits_captured_eager_and_plain(wide, unrounded):
+    """e5m2, whose kernels are compiled for a minute, is in the kernels' own test."""
+    captured, eager, plain = (
+        answers(wide, {"model.kv_dtype": "e4m3", **changes})
+        for changes in ({}, {"engine.graphs": False}, {"engine.attention": "reference"})
+    )
+    assert_rounded_alike(captured, eager, unrounded)
+    assert_rounded_alike(captured, plain, unrounded)
 
 
 @pytest.mark.skipif(not two_gpus(), reason="needs two GPUs")
@@ -94,11 +140,5 @@ def test_two_gpus_give_the_tokens_of_transformers(tmp_path, name, changes):
 
 
 @pytest.mark.skipif(not two_gpus(), reason="needs two GPUs")
-def test_two_gpus_agree_with_one_in_captured_passes(tmp_path):
-    models.make(tmp_path, "llama", **WIDE)
-    prompts = models.prompts()
-    found = []
-    for tp in (1, 2):
-        with Engine(tmp_path, {**FAST, "engine.tp": tp}) as engine:
-            found.append(engine.generate(prompts, {**GREEDY, "logprobs": 0}))
-    assert_near(*found)
+def test_two_gpus_agree_with_one_in_captured_passes(wide, unrounded):
+    assert_near(unrounded, answers(wide, {"engine.tp": 2}))

@@ -58,15 +58,15 @@ class Sampler:
         rows = self._penalize(x, slots, penalized) if len(penalized) else None
         if masks is not None:
             x = self._mask(x, masks)
-        best, tokens = x.max(-1)
-        finite = torch.isfinite(best)
+        tokens = largest = self._ops.first_largest(x, INVALID)
         if random.any():
-            tokens = self._draw(x, tokens, slots, outputs, random)
+            drawn = self._draw(x, largest, slots, outputs, random)
+            tokens = torch.where(largest == INVALID, INVALID, drawn)
         if rows is not None:
             (at,) = self._staging.send([penalized])
-            self._state.penalties.count(rows, tokens[at.long()])
-        chosen = lp.choose(raw, tokens, int(wanted.max())) if raw is not None else None
-        return Sampled(torch.where(finite, tokens, INVALID), chosen)
+            self._state.penalties.count(rows, tokens[at.long()].clamp(min=0))
+        chosen = lp.choose(raw, tokens.clamp(min=0), int(wanted.max())) if raw is not None else None
+        return Sampled(tokens, chosen)
 
     def _penalize(
         self, x_SV: Tensor, slots: npt.NDArray[np.int32], at: npt.NDArray[np.int32]

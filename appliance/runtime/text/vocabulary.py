@@ -16,6 +16,11 @@ from tokenizers import Tokenizer
 
 from appliance.errors import NotFoundError, UsageError
 
+_DAMAGED = (
+    "appliance cache verify     finds what is damaged of models that were pulled\n"
+    "appliance pull MODEL       fetches it again"
+)
+
 
 class ByteForm(Protocol):
     """How a kind of vocabulary writes a token's bytes."""
@@ -139,7 +144,7 @@ class Vocabulary:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises bare Exception for every fault of the file
-            raise UsageError(f"{path} cannot be read: {e}") from e
+            raise UsageError(f"{path} cannot be read: {e}", _DAMAGED) from e
         tokenizer.no_padding()
         tokenizer.no_truncation()
         made = cls(tokenizer, read_object(folder / "tokenizer_config.json"))
@@ -207,9 +212,9 @@ def read_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:
-        raise UsageError(f"{path} cannot be read: {e}") from e
+        raise UsageError(f"{path} cannot be read: {e}", _DAMAGED) from e
     if not isinstance(value, dict):
-        raise UsageError(f"{path} is not a JSON object")
+        raise UsageError(f"{path} is not a JSON object", _DAMAGED)
     return value
 
 

@@ -125,7 +125,6 @@ class _Rules:
             "engine.attention": self._attention(),
             "engine.filter": self._filter(),
             "engine.graphs": self._graphs(),
-            "engine.few_rows": self._few_rows(),
             "engine.graph_batch_sizes": self._graph_sizes(),
             "engine.threads": self._threads(),
         }
@@ -231,20 +230,6 @@ class _Rules:
             return False, "plain torch is not captured"
         return self.config.engine.graphs, ""
 
-    def _few_rows(self) -> tuple[bool, str]:
-        c = self.config
-        if not self._graphs()[0]:
-            return False, "no graphs"
-        if min(g.sm for g in self.hardware.gpus) < 90:
-            return False, "it is there for GPUs of class 9.0 and later"
-        if c.engine.tp > 1:
-            return False, "the model is shared by several GPUs"
-        if self._dtype()[0] != "bfloat16" or self._kv_dtype()[0] != "model":
-            return False, "it knows weights and pages of bfloat16"
-        if self.spec.attention.head_dim != 128:
-            return False, f"it knows heads of 128, not of {self.spec.attention.head_dim}"
-        return c.engine.few_rows, ""
-
     def _graph_sizes(self) -> tuple[tuple[int, ...], str]:
         if not self._graphs()[0]:
             return (), "no graphs"
@@ -291,7 +276,7 @@ def resolve(
             field = f"{section}.{name}"
             set_by = (sources or {}).get(field, "")
             open_ = value in ("auto", 0, ())
-            if field in ("engine.graphs", "engine.few_rows") and value:  # asked for too: what cannot be, is not
+            if field == "engine.graphs" and value:  # asked for too: what cannot be, is not
                 open_ = not set_by or not rules[field][0]
             if field in rules and open_:
                 value, reason = rules[field]

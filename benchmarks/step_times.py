@@ -1,7 +1,7 @@
 """Time of single steps on one GPU: prefill, decode (captured and eager), and both in one pass.
 
     python -m benchmarks.step_times --shape FOLDER [--cases NAME,NAME]
-        [--chained-rows N] [--kernels 12]
+        [--no-few-rows] [--fp8] [--kernels 12]
 
 Weights are made up. For each case: milliseconds from launch to the tokens on the host, and those
 the host was busy in `launch`, median of repeats, beside the least that the arithmetic (14 GFLOP a
@@ -100,18 +100,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", required=True, type=Path)
     parser.add_argument("--cases", default="")
-    parser.add_argument("--chained-rows", type=int, default=0)
+    parser.add_argument("--no-few-rows", action="store_true")
+    parser.add_argument("--fp8", action="store_true")
     parser.add_argument("--kernels", type=int, default=0)
     args = parser.parse_args()
     spec = read_spec(args.shape)
     config = RuntimeConfig(
         run="times", dir="/tmp",
-        model=ModelConfig(path=str(args.shape), id="t", dtype="bfloat16", quantization="none",
+        model=ModelConfig(path=str(args.shape), id="t", dtype="bfloat16",
+                          quantization="fp8" if args.fp8 else "none",
                           context=8192, load_format="dummy"),
         schedule=ScheduleConfig(chunk=8192, max_running=1024),
         engine=EngineConfig(device="cuda", attention="flashinfer", memory_fraction=0.94,
-                            chained_rows=args.chained_rows,
-                            graph_batch_sizes=graph_sizes(1024), threads=4),
+                            few_rows=not args.no_few_rows,
+                            graph_batch_sizes=graph_sizes(1024, args.fp8), threads=4),
     )  # fmt: skip
     built = RankBuilder(config, spec, 0, 0, None, lambda *_: None).build()
     print(built.facts, flush=True)

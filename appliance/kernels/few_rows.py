@@ -1,418 +1,353 @@
-"""A decoder layer for few rows as five kernels, each of which starts before the last has ended.
+"""A decoder's layers for up to 16 rows as one kernel (few_rows.cu): build, buffers and launch.
 
-With few rows the time of a pass is that of reading its weights, and what is lost is lost between
-kernels: while one drains and the next fills its pipeline, the memory stands still. So norms,
-activation and residual sums are part of the matmul beside them, and each kernel is launched as a
-programmatic dependent: while its predecessor runs it fetches its first weights into the cache,
-which depend on nothing, and only then waits.
-
-Shapes: M rows, K columns in, N columns out; weights [N, K]. Shapes of attention as in ops.py.
+The kernel holds every multiprocessor from the first layer to the last, so that weights are read
+without a pause: what a decode step of few rows takes is the time of that. It is compiled for the
+model's widths and the GPU at hand when it is first needed, and kept beside triton's kernels.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import ctypes
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 MAX_ROWS = 16
-LINE = 128
-"""Bytes of a line of the cache."""
+HEAD = 128
+"""The size of a head that the kernel knows."""
+
+_WARPS = 8
+_LINE = 128
+"""Bytes of each row that a warp reads at a time."""
+_TILE_MOST = 64
+_SPLITS_MOST = 16
+_BLOCKS = {"QKV": (1, 2, 3, 4), "GATE": (2, 4), "DOWN": (2, 1)}
+"""16 rows each, that a tile may hold; of equal ones the first. OUT is as DOWN: the pieces that the
+norm behind either adds up are theirs."""
+_AHEAD = (2, 1)
+"""Slices on their way to a thread; more cost registers that attention needs."""
 
 
-class Tile(NamedTuple):
-    """rows: band of W a program holds. depth: columns a step reads. stages, warps: of the pipeline.
-    ahead: steps of W fetched into the cache before the predecessor's end."""
+class Shape(NamedTuple):
+    """heads, kv_heads: of 128 values. page: tokens. head_norm: q and k are normed by head.
+    narrow: weights are 8-bit floats (e4m3) with a scale a row, else bfloat16."""
 
-    rows: int
-    depth: int
-    stages: int
-    warps: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    page: int
+    head_norm: bool
+    narrow: bool
+
+
+class LayerTensors(NamedTuple):
+    """One layer's. weights: qkv [(H + 2 K) 128, E], out [E, H 128], gate and up [2 I, E], down
+    [E, I]; scales: float32 of their rows, or None. Norm weights [E] in bfloat16, of q and k [128];
+    k, v [pages, P, K, 128]; cos_sin float32 [positions, 128]."""
+
+    weights: tuple[Tensor, Tensor, Tensor, Tensor]
+    scales: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+    mlp_norm: Tensor
+    next_norm: Tensor
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    k: Tensor
+    v: Tensor
+    cos_sin: Tensor
+
+
+class _Part(NamedTuple):
+    """blocks of 16 rows to a tile, slices on their way."""
+
+    blocks: int
     ahead: int
 
 
-TILES = {
-    "qkv": Tile(32, 256, 4, 4, 4),
-    "out": Tile(32, 256, 4, 4, 4),
-    "gate_up": Tile(16, 256, 4, 4, 4),
-    "down": Tile(32, 256, 4, 4, 4),
-}
-"""What each matmul of a layer is laid out in, by the place it has there: of an 8B layer's shape."""
-
-SPLITS = 8
-"""Runs that the tokens of one row are divided into."""
-
-
-def tile_for(place: str, outs: int, ins: int, wide: bool = True) -> Tile:
-    """The tile of `place`, narrowed to [outs, ins]. wide: of weights of two bytes, not of one.
-    ValueError when no tile divides them."""
-    tile = TILES[place] if wide else TILES[place]._replace(depth=2 * TILES[place].depth)
-    rows = next((r for r in (tile.rows, 32, 16) if r <= tile.rows and outs % r == 0), 0)
-    depth = next(
-        (d for d in (tile.depth, 512, 256, 128, 64) if d <= tile.depth and ins % d == 0), 0
-    )
-    if not rows or not depth:
-        raise ValueError(f"no tile divides [{outs}, {ins}]")
-    return tile._replace(rows=rows, depth=depth)
+def why_not(shape: Shape) -> str:
+    """What of these widths the kernel cannot divide; empty: nothing."""
+    width = 1 if shape.narrow else 2
+    for name, depth in (
+        ("hidden", shape.hidden), ("intermediate", shape.inner), ("attention", shape.heads * HEAD),
+    ):  # fmt: skip
+        if depth * width % (_WARPS * _LINE):
+            return f"its {name} size {depth} is not divisible by {_WARPS * _LINE // width}"
+    if shape.heads % shape.kv_heads or shape.heads // shape.kv_heads > 8:
+        return f"{shape.heads} query heads share {shape.kv_heads} key-value heads"
+    if shape.hidden % 16 or shape.inner % 16:
+        return f"its sizes {shape.hidden} and {shape.inner} are not divisible by 16"
+    return ""
 
 
-class Form(NamedTuple):
-    """How rows are handed from kernel to kernel: their dtype, and the share of their size."""
+def parts(shape: Shape, programs: int) -> dict[str, _Part]:
+    """How each matmul of a layer is divided among so many blocks: as evenly as it goes."""
+    width = 1 if shape.narrow else 2
+    mixed = shape.heads * HEAD
+    sizes = {  # results, values in, rows of the weight to a result
+        "QKV": ((shape.heads + 2 * shape.kv_heads) * HEAD, shape.hidden, 1),
+        "GATE": (shape.inner, shape.hidden, 2),
+        "DOWN": (shape.hidden, shape.inner, 1),
+    }
+    found = {}
+    for name, (outs, depth, rows_each) in sizes.items():
+        fitting = [b for b in _BLOCKS[name] if outs % (16 * b // rows_each) == 0]
+        blocks = max(fitting, key=lambda b: _evenness(outs * rows_each // (16 * b), programs))
+        found[name] = _Part(blocks, _ahead(depth * width))
+    found["OUT"] = _Part(found["DOWN"].blocks, _ahead(mixed * width))
+    return found
 
-    dtype: torch.dtype
-    unit: float
 
-    @classmethod
-    def against(cls, weight: Tensor, dtype: torch.dtype) -> Form:
-        """For matmuls with weights like this one, in a model of `dtype`.
+def _evenness(tiles: int, programs: int) -> float:
+    return round(tiles / (-(-tiles // programs) * programs), 2)
 
-        8-bit weights become float16 by one instruction and bfloat16 by three, so rows are float16
-        against those, at a sixteenth of their size for the sake of outliers.
+
+def _ahead(row_bytes: int) -> int:
+    slices = row_bytes // _LINE // _WARPS
+    return next(r for r in _AHEAD if slices % r == 0)
+
+
+def splits_for(rows: int, kv_heads: int, programs: int) -> int:
+    """Runs that a row's tokens are divided into, so that most blocks have one."""
+    return max(1, min(_SPLITS_MOST, programs // (rows * kv_heads)))
+
+
+class _Layer(ctypes.Structure):
+    """As in few_rows.cu."""
+
+    _fields_ = (
+        ("w", ctypes.c_uint64 * 4),
+        ("scale", ctypes.c_uint64 * 4),
+        *((name, ctypes.c_uint64) for name in (
+            "mlp_norm", "next_norm", "q_norm", "k_norm", "k_pages", "v_pages", "cos_sin", "nothing",
+        )),
+    )  # fmt: skip
+
+
+class _Given(ctypes.Structure):
+    """As in few_rows.cu."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint64) for name in (
+            "layers", "x", "positions", "indptr", "indices", "first_norm", "final_norm",
+            "h", "weighed", "qkv", "mixed", "inner", "out",
+            "squares", "parts", "part_max", "part_sum", "arrived", "counter",
+        )),
+        ("rows", ctypes.c_int),
+        ("count", ctypes.c_int),
+        ("splits", ctypes.c_int),
+        ("eps", ctypes.c_float),
+        ("softmax_scale", ctypes.c_float),
+    )  # fmt: skip
+
+
+class _Kernel(NamedTuple):
+    """module is kept for as long as the function is used."""
+
+    module: Any
+    function: Any
+    shared_bytes: int
+
+
+class FewRows:
+    """One model's layers on one GPU. Not for two streams at a time: the buffers are its own.
+
+    RuntimeError when the kernel cannot be built here (no cuda-bindings, an old GPU).
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        layers: Sequence[LayerTensors],
+        first_norm: Tensor,
+        final_norm: Tensor,
+        eps: float,
+        softmax_scale: float,
+        folder: Path | None = None,
+    ) -> None:
+        """folder: where compiled kernels are kept; triton's when left out."""
+        device = final_norm.device
+        properties = torch.cuda.get_device_properties(device)
+        self._shape, self._programs = shape, properties.multi_processor_count
+        self._eps, self._softmax_scale, self._count = eps, softmax_scale, len(layers)
+        self._kernels = _kernels(shape, device, folder)
+        self._kept = (list(layers), first_norm, final_norm)
+        self._table = _table(layers, device)
+        form = torch.float16 if shape.narrow else torch.bfloat16
+        self._buffers = self._allocated(form, device)
+        self._addresses = {name: t.data_ptr() for name, t in self._buffers.items()}
+        self._addresses |= {
+            "layers": self._table.data_ptr(),
+            "first_norm": first_norm.data_ptr(),
+            "final_norm": final_norm.data_ptr(),
+        }
+
+    def _allocated(self, form: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+        s, kind = self._shape, torch.bfloat16
+        runs = MAX_ROWS * s.kv_heads * _SPLITS_MOST
+        each = s.heads // s.kv_heads
+        sizes: dict[str, tuple[int, torch.dtype]] = {
+            "h": (MAX_ROWS * s.hidden, kind),
+            "weighed": (MAX_ROWS * s.hidden, form),
+            "qkv": (MAX_ROWS * (s.heads + 2 * s.kv_heads) * HEAD, kind),
+            "mixed": (MAX_ROWS * s.heads * HEAD, form),
+            "inner": (MAX_ROWS * s.inner, form),
+            "out": (MAX_ROWS * s.hidden, kind),
+            "squares": (MAX_ROWS * s.hidden // 16, torch.float32),
+            "parts": (runs * each * HEAD, torch.float32),
+            "part_max": (runs * each, torch.float32),
+            "part_sum": (runs * each, torch.float32),
+            "arrived": (MAX_ROWS * s.kv_heads, torch.int32),
+            "counter": (1, torch.int32),
+        }
+        return {n: torch.zeros(size, dtype=d, device=device) for n, (size, d) in sizes.items()}
+
+    def run(self, x_TE: Tensor, positions_T: Tensor, indptr: Tensor, indices: Tensor) -> Tensor:
+        """Hidden states [T, E] after the last norm, of T ≤ 16 rows with one token each; overwritten
+        by the next run. K and V of the tokens are written to their pages.
+
+        x: what the layers begin with, bfloat16. positions int64 [T]; the pages of row t are
+        indices[indptr[t] : indptr[t + 1]], that of its token among them; int32.
         """
-        if weight.element_size() > 1 or dtype.itemsize > 2:
-            return cls(dtype, 1.0)
-        return cls(torch.float16, 0.0625)
+        rows = x_TE.shape[0]
+        assert rows <= MAX_ROWS and x_TE.is_contiguous() and x_TE.dtype is torch.bfloat16
+        given = _Given(
+            **self._addresses,
+            x=x_TE.data_ptr(), positions=positions_T.data_ptr(), indptr=indptr.data_ptr(),
+            indices=indices.data_ptr(), rows=rows, count=self._count,
+            splits=splits_for(rows, self._shape.kv_heads, self._programs),
+            eps=self._eps, softmax_scale=self._softmax_scale,
+        )  # fmt: skip
+        _launch(self._kernels[0 if rows <= 8 else 1], given, self._programs)
+        return self._buffers["out"][: rows * self._shape.hidden].view(rows, -1)
 
 
-class Carried(NamedTuple):
-    """The residual sum between two blocks: h [M, E]; h times the weight of the norm that follows,
-    [M, E] in the form handed on; and sums of h's squares by piece, float32 [pieces, M]."""
+def _table(layers: Sequence[LayerTensors], device: torch.device) -> Tensor:
+    def at(tensor: Tensor | None) -> int:
+        return 0 if tensor is None else tensor.data_ptr()
 
-    h: Tensor
-    weighed: Tensor
-    squares: Tensor
-
-
-@triton.jit
-def _fetch(w_at):
-    """Asks for the lines at these addresses and does not wait for them."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [w_at], dtype=tl.int32, is_pure=False,
-        pack=1,
-    )  # fmt: skip
+    table = (_Layer * len(layers))()
+    for row, t in zip(table, layers, strict=True):
+        row.w[:] = [at(w) for w in t.weights]
+        row.scale[:] = [at(s) for s in t.scales]
+        row.mlp_norm, row.next_norm = at(t.mlp_norm), at(t.next_norm)
+        row.q_norm, row.k_norm = at(t.q_norm), at(t.k_norm)
+        row.k_pages, row.v_pages, row.cos_sin = at(t.k), at(t.v), at(t.cos_sin)
+    return torch.frombuffer(bytearray(table), dtype=torch.uint8).to(device)
 
 
-@triton.jit
-def _formed(value, kind, UNIT: tl.constexpr):
-    if UNIT != 1.0:
-        value = tl.clamp(value * UNIT, -65504.0, 65504.0)
-    return value.to(kind)
+_built: dict[tuple[Shape, int], tuple[_Kernel, _Kernel]] = {}
 
 
-@triton.jit
-def _begin(
-    h, norm_weight, weighed, squares, E, UNIT: tl.constexpr, BLOCK: tl.constexpr,
-    CHAINED: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0)
-    at = tl.arange(0, BLOCK)
-    ok = at < E
-    weight = tl.load(norm_weight + at, mask=ok, other=0.0).to(tl.float32)
-    if CHAINED:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
-    value = tl.load(h + row * E + at, mask=ok, other=0.0).to(tl.float32)
-    tl.store(weighed + row * E + at, _formed(value * weight, weighed.dtype.element_ty, UNIT), ok)
-    tl.store(squares + row, tl.sum(value * value))
+def _kernels(shape: Shape, device: torch.device, folder: Path | None) -> tuple[_Kernel, _Kernel]:
+    """For up to 8 rows, and for up to 16. Once in a process for each GPU."""
+    key = shape, device.index or 0
+    if key not in _built:
+        properties = torch.cuda.get_device_properties(device)
+        arch = f"sm_{properties.major}{properties.minor}"
+        divided = parts(shape, properties.multi_processor_count)
+        with ThreadPoolExecutor(2) as pool:
+            images = list(pool.map(lambda g: _image(shape, divided, g, arch, folder), (1, 2)))
+        with torch.cuda.device(device):
+            torch.cuda.current_stream().synchronize()  # makes the device's context the current one
+            one, two = (_loaded(image, g) for image, g in zip(images, (1, 2), strict=True))
+        _built[key] = one, two
+    return _built[key]
 
 
-@triton.jit(do_not_specialize=["M", "pieces"])
-def _linear(
-    x, w, w_scale, squares, add, next_weight, out, weighed, squares_out, M, N, K, pieces, eps,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr,
-    ADD: tl.constexpr, SCALED: tl.constexpr, UNIT: tl.constexpr, CHAINED: tl.constexpr,
-    AHEAD: tl.constexpr, LINE_K: tl.constexpr,
-):  # fmt: skip
-    """One band of W against all rows. GATED: W holds N gate rows, then N up rows. SCALED: W's rows
-    are to be multiplied by w_scale. Both scales are applied at the end: a sum of products is linear
-    in them, and what is done once a program does not slow the reading of W."""
-    kind = x.dtype.element_ty
-    band = tl.program_id(0)
-    m = tl.arange(0, BM)
-    n = band * BN + tl.arange(0, BN)
-    k = tl.arange(0, BK)
-    rows = w + n[:, None].to(tl.int64) * K
-    up = rows + N.to(tl.int64) * K
-    if CHAINED:
-        if AHEAD > 0:
-            line = tl.arange(0, BK // LINE_K) * LINE_K
-            for step in tl.static_range(AHEAD):
-                _fetch(rows + step * BK + line[None, :])
-                if GATED:
-                    _fetch(up + step * BK + line[None, :])
-        tl.extra.cuda.gdc_wait()
-        # after the wait: else kernels that only wait would pile up on the multiprocessors
-        tl.extra.cuda.gdc_launch_dependents()
-    row_ok = (m < M)[:, None]
-    x_at = x + m[:, None] * K + k[None, :]
-    total = tl.zeros((BM, BN), dtype=tl.float32)
-    other = tl.zeros((BM, BN), dtype=tl.float32)
-    for first in range(0, K, BK):
-        tile_w = tl.load(rows + first + k[None, :], eviction_policy="evict_first")
-        tile_x = tl.load(x_at + first, mask=row_ok, other=0.0)
-        total = tl.dot(tile_x, tl.trans(tile_w.to(kind)), total)
-        if GATED:
-            tile_up = tl.load(up + first + k[None, :], eviction_policy="evict_first")
-            other = tl.dot(tile_x, tl.trans(tile_up.to(kind)), other)
-    if UNIT != 1.0:
-        total *= 1.0 / UNIT
-        other *= 1.0 / UNIT
-    if NORM:
-        sums = tl.zeros((BM,), dtype=tl.float32)
-        for piece in range(0, pieces, 64):
-            p = piece + tl.arange(0, 64)
-            there = (p < pieces)[:, None] & (m < M)[None, :]
-            sums += tl.sum(tl.load(squares + p[:, None] * M + m[None, :], there, other=0.0), 0)
-        scale = tl.rsqrt(sums / K + eps)[:, None]
-        total *= scale
-        other *= scale
-    if SCALED:
-        total *= tl.load(w_scale + n)[None, :]
-        if GATED:
-            other *= tl.load(w_scale + N + n)[None, :]
-    place = m[:, None] * N + n[None, :]
-    if GATED:
-        total = total * tl.sigmoid(total) * other
-        tl.store(out + place, _formed(total, out.dtype.element_ty, UNIT), row_ok)
-    elif ADD:
-        total += tl.load(add + place, row_ok, other=0.0).to(tl.float32)
-        tl.store(out + place, total.to(out.dtype.element_ty), row_ok)
-        value = total * tl.load(next_weight + n)[None, :].to(tl.float32)
-        tl.store(weighed + place, _formed(value, weighed.dtype.element_ty, UNIT), row_ok)
-        tl.store(squares_out + band * M + m, tl.sum(total * total, 1), m < M)
-    else:
-        tl.store(out + place, total.to(out.dtype.element_ty), row_ok)
+def definitions(shape: Shape, divided: dict[str, _Part], groups: int) -> list[str]:
+    """Options of the compiler for this shape. groups: of 8 tokens."""
+    values = {
+        "HIDDEN": shape.hidden, "INNER": shape.inner, "HEADS": shape.heads,
+        "KV_HEADS": shape.kv_heads, "PAGE": shape.page, "GROUPS": groups,
+        "FP8": int(shape.narrow), "HEAD_NORM": int(shape.head_norm),
+        **{f"RB_{name}": part.blocks for name, part in divided.items()},
+        **{f"R_{name}": part.ahead for name, part in divided.items()},
+    }  # fmt: skip
+    return [f"-D{name}={value}" for name, value in values.items()]
 
 
-@triton.jit
-def _turned(source, cos, sin, norm_weight, eps, ok, D: tl.constexpr, NORM: tl.constexpr):
-    """Heads at `source` [R, 1], normed and turned, as two halves [R, D / 2]."""
-    half = tl.arange(0, D // 2)[None, :]
-    kind = source.dtype.element_ty
-    left = tl.load(source + half, mask=ok, other=0.0).to(tl.float32)
-    right = tl.load(source + D // 2 + half, mask=ok, other=0.0).to(tl.float32)
-    if NORM:
-        scale = tl.rsqrt((tl.sum(left * left, 1) + tl.sum(right * right, 1)) / D + eps)[:, None]
-        left = (left * scale).to(kind) * tl.load(norm_weight + half)
-        right = (right * scale).to(kind) * tl.load(norm_weight + D // 2 + half)
-        left, right = left.to(tl.float32), right.to(tl.float32)
-    return (left * cos - right * sin).to(kind), (right * cos + left * sin).to(kind)
+def _image(
+    shape: Shape, divided: dict[str, _Part], groups: int, arch: str, folder: Path | None
+) -> bytes:
+    """Machine code, from the folder of an earlier start when it is there."""
+    nvrtc = _bindings().nvrtc
+    source = Path(__file__).with_suffix(".cu").read_bytes()
+    options = [
+        f"--gpu-architecture={arch}", "--std=c++17", "--device-as-default-execution-space",
+        *definitions(shape, divided, groups),
+    ]  # fmt: skip
+    version = _checked(nvrtc.nvrtcVersion())
+    name = hashlib.sha256(repr((source, options, version)).encode()).hexdigest()[:32]
+    kept = (folder or _triton_folder()) / f"few_rows-{name}.cubin"
+    if kept.is_file():
+        return kept.read_bytes()
+    image = _compiled(nvrtc, source, options)
+    try:  # whole or not at all, though several ranks write it at once
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}.{groups}")
+        part.write_bytes(image)
+        part.replace(kept)
+    except OSError:
+        pass  # a folder that cannot be written costs seconds at the next start, nothing else
+    return image
 
 
-@triton.jit
-def _attend(
-    qkv, positions, cos_sin, q_weight, k_weight, eps, k_pages, v_pages, indptr, indices, out,
-    parts, part_max, part_sum, arrived, stride_token, softmax_scale,
-    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, P: tl.constexpr, GROUP: tl.constexpr,
-    BT: tl.constexpr, SPLITS: tl.constexpr, NORM: tl.constexpr, UNIT: tl.constexpr,
-    CHAINED: tl.constexpr,
-):  # fmt: skip
-    """One run of one row's tokens against the query heads of one kv head; the last of a row's
-    programs to come merges them. GROUP: query heads of a kv head, at least 16 by padding."""
-    row = tl.program_id(0)
-    kv = tl.program_id(1)
-    split = tl.program_id(2)
-    if CHAINED:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
-    heads: tl.constexpr = H // K
-    position = tl.load(positions + row).to(tl.int32)
-    share = tl.cdiv(tl.cdiv(position + 1, SPLITS), BT) * BT
-    begin = split * share
-    end = tl.minimum(begin + share, position + 1)
-    pages = indices + tl.load(indptr + row)
-    half = tl.arange(0, D // 2)[None, :]
-    d = tl.arange(0, D)[None, :]
-    angles = cos_sin + position.to(tl.int64) * D
-    cos = tl.load(angles + half)
-    sin = tl.load(angles + D // 2 + half)
-    g = tl.arange(0, GROUP)
-    g_ok = (g < heads)[:, None]
-    token = qkv + row.to(tl.int64) * stride_token
-    q_left, q_right = _turned(
-        token + (kv * heads + g)[:, None] * D, cos, sin, q_weight, eps, g_ok, D, NORM
-    )
-    best = tl.full((GROUP,), float("-inf"), dtype=tl.float32)
-    mass = tl.zeros((GROUP,), dtype=tl.float32)
-    total = tl.zeros((GROUP, D), dtype=tl.float32)
-    for first in range(begin, tl.minimum(end, position), BT):
-        t = first + tl.arange(0, BT)
-        ok = (t < end) & (t < position)
-        page = tl.load(pages + t // P, mask=ok, other=0).to(tl.int64)
-        place = ((page * P + t % P) * K + kv)[:, None] * D
-        k_left = tl.load(k_pages + place + half, mask=ok[:, None], other=0.0)
-        k_right = tl.load(k_pages + place + D // 2 + half, mask=ok[:, None], other=0.0)
-        scores = tl.dot(q_left, tl.trans(k_left)) + tl.dot(q_right, tl.trans(k_right))
-        scores = tl.where(ok[None, :], scores * softmax_scale, float("-inf"))
-        top = tl.maximum(best, tl.max(scores, 1))
-        shrink = tl.exp(best - top)
-        weight = tl.exp(scores - top[:, None])
-        v = tl.load(v_pages + place + d, mask=ok[:, None], other=0.0)
-        total = tl.dot(weight.to(v.dtype), v, total * shrink[:, None])
-        mass = mass * shrink + tl.sum(weight, 1)
-        best = top
-    if (begin <= position) & (position < end):
-        # the token of this step: written to its page, and attended from registers
-        one = tl.zeros((1, 1), dtype=tl.int32)
-        k_left, k_right = _turned(
-            token + (H + kv) * D + one, cos, sin, k_weight, eps, one == 0, D, NORM
+def _compiled(nvrtc: Any, source: bytes, options: list[str]) -> bytes:
+    program = _checked(nvrtc.nvrtcCreateProgram(source, b"few_rows.cu", 0, [], []))
+    words = [option.encode() for option in options]
+    if int(nvrtc.nvrtcCompileProgram(program, len(words), words)[0]):
+        said = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
+        nvrtc.nvrtcGetProgramLog(program, said)
+        raise RuntimeError(f"few_rows.cu was not compiled: {said.decode(errors='replace')[:2000]}")
+    image = bytes(_checked(nvrtc.nvrtcGetCUBINSize(program)))
+    _checked(nvrtc.nvrtcGetCUBIN(program, image))
+    nvrtc.nvrtcDestroyProgram(program)
+    return image
+
+
+def _loaded(image: bytes, groups: int) -> _Kernel:
+    driver = _bindings().driver
+    module = _checked(driver.cuModuleLoadData(image))
+    function = _checked(driver.cuModuleGetFunction(module, b"few_rows"))
+    shared = 2 * _WARPS * _TILE_MOST * (8 * groups + 1) * 4
+    most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    _checked(driver.cuFuncSetAttribute(function, most, shared))
+    return _Kernel(module, function, shared)
+
+
+def _launch(kernel: _Kernel, given: _Given, programs: int) -> None:
+    """Queued on the current stream; all blocks are there at once, or it fails."""
+    stream = torch.cuda.current_stream().cuda_stream
+    slots = (ctypes.c_void_p * 1)(ctypes.addressof(given))
+    _checked(
+        _bindings().driver.cuLaunchCooperativeKernel(
+            kernel.function, programs, 1, 1, 32 * _WARPS, 1, 1, kernel.shared_bytes, stream,
+            ctypes.addressof(slots),
         )
-        v = tl.load(token + (H + K + kv) * D + d)
-        page = tl.load(pages + position // P).to(tl.int64)
-        place = ((page * P + position % P) * K + kv) * D
-        tl.store(k_pages + place + half, k_left)
-        tl.store(k_pages + place + D // 2 + half, k_right)
-        tl.store(v_pages + place + d, v)
-        score = tl.sum(q_left.to(tl.float32) * k_left.to(tl.float32), 1)
-        score += tl.sum(q_right.to(tl.float32) * k_right.to(tl.float32), 1)
-        score *= softmax_scale
-        top = tl.maximum(best, score)
-        shrink = tl.exp(best - top)
-        weight = tl.exp(score - top)
-        total = total * shrink[:, None] + weight[:, None] * v.to(tl.float32)
-        mass = mass * shrink + weight
-        best = top
-    goal = out + (row * H + kv * heads + g)[:, None] * D + d
-    if SPLITS == 1:
-        tl.store(goal, _formed(total / mass[:, None], out.dtype.element_ty, UNIT), mask=g_ok)
-    else:
-        mine = (row * K + kv) * SPLITS
-        tl.store(part_max + (mine + split) * GROUP + g, best)
-        tl.store(part_sum + (mine + split) * GROUP + g, mass)
-        tl.store(parts + ((mine + split) * GROUP + g)[:, None] * D + d, total)
-        tl.debug_barrier()  # every thread has written before one of them says so
-        before = tl.atomic_add(arrived + row * K + kv, 1, sem="acq_rel")
-        if before == SPLITS - 1:
-            s = tl.arange(0, SPLITS)
-            tops = tl.load(part_max + (mine + s)[:, None] * GROUP + g[None, :])
-            top = tl.max(tops, 0)
-            total = tl.zeros((GROUP, D), dtype=tl.float32)
-            mass = tl.zeros((GROUP,), dtype=tl.float32)
-            for i in range(SPLITS):
-                shrink = tl.exp(tl.load(part_max + (mine + i) * GROUP + g) - top)
-                mass += shrink * tl.load(part_sum + (mine + i) * GROUP + g)
-                part = tl.load(parts + ((mine + i) * GROUP + g)[:, None] * D + d)
-                total += shrink[:, None] * part
-            tl.store(goal, _formed(total / mass[:, None], out.dtype.element_ty, UNIT), mask=g_ok)
-            tl.store(arrived + row * K + kv, 0)
-
-
-def begin(h_ME: Tensor, norm_weight_E: Tensor, form: Form, *, chained: bool = True) -> Carried:
-    """The residual sum at the start of the layers, before the norm of this weight."""
-    rows, width = h_ME.shape
-    weighed = torch.empty((rows, width), dtype=form.dtype, device=h_ME.device)
-    squares = torch.empty((1, rows), dtype=torch.float32, device=h_ME.device)
-    _begin[(rows,)](
-        h_ME, norm_weight_E, weighed, squares, width, UNIT=form.unit,
-        BLOCK=triton.next_power_of_2(width), CHAINED=chained, num_warps=8, **_launch(chained),
-    )  # fmt: skip
-    return Carried(h_ME, weighed, squares)
-
-
-def normed(
-    x: Carried, w_NK: Tensor, scale_N: Tensor | None, tile: Tile, form: Form, eps: float, *,
-    gated: bool = False, chained: bool = True,
-) -> Tensor:  # fmt: skip
-    """norm(x.h) W^T: [M, N] in h's dtype; gated, with W [2 N, K]: silu(norm(h) Wgate^T) *
-    (norm(h) Wup^T), [M, N] in the form handed on.
-
-    scale: float32, of W's rows, which may then be 8-bit floats. M ≤ 16; N is divisible by
-    tile.rows, K by tile.depth and tile.depth by a line's elements; ValueError otherwise. chained:
-    launched before the kernel in front has ended (sm_90 and later), whose results are read after.
-    """
-    rows, outs = x.h.shape[0], w_NK.shape[0] // (2 if gated else 1)
-    kind = form.dtype if gated else x.h.dtype
-    out = torch.empty((rows, outs), dtype=kind, device=w_NK.device)
-    _launch_linear(
-        x.weighed, w_NK, scale_N, tile, form, out, squares=x.squares, eps=eps, gated=gated,
-        chained=chained,
-    )  # fmt: skip
-    return out
-
-
-def summed(
-    x_MK: Tensor, w_NK: Tensor, scale_N: Tensor | None, tile: Tile, form: Form, add_MN: Tensor,
-    next_weight_N: Tensor, *, chained: bool = True,
-) -> Carried:  # fmt: skip
-    """add + x W^T, before the norm of next_weight. x: in the form handed on. As `normed`."""
-    rows, outs = add_MN.shape
-    out = torch.empty_like(add_MN)
-    weighed = torch.empty((rows, outs), dtype=form.dtype, device=w_NK.device)
-    squares = torch.empty((outs // tile.rows, rows), dtype=torch.float32, device=w_NK.device)
-    done = Carried(out, weighed, squares)
-    _launch_linear(
-        x_MK, w_NK, scale_N, tile, form, out, add=add_MN, next_weight=next_weight_N, into=done,
-        chained=chained,
-    )  # fmt: skip
-    return done
-
-
-def _launch_linear(
-    x: Tensor, w: Tensor, scale: Tensor | None, tile: Tile, form: Form, out: Tensor, *,
-    squares: Tensor | None = None, eps: float = 0.0, gated: bool = False,
-    add: Tensor | None = None, next_weight: Tensor | None = None, into: Carried | None = None,
-    chained: bool,
-) -> None:  # fmt: skip
-    (rows, depth), outs = x.shape, out.shape[1]
-    line = LINE // w.element_size() if w.is_cuda else 1
-    if rows > MAX_ROWS or outs % tile.rows or depth % tile.depth or tile.depth % line:
-        raise ValueError(f"no {tile} for {rows} rows of [{outs}, {depth}]")
-    _linear[(outs // tile.rows,)](
-        x, w, scale if scale is not None else x, squares if squares is not None else x,
-        add if add is not None else x, next_weight if next_weight is not None else x, out,
-        into.weighed if into else x, into.squares if into else x, rows, outs, depth,
-        squares.shape[0] if squares is not None else 0, eps,
-        BM=16, BN=tile.rows, BK=tile.depth, NORM=squares is not None, GATED=gated,
-        ADD=add is not None, SCALED=scale is not None, UNIT=form.unit, CHAINED=chained,
-        AHEAD=min(tile.ahead, depth // tile.depth), LINE_K=line,
-        num_stages=tile.stages, num_warps=tile.warps, **_launch(chained),
     )  # fmt: skip
 
 
-class Scratch:
-    """What the programs of a row leave for the last of them, for `rows` rows at most."""
-
-    def __init__(self, rows: int, kv_heads: int, size: int, splits: int, device: torch.device):
-        self.splits = splits
-        shape = (rows, kv_heads, splits, MAX_ROWS)
-        self.parts = torch.empty((*shape, size), dtype=torch.float32, device=device)
-        self.max = torch.empty(shape, dtype=torch.float32, device=device)
-        self.sum = torch.empty(shape, dtype=torch.float32, device=device)
-        self.arrived = torch.zeros((rows, kv_heads), dtype=torch.int32, device=device)
+def _checked(answer: tuple[Any, ...]) -> Any:
+    """What a call of the bindings gives beside its verdict. RuntimeError when that is bad."""
+    if int(answer[0]):
+        raise RuntimeError(f"the CUDA driver says {answer[0]}")
+    return answer[1] if len(answer) == 2 else answer[1:]
 
 
-def attention(
-    qkv: Tensor, positions_B: Tensor, cos_sin: Tensor, k_pages: Tensor, v_pages: Tensor,
-    indptr: Tensor, indices: Tensor, scratch: Scratch, form: Form, *, softmax_scale: float,
-    q_weight_D: Tensor | None = None, k_weight_D: Tensor | None = None, eps: float = 0.0,
-    block: int = 64, warps: int = 4, chained: bool = True,
-) -> Tensor:  # fmt: skip
-    """One token a row: turns q and k, writes k and v to their page, attends: [B, H D] in the form
-    handed on.
-
-    qkv [B, (H + 2 K) D]; positions int [B]; cos_sin as in Ops.rope_store; the pages of row b are
-    indices[indptr[b] : indptr[b + 1]], that of its new token among them. At most 16 query heads to
-    a kv head. ValueError otherwise.
-    """
-    page, kv_heads, size = k_pages.shape[1:]
-    rows = qkv.shape[0]
-    heads = qkv.shape[1] // size - 2 * kv_heads
-    if heads // kv_heads > MAX_ROWS or rows > scratch.arrived.shape[0]:
-        raise ValueError(f"{heads} heads over {kv_heads}, {rows} rows")
-    out = torch.empty((rows, heads * size), dtype=form.dtype, device=qkv.device)
-    _attend[(rows, kv_heads, scratch.splits)](
-        qkv, positions_B, cos_sin, q_weight_D if q_weight_D is not None else qkv,
-        k_weight_D if k_weight_D is not None else qkv, eps, k_pages, v_pages, indptr, indices, out,
-        scratch.parts, scratch.max, scratch.sum, scratch.arrived, qkv.stride(0), softmax_scale,
-        H=heads, K=kv_heads, D=size, P=page, GROUP=MAX_ROWS, BT=block, SPLITS=scratch.splits,
-        NORM=q_weight_D is not None, UNIT=form.unit, CHAINED=chained, num_warps=warps,
-        **_launch(chained),
-    )  # fmt: skip
-    return out
+def _bindings() -> Any:
+    try:
+        from cuda import bindings
+        from cuda.bindings import driver, nvrtc  # noqa: F401  (become its attributes)
+    except ImportError as e:
+        raise RuntimeError(f"cuda-bindings cannot be imported: {e}") from e
+    return bindings
 
 
-def _launch(chained: bool) -> dict[str, bool]:
-    return {"launch_pdl": True} if chained else {}
+def _triton_folder() -> Path:
+    return Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")

@@ -136,9 +136,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Passes are captured as CUDA graphs after load."""
     graph_batch_sizes: tuple[int, ...] = ()
     """Row counts at which decode is captured; empty: by GPU class."""
-    chained_rows: Annotated[int, Meta(ge=0, le=16)] = 0
-    """Captured decode passes of up to so many rows run as kernels that start before the last has
-    ended; 0: none. GPUs of class 9.0 and later, plain weights."""
+    few_rows: bool = True
+    """Captured decode passes of up to 16 rows run as one kernel, where model and GPU allow it."""
     threads: NotNegative = 0
     """CPU threads of one rank; 0: cores divided by ranks."""
     seed: int = 0

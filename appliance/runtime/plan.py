@@ -37,6 +37,10 @@ class Plan(Struct, frozen=True):
     answers: tuple[Answer, ...]
 
 
+_WHERE_IT_CAN = ("engine.graphs", "engine.few_rows")
+"""Switches that are on where they can be; asked for too, what cannot be is not."""
+
+
 class GpuClass(NamedTuple):
     below_mib: int
     chunk: int
@@ -125,6 +129,7 @@ class _Rules:
             "engine.attention": self._attention(),
             "engine.filter": self._filter(),
             "engine.graphs": self._graphs(),
+            "engine.few_rows": self._few_rows(),
             "engine.graph_batch_sizes": self._graph_sizes(),
             "engine.threads": self._threads(),
         }
@@ -230,6 +235,21 @@ class _Rules:
             return False, "plain torch is not captured"
         return self.config.engine.graphs, ""
 
+    def _few_rows(self) -> tuple[bool, str]:
+        c = self.config
+        if not self._graphs()[0]:
+            return False, "no graphs"
+        if min(g.sm for g in self.hardware.gpus) < 90:
+            return False, "it is there for GPUs of class 9.0 and later"
+        if c.engine.tp > 1:
+            return False, "the model is shared by several GPUs"
+        dtype = self._dtype()[0] if c.model.dtype == "auto" else c.model.dtype
+        if dtype != "bfloat16" or c.model.kv_dtype in ("e4m3", "e5m2"):
+            return False, "it knows values and pages of bfloat16"
+        if self.spec.attention.head_dim != 128:
+            return False, f"it knows heads of 128, not of {self.spec.attention.head_dim}"
+        return c.engine.few_rows, "one kernel for up to 16 rows reads weights without a pause"
+
     def _graph_sizes(self) -> tuple[tuple[int, ...], str]:
         if not self._graphs()[0]:
             return (), "no graphs"
@@ -276,7 +296,7 @@ def resolve(
             field = f"{section}.{name}"
             set_by = (sources or {}).get(field, "")
             open_ = value in ("auto", 0, ())
-            if field == "engine.graphs" and value:  # asked for too: what cannot be, is not
+            if field in _WHERE_IT_CAN and value:
                 open_ = not set_by or not rules[field][0]
             if field in rules and open_:
                 value, reason = rules[field]

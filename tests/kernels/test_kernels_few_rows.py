@@ -1,187 +1,254 @@
-"""Few-row kernels: their meaning in triton's interpreter, their build for sm_90, and on a GPU."""
+"""The kernel for few rows: how its work is divided, and on a GPU what it says."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-pytest.importorskip("triton", reason="torch brings triton on Linux alone")
-triton = sys.modules["triton"]
+from appliance.kernels import few_rows
+from appliance.kernels.few_rows import HEAD, LayerTensors, Shape
+from appliance.kernels.torch_ops import TorchOps
 
-from appliance.kernels import few_rows  # noqa: E402  (needs triton)
-
-HERE = Path(__file__).parent
 cuda = torch.device("cuda")
+EPS = 1e-5
+LLAMA_8B = Shape(4096, 14336, 32, 8, 16, head_norm=False, narrow=False)
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_meaning(seed: int) -> None:
-    """In the interpreter, which is chosen when triton is imported: so in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, HERE / "interpreted_few_rows.py", str(seed)],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stdout == "agrees\n", done.stderr
-
-
-def built(kernel, signature: dict[str, str], constants: dict[str, object]) -> str:
-    """PTX of `kernel` for sm_90, pointers and sizes divisible by 16 as they are when launched."""
-    names = list(signature)
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, name in enumerate(names)
-        if signature[name].startswith("*") or name in ("N", "K", "stride_token")
-    }
-    full = {**signature, **dict.fromkeys(constants, "constexpr")}
-    source = triton.compiler.ASTSource(kernel, full, constants, aligned)
-    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-    options = {"num_warps": 4, "num_stages": 3, "launch_pdl": True}
-    return str(triton.compile(source, target=target, options=options).asm["ptx"])
-
-
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
-@pytest.mark.parametrize("weight", ["*fp16", "*fp8e4nv"])
-def test_a_matmul_waits_after_it_has_asked_for_weights(
-    weight: str, tmp_path: Path, monkeypatch
+@given(
+    hidden=st.integers(1, 64), inner=st.integers(1, 160), each=st.integers(1, 8),
+    kv_heads=st.integers(1, 16), narrow=st.booleans(), programs=st.integers(1, 200),
+)  # fmt: skip
+def test_what_can_be_divided_is(
+    hidden: int, inner: int, each: int, kv_heads: int, narrow: bool, programs: int
 ) -> None:
-    """Before the predecessor's end it touches nothing but weights; its loads are pipelined."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    ptx = built(
-        few_rows._linear,
-        {"x": "*fp16", "w": weight, "w_scale": "*fp32", "squares": "*fp32", "add": "*bf16",
-         "next_weight": "*bf16", "out": "*fp16", "weighed": "*fp16", "squares_out": "*fp32",
-         "M": "i32", "N": "i32", "K": "i32", "pieces": "i32", "eps": "fp32"},
-        {"BM": 16, "BN": 16, "BK": 256, "NORM": True, "GATED": True, "ADD": False, "SCALED": True,
-         "UNIT": 0.0625, "CHAINED": True, "AHEAD": 2, "LINE_K": 64},
-    )  # fmt: skip
-    before, after = ptx.split("griddepcontrol.wait")
-    assert "prefetch.global.L2" in before and "prefetch.global.L2" not in after
-    assert not re.search(r"\b(ld|st|atom|cp)\.(async\.)?\w*\.?global", before)
-    assert "griddepcontrol.launch_dependents" in after
-    assert "cp.async" in after
-    if weight == "*fp8e4nv":  # two at a time, by one instruction
-        assert "cvt.rn.f16x2.e4m3x2" in after
+    """Every tile is whole, every warp has as many slices, and a thread's fit its registers."""
+    shape = Shape(hidden * 128, inner * 128, each * kv_heads, kv_heads, 16, False, narrow)
+    depths = (shape.hidden, shape.inner, shape.heads * HEAD)
+    divides = all(d * (1 if narrow else 2) % 1024 == 0 for d in depths)
+    assert (few_rows.why_not(shape) == "") == divides
+    if not divides:
+        return
+    found = few_rows.parts(shape, programs)
+    assert found["OUT"].blocks == found["DOWN"].blocks
+    rows = {"QKV": (shape.heads + 2 * kv_heads) * HEAD, "OUT": shape.hidden,
+            "GATE": 2 * shape.inner, "DOWN": shape.hidden}  # fmt: skip
+    depth = {"QKV": shape.hidden, "OUT": shape.heads * HEAD, "GATE": shape.hidden,
+             "DOWN": shape.inner}  # fmt: skip
+    for name, (blocks, ahead) in found.items():
+        assert rows[name] % (16 * blocks) == 0
+        slices = depth[name] * (1 if narrow else 2) // 1024
+        assert slices % ahead == 0 and 4 * blocks * ahead <= 32
+    assert found["GATE"].blocks % 2 == 0
 
 
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
-def test_attention_waits_before_it_reads(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    ptx = built(
-        few_rows._attend,
-        {"qkv": "*bf16", "positions": "*i64", "cos_sin": "*fp32", "q_weight": "*bf16",
-         "k_weight": "*bf16", "eps": "fp32", "k_pages": "*bf16", "v_pages": "*bf16",
-         "indptr": "*i32", "indices": "*i32", "out": "*bf16", "parts": "*fp32",
-         "part_max": "*fp32", "part_sum": "*fp32", "arrived": "*i32", "stride_token": "i32",
-         "softmax_scale": "fp32"},
-        {"H": 32, "K": 8, "D": 128, "P": 16, "GROUP": 16, "BT": 64, "SPLITS": 8, "NORM": True,
-         "UNIT": 1.0, "CHAINED": True},
-    )  # fmt: skip
-    before, after = ptx.split("griddepcontrol.wait")
-    assert not re.search(r"\b(ld|st|atom|cp)\.(async\.)?\w*\.?global", before)
-    assert re.search(r"atom\.\S*acq_rel\S*", after)
+def test_of_llama_8b() -> None:
+    """As it was measured: 384, 128, 896 and 128 tiles for 132 multiprocessors."""
+    found = few_rows.parts(LLAMA_8B, 132)
+    assert {name: part.blocks for name, part in found.items()} == {
+        "QKV": 1, "OUT": 2, "GATE": 2, "DOWN": 2,
+    }  # fmt: skip
+    assert "-DGROUPS=2" in few_rows.definitions(LLAMA_8B, found, 2)
+    assert few_rows.splits_for(1, 8, 132) == 16 and few_rows.splits_for(16, 8, 132) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"hidden": 4000}, "hidden size 4000 is not divisible by 512"),
+        ({"inner": 14336 + 512, "narrow": True}, "divisible by 1024"),
+        ({"kv_heads": 3}, "32 query heads share 3"),
+        ({"kv_heads": 2}, "32 query heads share 2"),
+    ],
+)
+def test_what_it_cannot_divide_is_named(changed: dict[str, int], said: str) -> None:
+    assert said in few_rows.why_not(LLAMA_8B._replace(**changed))
+
+
+class Model(NamedTuple):
+    """Layers as the kernel takes them, and their weights in float32."""
+
+    layers: list[LayerTensors]
+    wide: list[list[torch.Tensor]]
+    first_norm: torch.Tensor
+    final_norm: torch.Tensor
+
+
+def norm_weight(size: int) -> torch.Tensor:
+    return (torch.rand(size, device=cuda) + 0.5).bfloat16()
+
+
+def made(shape: Shape, count: int, pages: int, positions: int) -> Model:
+    mixed, size = shape.heads * HEAD, (shape.heads + 2 * shape.kv_heads) * HEAD
+    norms = [norm_weight(shape.hidden) for _ in range(count + 1)]
+    layers, wide = [], []
+    for i in range(count):
+        values, scales, whole = [], [], []
+        for outs, ins in (
+            (size, shape.hidden), (shape.hidden, mixed), (2 * shape.inner, shape.hidden),
+            (shape.hidden, shape.inner),
+        ):  # fmt: skip
+            w, scale = torch.randn(outs, ins, device=cuda) * ins**-0.5, None
+            if shape.narrow:
+                scale = w.abs().amax(1) / 448
+                w = (w / scale[:, None]).to(torch.float8_e4m3fn)
+            else:
+                w = w.bfloat16()
+            values.append(w)
+            scales.append(scale)
+            whole.append(w.float() * (scale[:, None] if scale is not None else 1.0))
+        heads = [norm_weight(HEAD) if shape.head_norm else None for _ in range(2)]
+        k, v = (
+            torch.randn(pages, shape.page, shape.kv_heads, HEAD, device=cuda).bfloat16()
+            for _ in range(2)
+        )
+        angle = torch.rand(positions, HEAD // 2, device=cuda) * 6.28
+        layers.append(
+            LayerTensors(
+                tuple(values), tuple(scales), norm_weight(shape.hidden), norms[i + 1], *heads,
+                k, v, torch.cat([angle.cos(), angle.sin()], 1),
+            )
+        )  # fmt: skip
+        wide.append(whole)
+    return Model(layers, wide, norms[0], norms[-1])
+
+
+def normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt((x**2).mean(-1, keepdim=True) + EPS) * weight.float()
+
+
+class Rows(NamedTuple):
+    ends: list[int]
+    positions: torch.Tensor
+    kv_rows: torch.Tensor
+    indptr: torch.Tensor
+    indices: torch.Tensor
+
+
+def rows_of(count: int, most: int, page: int) -> Rows:
+    ends = torch.randint(1, most + 1, (count,))
+    counts = -(-ends // page)
+    total = int(counts.sum())
+    indptr = torch.cat([torch.zeros(1), counts.cumsum(0)]).int()
+    indices = torch.randperm(total).int()
+    last = indices[(indptr[1:] - 1).long()].long()
+    kv_rows = last * page + (ends - 1) % page
+    return Rows(ends.tolist(), *(t.to(cuda) for t in (ends - 1, kv_rows, indptr, indices)))
+
+
+def reference(model: Model, shape: Shape, x: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """In float32 by plain torch; K and V of the tokens go to float32 copies of the pages."""
+    h, norm = x.float(), model.first_norm
+    for layer, (qkv, out, gate_up, down) in zip(model.layers, model.wide, strict=True):
+        k, v = layer.k.float(), layer.v.float()
+        heads = (w.float() if w is not None else None for w in (layer.q_norm, layer.k_norm))
+        q = TorchOps().rope_store(
+            normed(h, norm) @ qkv.T, rows.positions, layer.cos_sin, k, v, rows.kv_rows, *heads, EPS
+        )
+        mixed = torch.empty(len(h), shape.heads, HEAD, device=cuda)
+        for b, end in enumerate(rows.ends):
+            own = rows.indices[rows.indptr[b] : rows.indptr[b + 1]].long()
+            keys, values = (
+                t[own].reshape(-1, shape.kv_heads, HEAD)[:end].repeat_interleave(
+                    shape.heads // shape.kv_heads, 1)
+                for t in (k, v)
+            )  # fmt: skip
+            scores = torch.einsum("hd,thd->ht", q[b], keys) * HEAD**-0.5
+            mixed[b] = torch.einsum("ht,thd->hd", scores.softmax(1), values)
+        h = h + mixed.flatten(1) @ out.T
+        gate, up = (normed(h, layer.mlp_norm) @ gate_up.T).chunk(2, 1)
+        h = h + torch.nn.functional.silu(gate) * up @ down.T
+        norm = layer.next_norm
+    return normed(h, model.final_norm)
 
 
 def relative(out: torch.Tensor, want: torch.Tensor) -> float:
     return float((out.double() - want.double()).norm() / want.double().norm())
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("rows", [1, 3, 16])
-@pytest.mark.parametrize("ahead", [0, 4])
-@pytest.mark.parametrize("fp8", [False, True])
-def test_a_captured_chain_is_its_eager_self(rows: int, ahead: int, fp8: bool) -> None:
-    """Twelve matmuls that each need the one before, captured and played with fresh inputs."""
-    tile = few_rows.Tile(rows=16, depth=128, stages=4, warps=4, ahead=ahead)
-    norm = torch.rand(1024, device=cuda).bfloat16() + 0.5
-    pairs, wide = [], []
-    for _ in range(6):
-        pair, whole = [], []
-        for outs in (2048, 1024):
-            values, scale = torch.randn(outs, 1024, device=cuda) / 32, None
-            if fp8:
-                scale = values.abs().amax(1) / 448
-                values = (values / scale[:, None]).to(torch.float8_e4m3fn)
-            else:
-                values = values.bfloat16()
-            pair.append((values, scale, tile))
-            whole.append(values.float() * (scale[:, None] if scale is not None else 1.0))
-        pairs.append(pair)
-        wide.append(whole)
-    form = few_rows.Form.against(pairs[0][0][0], torch.bfloat16)
-    x = torch.zeros(rows, 1024, device=cuda, dtype=torch.bfloat16)
-
-    def chain() -> torch.Tensor:
-        h = few_rows.begin(x, norm, form)
-        for gate_up, down in pairs:
-            inner = few_rows.normed(h, *gate_up, form, 1e-5, gated=True)
-            h = few_rows.summed(inner, *down, form, h.h, norm)
-        return h.h
-
-    with torch.cuda.stream(torch.cuda.Stream()):
-        chain()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = chain()
-    for _ in range(20):
-        x.copy_(torch.randn(rows, 1024, device=cuda))
-        out.fill_(float("nan"))
-        graph.replay()
-        want = x.float()
-        for gate_up, down in wide:
-            scale = torch.rsqrt((want**2).mean(1, keepdim=True) + 1e-5)
-            gate, up = (want * scale * norm.float() @ gate_up.T).chunk(2, 1)
-            want = want + torch.nn.functional.silu(gate) * up @ down.T
-        assert relative(out, want) < 2e-2
+SHAPES = {
+    "llama 8b": LLAMA_8B,
+    "llama 8b, fp8": LLAMA_8B._replace(narrow=True),
+    "qwen3, small": Shape(1024, 3072, 16, 8, 16, head_norm=True, narrow=False),
+    "qwen3, small, fp8": Shape(1024, 3072, 16, 8, 16, head_norm=True, narrow=True),
+    "eight to a head": Shape(2048, 1536, 32, 4, 32, head_norm=True, narrow=False),
+    "one to a head": Shape(512, 1024, 8, 8, 16, head_norm=False, narrow=False),
+}
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("splits", [1, 8])
-@pytest.mark.parametrize("norm", [False, True])
-def test_attention_on_the_gpu(splits: int, norm: bool) -> None:
-    from appliance.kernels.torch_ops import TorchOps
+@pytest.mark.parametrize("name", SHAPES)
+def test_on_the_gpu_against_float32(name: str, tmp_path: Path) -> None:
+    """Captured once for each row count and played with fresh rows, tokens and pages."""
+    shape, most = SHAPES[name], 700
+    pages = 16 * -(-most // shape.page)
+    model = made(shape, 2, pages, most)
+    kernel = few_rows.FewRows(
+        shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5, tmp_path
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+    for count in (1, 2, 7, 8, 12, 16):
+        x = torch.zeros(count, shape.hidden, device=cuda, dtype=torch.bfloat16)
+        positions = torch.zeros(count, device=cuda, dtype=torch.int64)
+        indptr = torch.zeros(count + 1, device=cuda, dtype=torch.int32)
+        indices = torch.zeros(pages, device=cuda, dtype=torch.int32)
+        indptr.copy_(torch.arange(count + 1))
+        with torch.cuda.stream(torch.cuda.Stream()):
+            kernel.run(x, positions, indptr, indices)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = kernel.run(x, positions, indptr, indices)
+        for most_now in (1, shape.page, 100, most):
+            rows = rows_of(count, most_now, shape.page)
+            x.copy_(torch.randn(count, shape.hidden))
+            positions.copy_(rows.positions)
+            indptr.copy_(rows.indptr)
+            indices[: len(rows.indices)].copy_(rows.indices)
+            want = reference(model, shape, x, rows)
+            out.fill_(float("nan"))
+            graph.replay()
+            assert relative(out, want) < 1.5e-2, (count, most_now)
+            written = model.layers[0].k.flatten(0, 1)[rows.kv_rows]
+            assert torch.isfinite(written).all()
+            again = out.clone()
+            graph.replay()
+            assert torch.equal(out, again), "the same step twice"
 
-    heads, kv_heads, size, page = 32, 8, 128, 16
-    scratch = few_rows.Scratch(16, kv_heads, size, splits, cuda)
-    for _ in range(8):
-        rows = int(torch.randint(1, 17, ()))
-        ends = torch.randint(1, 900, (rows,))
-        counts = (ends + page - 1) // page
-        indptr = torch.cat([torch.zeros(1), counts.cumsum(0)]).int()
-        indices = torch.randperm(int(counts.sum()) + 5)[: int(counts.sum())].int()
-        k, v = (
-            torch.randn(int(counts.sum()) + 5, page, kv_heads, size, device=cuda).bfloat16()
-            for _ in range(2)
-        )
-        qkv = torch.randn(rows, (heads + 2 * kv_heads) * size, device=cuda).bfloat16()
-        table = torch.randn(900, size, device=cuda)
-        weights = [(torch.rand(size, device=cuda) + 0.5).bfloat16() if norm else None
-                   for _ in range(2)]  # fmt: skip
-        last = indices[(indptr[1:] - 1).long()].long()
-        kv_rows = (last * page + (ends - 1) % page).to(cuda)
-        positions = (ends - 1).to(cuda)
-        want_k, want_v = k.float(), v.float()
-        q = TorchOps().rope_store(
-            qkv.float(), positions, table, want_k, want_v, kv_rows,
-            *(w.float() if w is not None else None for w in weights), 1e-6,
-        )  # fmt: skip
-        got = few_rows.attention(
-            qkv, positions, table, k, v, indptr.to(cuda), indices.to(cuda), scratch,
-            few_rows.Form(torch.bfloat16, 1.0), softmax_scale=size**-0.5, q_weight_D=weights[0],
-            k_weight_D=weights[1], eps=1e-6,
-        ).view(rows, heads, size)  # fmt: skip
-        for b, end in enumerate(ends.tolist()):
-            own = indices[indptr[b] : indptr[b + 1]].long().to(cuda)
-            keys = want_k[own].reshape(-1, kv_heads, size)[:end]
-            values = want_v[own].reshape(-1, kv_heads, size)[:end]
-            scores = torch.einsum("hd,thd->ht", q[b], keys.repeat_interleave(4, 1)) * size**-0.5
-            want = torch.einsum("ht,thd->hd", scores.softmax(1), values.repeat_interleave(4, 1))
-            assert relative(got[b], want) < 2e-2
-        assert relative(k, want_k) < 1e-2
-        assert not scratch.arrived.any()
+
+@pytest.mark.gpu
+def test_pages_are_written_as_the_plain_kernels_write_them() -> None:
+    shape, most = SHAPES["qwen3, small"], 200
+    model = made(shape, 1, 16 * 13, most)
+    (layer,), (weights,) = model.layers, model.wide
+    kernel = few_rows.FewRows(
+        shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5
+    )
+    rows = rows_of(16, most, shape.page)
+    x = torch.randn(16, shape.hidden, device=cuda).bfloat16()
+    k, v = layer.k.float(), layer.v.float()
+    before = layer.k.clone()
+    TorchOps().rope_store(
+        normed(x.float(), model.first_norm) @ weights[0].T, rows.positions, layer.cos_sin, k, v,
+        rows.kv_rows, layer.q_norm.float(), layer.k_norm.float(), EPS,
+    )  # fmt: skip
+    kernel.run(x, rows.positions, rows.indptr, rows.indices)
+    at = rows.kv_rows
+    assert relative(layer.k.flatten(0, 1)[at], k.flatten(0, 1)[at]) < 1e-2
+    assert relative(layer.v.flatten(0, 1)[at], v.flatten(0, 1)[at]) < 1e-2
+    others = torch.ones(k.flatten(0, 1).shape[0], dtype=torch.bool, device=cuda)
+    others[at] = False
+    assert torch.equal(layer.k.flatten(0, 1)[others], before.flatten(0, 1)[others])
+
+
+@pytest.mark.gpu
+def test_what_was_compiled_is_found_again(tmp_path: Path, monkeypatch) -> None:
+    shape = SHAPES["one to a head"]
+    divided = few_rows.parts(shape, 132)
+    first = few_rows._image(shape, divided, 1, "sm_90", tmp_path)
+    monkeypatch.setattr(few_rows, "_compiled", lambda *_: pytest.fail("compiled again"))
+    assert few_rows._image(shape, divided, 1, "sm_90", tmp_path) == first

@@ -220,3 +220,29 @@ def test_keys_of_8_bits_are_asked_for_never_chosen() -> None:
         assert resolve(asked, SPEC, CPU).config.model.kv_dtype == dtype
         with pytest.raises(HardwareError, match=f"{too_old / 10}"):
             resolve(asked, SPEC, gpus(sm=too_old))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "asked", "can"),
+    [
+        (gpus(), {}, True),
+        (gpus(), {"few_rows": False}, False),
+        (gpus(sm=89), {"few_rows": True}, False),
+        (gpus(2), {"tp": 2}, False),
+        (CPU, {}, False),
+    ],
+)
+def test_few_rows_have_a_kernel_of_their_own_where_it_can_run(
+    hardware: HardwareSnapshot, asked: dict[str, Any], can: bool
+) -> None:
+    assert resolve(config(asked), SPEC, hardware).config.engine.few_rows is can
+
+
+def test_few_rows_of_another_form_run_as_all_others_do() -> None:
+    for model in (ModelConfig(path="/m", id="m", dtype="float32"),
+                  ModelConfig(path="/m", id="m", kv_dtype="e4m3")):  # fmt: skip
+        plan = resolve(config({"few_rows": True}, model=model), SPEC, gpus())
+        value, reason = next((a.value, a.reason) for a in plan.answers
+                             if a.field == "engine.few_rows")  # fmt: skip
+        assert not value and reason
+    assert not resolve(config(), SMALL, gpus()).config.engine.few_rows

@@ -28,8 +28,8 @@ _EMPTY = np.zeros(0, dtype=np.int32)
 class SmallPass(Protocol):
     """Another way to compute what `Decoder.forward` does for few decode rows."""
 
-    def run(self, batch: Batch, pages: list[KVPages], tables: RowTables) -> Tensor:
-        """Hidden states [T, hidden]; K and V of the batch's tokens are written to `pages`."""
+    def run(self, batch: Batch, tables: RowTables) -> Tensor:
+        """Hidden states [T, hidden]; K and V of the batch's tokens are written to their pages."""
 
 
 class DecodeGraphs:
@@ -128,12 +128,12 @@ class DecodeGraphs:
             padded_rows=size,
         )
         if self._few is not None and size <= self._few_rows:
-            self._hidden[:size].copy_(self._few.run(batch, self._pages, tables))
+            self._hidden[:size].copy_(self._few.run(batch, tables))
         else:
             self._hidden[:size].copy_(self._model(batch, self._pages))
 
     def _plan(self, size: int, indptr: Int32s) -> None:
-        if size > self._few_rows:  # the chained kernels read the page lists and need no plan
+        if size > self._few_rows:  # the one kernel reads the page lists and needs no plan
             self._backend.plan_graph(size, indptr)
 
     def replay(self, step: Step, size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from torch.profiler import record_function
 
-from appliance.errors import HardwareError, UsageError
+from appliance.errors import HardwareError
+from appliance.kernels.few_rows import MAX_ROWS
 from appliance.kernels.ops import CaptureOps
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.engine import memory
@@ -22,11 +24,12 @@ from appliance.runtime.engine.forward import Forward
 from appliance.runtime.engine.graphs import DecodeGraphs, SmallPass
 from appliance.runtime.engine.inputs import Staging, Stopwatch
 from appliance.runtime.engine.kv import pool
-from appliance.runtime.engine.load import DTYPES, KV_DTYPES, Loaded, kv_dtype, load_model
+from appliance.runtime.engine.load import DTYPES, Loaded, kv_dtype, load_model
 from appliance.runtime.engine.prefill_graphs import PrefillGraphs
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.batch import KVPages
+from appliance.runtime.model.few_rows import FewRows, why_not
 from appliance.runtime.model.parallel.comm import Comm, connect
 from appliance.runtime.model.parallel.mesh import Mesh
 from appliance.runtime.spec import ModelSpec
@@ -37,6 +40,8 @@ from appliance.runtime.wire.step import NewRow, Step
 
 PREFILL_SIZES = (*range(32, 257, 32), *range(320, 513, 64), *range(640, 1025, 128))
 """Token counts at which a prefill is captured; past them launches hide behind arithmetic."""
+
+log = logging.getLogger(__name__)
 
 _CPU_TRIAL = 64
 """Prompt tokens of the trial on a CPU, where a whole chunk may take seconds."""
@@ -234,26 +239,26 @@ class RankBuilder:
             dtype,
             e.graph_batch_sizes,
             staging,
-            self._few_rows(loaded),
-            e.chained_rows,
+            self._few_rows(loaded, pages),
+            MAX_ROWS,
         )
 
-    def _few_rows(self, loaded: Loaded) -> SmallPass | None:
-        if not self._config.engine.chained_rows:
+    def _few_rows(self, loaded: Loaded, pages: list[KVPages]) -> SmallPass | None:
+        """The plan has looked at GPU and model; what only the loaded model or this machine's
+        libraries tell makes the passes run as all others do, and is said."""
+        if not self._config.engine.few_rows:
             return None
-        from appliance.runtime.model.few_rows import FewRows, why_not
-
-        reason = why_not(loaded.model, self._spec, self._mesh.tp)
-        if self._config.model.kv_dtype in KV_DTYPES:
-            reason = "its KV cache is of 8 bits"
-        elif torch.cuda.get_device_capability(self._device) < (9, 0):
-            reason = "the GPU cannot start a kernel before the last has ended (9.0 and later can)"
-        if reason:
-            raise UsageError(
-                f"engine.chained_rows is {self._config.engine.chained_rows}, but {reason}.",
-                "Leave engine.chained_rows at 0 for it.",
-            )
-        return FewRows(loaded.model, self._spec)
+        size = self._config.schedule.page_size
+        reason = why_not(loaded.model, self._spec, self._mesh.tp, pages, size)
+        try:
+            return None if reason else FewRows(loaded.model, self._spec, pages, size)
+        except RuntimeError as e:
+            reason = str(e)
+        finally:
+            if reason:
+                self._facts["few_rows"] = reason
+                log.warning("no kernel of its own for few rows: %s", reason)
+        return None
 
     def _prefill_graphs(
         self,

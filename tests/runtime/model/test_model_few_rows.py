@@ -1,23 +1,58 @@
-"""The chained pass means what the decoder means."""
+"""Which models the kernel for few rows takes, from the loaded model."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-HERE = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
 
-pytest.importorskip("triton", reason="torch brings triton on Linux alone")
+import models
+
+from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig
+from appliance.runtime.engine.load import load_model
+from appliance.runtime.model.batch import KVPages
+from appliance.runtime.model.few_rows import shape_of, why_not
+from appliance.runtime.model.parallel.comm import Solo
+from appliance.runtime.model.parallel.mesh import Mesh
+from appliance.runtime.model.registry import read_spec
+
+WIDE = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 128}  # fmt: skip
 
 
-def test_the_same_hidden_states_and_pages() -> None:
-    """In the interpreter, which is chosen when triton is imported: so in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, HERE / "interpreted_few_rows_pass.py"],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300,
+@pytest.mark.parametrize(
+    ("name", "changed", "quantization", "dtype", "tp", "said"),
+    [
+        ("llama", {}, "none", "bfloat16", 1, ""),
+        ("qwen3", {}, "none", "bfloat16", 1, ""),
+        ("llama", {}, "none", "bfloat16", 2, "several GPUs"),
+        ("llama", {}, "none", "float32", 1, "not of bfloat16"),
+        ("llama", {"head_dim": 64}, "none", "bfloat16", 1, "heads are of 64"),
+        ("llama", {"hidden_size": 256}, "none", "bfloat16", 1, "hidden size 256"),
+        ("qwen2", {}, "none", "bfloat16", 1, "biases"),
+    ],
+)  # fmt: skip
+def test_what_it_takes(
+    name: str, changed: dict[str, int], quantization: str, dtype: str, tp: int, said: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    models.make(tmp_path, name, **(WIDE | changed))
+    spec = read_spec(tmp_path)
+    config = RuntimeConfig(
+        run="r", dir="/tmp", engine=EngineConfig(device="cpu", attention="reference"),
+        model=ModelConfig(path=str(tmp_path), id="t", dtype=dtype, quantization=quantization,
+                          context=256),
     )  # fmt: skip
-    assert done.returncode == 0 and done.stdout == "agrees\n", done.stderr
+    loaded = load_model(config, spec, Mesh(), Solo(), torch.device("cpu"), lambda _: None)
+    page = torch.zeros(1, 16, spec.attention.kv_heads, spec.attention.head_dim,
+                       dtype=getattr(torch, dtype))  # fmt: skip
+    pages = [KVPages(page, page)] * spec.layers
+    reason = why_not(loaded.model, spec, tp, pages, 16)
+    assert said in reason if said else reason == ""
+    if not said:
+        shape = shape_of(loaded.model, spec, 16)
+        assert shape.head_norm == (name == "qwen3") and not shape.narrow

@@ -30,8 +30,8 @@ class Launch:
     bins: int = 128
     part: int = 16384
     block: int = 4096
-    warps: int = 8
-    drop_block: int = 1024
+    warps: int = 4
+    drop_block: int = 512
     drop_warps: int = 4
     few: int = 16384
     find_block: int = 1024
@@ -41,6 +41,9 @@ class Launch:
 LAUNCH = Launch()
 """What serves; `python -m benchmarks.likely_tokens --sweep` times others."""
 
+_BY_ROW = ["rows", "top_k", "top_p", "min_p"]
+"""Views of one copy, so where they begin depends on the number of rows; a kernel compiled for each
+beginning would stall the first step of 33 rows after one of 32."""
 _PIVOTS = 8
 _CHUNK = 64
 """Values side by side."""
@@ -89,7 +92,7 @@ def _asks(top_k, top_p, min_p, program, size):
     return (k < size) | (p < 1.0) | (least > 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_BY_ROW)
 def _place_bins(
     logits, stride, rows, floats, size, BINS: tl.constexpr, CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -112,7 +115,7 @@ def _place_bins(
     tl.store(floats + program * _FLOATS + _SCALE, scale)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_BY_ROW)
 def _count(
     logits, stride, rows, top_k, top_p, min_p, floats, counts, sums, size, BINS: tl.constexpr,
     PART: tl.constexpr, BLOCK: tl.constexpr,
@@ -148,7 +151,7 @@ def _count(
         tl.store(sums + place * 3 + 2, last)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_BY_ROW)
 def _choose(
     top_k, top_p, min_p, ints, floats, counts, sums, offsets, size, parts, BINS: tl.constexpr,
     PARTS: tl.constexpr, FEW: tl.constexpr,
@@ -230,7 +233,7 @@ def _choose(
     tl.store(ints + _LEFT, left)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_BY_ROW)
 def _drop_low(
     logits, stride, rows, top_p, ints, floats, offsets, weights, few, places, size,
     BINS: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr, FEW: tl.constexpr,
@@ -358,7 +361,7 @@ def _edges(first, last, start, scale, most, BINS: tl.constexpr):
     return tl.minimum(low, high - 1), high
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_BY_ROW)
 def _settle(
     logits, stride, rows, top_k, top_p, ints, floats, weights, few, places, size, parts,
     BINS: tl.constexpr, PARTS: tl.constexpr, FEW: tl.constexpr, P: tl.constexpr,

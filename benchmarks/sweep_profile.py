@@ -34,7 +34,7 @@ WORKLOADS = (
 """Many short requests, fewer long ones: what is tuned for one must not cost the other."""
 FIELDS: dict[str, tuple[Any, ...]] = {
     "schedule.chunk": (8192, 4096, 16384),
-    "schedule.max_running": (1024, 512, 1536),
+    "schedule.max_running": (2048, 1024, 512),
     "engine.graph_batch_sizes": (1024, 512, 256),
     "engine.memory_fraction": (0.94, 0.9, 0.96),
     "serve.frontends": (2, 1, 4),

@@ -28,6 +28,8 @@ PREFILL_PASSES = 16
 FILTER_ROWS = 128
 FILTER_BYTES = 38
 """Rows that top-k, top-p and min-p sort at a time, and what each of their logits takes then."""
+SEARCH_BYTES = 17 << 13
+"""Of one row where they search: copies of 16,384 values with their places, and its bins."""
 
 
 class Footprint(Struct, frozen=True):
@@ -88,9 +90,11 @@ def _prefill(spec: ModelSpec, config: RuntimeConfig) -> int:
 
 
 def _sampling(spec: ModelSpec, config: RuntimeConfig) -> int:
-    """Logits as computed, in float32 and divided by the temperature; and the sorted part."""
+    """Logits as computed, in float32 and divided by the temperature; and what filters need."""
     rows, size = config.schedule.max_running, DTYPE_BYTES[config.model.dtype]
     each = size + 4 + (4 if size < 4 else 0)
+    if config.engine.filter == "search":
+        return rows * (spec.vocab * each + SEARCH_BYTES)
     return rows * spec.vocab * each + min(rows, FILTER_ROWS) * spec.vocab * FILTER_BYTES
 
 

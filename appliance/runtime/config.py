@@ -129,7 +129,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     attention: AttentionBackend = "auto"
     """Which kernels; auto: flashinfer on NVIDIA, else reference, which is plain torch."""
     filter: Filter = "auto"
-    """How top-k, top-p and min-p find their tokens; search: without sorting, on NVIDIA GPUs."""
+    """How top-k, top-p and min-p find their tokens; auto: search, which sorts
+    nothing, on NVIDIA GPUs; sort elsewhere and in float32."""
     fuse_rounding: bool = False
     """Norms and activations round to 8 bits themselves what an 8-bit linear takes."""
     graphs: bool = True

@@ -52,7 +52,7 @@ GPU_CLASSES = (
     GpuClass(20480, 2048, 32, 128),
     GpuClass(35840, 4096, 64, 256),
     GpuClass(61440, 4096, 128, 256),
-    GpuClass(92160, 8192, 1024, 1024),
+    GpuClass(92160, 8192, 1024, 2048),
     GpuClass(163840, 8192, 1024, 2048),
     GpuClass(1 << 40, 16384, 1024, 2048),
 )
@@ -221,12 +221,17 @@ class _Rules:
         return "reference", "plain torch runs on any device"
 
     def _filter(self) -> tuple[str, str]:
-        if self.config.engine.filter == "search" and not self.cuda:
+        wide = self.config.model.dtype == "float32"
+        if self.config.engine.filter == "search" and (wide or not self.cuda):
             raise UsageError(
-                "tokens are searched for without sorting on NVIDIA GPUs only.",
+                "tokens are searched for without sorting on NVIDIA GPUs, and not in float32.",
                 "Leave engine.filter to be chosen.",
             )
-        return "sort", "the search is there on request: engine.filter=search"
+        if not self.cuda:
+            return "sort", "CPUs sort"
+        if wide:
+            return "sort", "float32 is computed by plain torch"
+        return "search", "NVIDIA GPU: two passes over the logits where sorting takes many"
 
     def _graphs(self) -> tuple[bool, str]:
         if not self.cuda:

@@ -112,7 +112,7 @@ def test_70b_does_not_fit_one_h100_and_names_the_tp_that_does() -> None:
     with pytest.raises(DoesNotFitError) as caught:
         fit.limit_context(plan, SPEC_70B, H100X8, asked=False)
     assert caught.value.exit_code == 7
-    assert "weights need 141.6 GB" in caught.value.message
+    assert "weights need 141.7 GB" in caught.value.message
     assert "--tp 4" in caught.value.hint or "--tp 2" in caught.value.hint
     tp = int(caught.value.hint.partition("--tp ")[2][0])
     assert fit.fit(SPEC_70B, plan_for(SPEC_70B, H100X8, tp=tp).config, H100X8).fits
@@ -191,6 +191,7 @@ def engine_as_recorded(
             device="cuda",
             memory_fraction=0.94,
             attention="reference" if dtype == "float32" else "flashinfer",
+            filter="sort",
             graphs=bool(graphs),
             graph_batch_sizes=graphs,
         ),
@@ -227,6 +228,21 @@ def test_pool_is_within_five_percent_of_the_pages_served(pages: int) -> None:
     assert found.weights_bytes == pytest.approx(16_597_566_464, rel=0.01)
     assert 4.5e9 < found.workspace_bytes < 5.9e9
     assert 2.0e9 < found.graphs_bytes < 3.4e9
+
+
+def test_searching_takes_less_than_sorting() -> None:
+    """Of 2,048 rows: logits in bfloat16 and twice in float32, and 136 KiB a row."""
+    config = plan_for(SPEC_8B, H100).config
+    chunk = msgspec.structs.replace(config.schedule, chunk=1, max_running=2048)
+    rows = 2048 * (128_256 * (2 + 4 + 4) + 136 * 1024)
+    taken = {}
+    for name in ("search", "sort"):
+        engine = msgspec.structs.replace(config.engine, filter=name)
+        own = msgspec.structs.replace(config, schedule=chunk, engine=engine)
+        taken[name] = footprint.footprint(SPEC_8B, own).activations
+    assert config.engine.filter == "search"
+    assert taken["search"] == rows + footprint.SLACK
+    assert taken["sort"] - taken["search"] == 128 * 128_256 * 38 - 2048 * 136 * 1024
 
 
 def test_captured_prefills_are_those_of_the_engine() -> None:

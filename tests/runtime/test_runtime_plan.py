@@ -164,6 +164,20 @@ def test_gpu_machine_may_serve_on_its_cpu() -> None:
     )  # fmt: skip
 
 
+def test_likely_tokens_are_searched_for_where_there_are_kernels_for_it() -> None:
+    wide = ModelConfig(path="/m", id="m", dtype="float32")
+    for hardware, model, how in (
+        (gpus(), None, "search"), (gpus(1, 16, 75), None, "search"), (gpus(), wide, "sort"),
+        (CPU, None, "sort"),
+    ):  # fmt: skip
+        asked = config(**({"model": model} if model else {}))
+        assert answer(resolve(asked, SPEC, hardware), "engine.filter") == (how, "rule")
+    assert resolve(config({"filter": "sort"}), SPEC, gpus()).config.engine.filter == "sort"
+    for hardware, model in ((CPU, {}), (gpus(), {"model": wide})):
+        with pytest.raises(UsageError, match="not in float32"):
+            resolve(config({"filter": "search"}, **model), SPEC, hardware)
+
+
 @pytest.mark.parametrize("tp,fits", [(1, True), (8, True), (16, True), (3, False), (64, False)])
 def test_tp_divides_the_heads(tp: int, fits: bool) -> None:
     if fits:

@@ -98,6 +98,9 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Most prompt tokens of one step when the chunk is larger than one request."""
     mixed_chunk: bool = False
     """Decode rows join the prefill step."""
+    mixed_tokens: NotNegative = 0
+    """Decode rows join a prefill step that has at most so many tokens with them, whatever
+    mixed_chunk says; 0: as many as a captured prefill takes, 1: never."""
     max_running: NotNegative = 0
     """Most requests that hold a slot; 0: by GPU class and page pool."""
     conservativeness: Annotated[float, Meta(ge=0.0, le=10.0)] = 1.0
@@ -105,8 +108,8 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     prefix_cache: bool = True
     """Pages of prompts that have been computed are kept for those that begin alike."""
     share_from: NotNegative = 0
-    """Pages a decode step must save by reading those that rows share once, before it does so; a
-    page's bytes are the tokens of a page times those of a token. 0: never."""
+    """Pages a decode step must save by reading those that rows share once, before it does so; 0: by
+    what a page holds, where that is FlashInfer's to read, else never."""
     depth: Annotated[int, Meta(ge=0, le=1)] = 1
     """Flights kept in the air beside the one being settled: 0 plain, 1 overlapped."""
     jump_forward: bool = True

@@ -37,6 +37,10 @@ class Plan(Struct, frozen=True):
     answers: tuple[Answer, ...]
 
 
+SHARED_BYTES = 4 << 30
+"""What a decode step must not have to read to be worth running eager, by its shared pages."""
+PREFILL_GRAPH = 1024
+"""Tokens of the largest captured prefill."""
 _WHERE_IT_CAN = ("engine.graphs", "engine.few_rows")
 """Switches that are on where they can be; asked for too, what cannot be is not."""
 
@@ -124,6 +128,8 @@ class _Rules:
             "serve.frontends": self._frontends(),
             "schedule.chunk": self._chunk(),
             "schedule.max_running": self._max_running(),
+            "schedule.mixed_tokens": self._mixed_tokens(),
+            "schedule.share_from": self._share_from(),
             "engine.device": self._device(),
             "engine.memory_fraction": self._memory_fraction(),
             "engine.attention": self._attention(),
@@ -239,6 +245,19 @@ class _Rules:
         if self._attention()[0] == "reference":
             return False, "plain torch is not captured"
         return self.config.engine.graphs, ""
+
+    def _mixed_tokens(self) -> tuple[int, str]:
+        if not self._graphs()[0]:
+            return 1, "no graphs: a mixed pass would wait for its launches"
+        return PREFILL_GRAPH, "as many as a captured prefill takes"
+
+    def _share_from(self) -> tuple[int, str]:
+        if not self.cuda or self._attention()[0] == "reference":
+            return 0, "plain torch reads every row's own pages"
+        a, c = self.spec.attention, self.config
+        values = 2 * self.spec.layers * max(1, a.kv_heads // c.engine.tp) * a.head_dim
+        page = 2 * values * c.schedule.page_size
+        return -(-SHARED_BYTES // page), f"{SHARED_BYTES >> 30} GiB not read outweigh the launches"
 
     def _few_rows(self) -> tuple[bool, str]:
         c = self.config

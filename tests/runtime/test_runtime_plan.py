@@ -260,3 +260,18 @@ def test_few_rows_of_another_form_run_as_all_others_do() -> None:
                              if a.field == "engine.few_rows")  # fmt: skip
         assert not value and reason
     assert not resolve(config(), SMALL, gpus()).config.engine.few_rows
+
+
+def test_shared_pages_are_read_once_where_that_saves_gigabytes() -> None:
+    """A page of 16 tokens of Llama-3.1-8B is 2 MiB."""
+    assert resolve(config(), SPEC, gpus()).config.schedule.share_from == 2048
+    assert resolve(config({"tp": 2}), SPEC, gpus(2)).config.schedule.share_from == 4096
+    assert resolve(config(), SPEC, CPU).config.schedule.share_from == 0
+    asked = config(schedule=ScheduleConfig(share_from=7))
+    assert resolve(asked, SPEC, gpus()).config.schedule.share_from == 7
+
+
+def test_decode_rows_join_prefills_that_are_captured() -> None:
+    assert resolve(config(), SPEC, gpus()).config.schedule.mixed_tokens == 1024
+    assert resolve(config({"graphs": False}), SPEC, gpus()).config.schedule.mixed_tokens == 1
+    assert resolve(config(), SPEC, CPU).config.schedule.mixed_tokens == 1

@@ -52,10 +52,10 @@ class PrefillGraphs:
         self._memory: Any = None
 
     def size_for(self, step: Step) -> int | None:
-        """The captured size that takes the prefill rows of `step`; None when none does."""
-        if len(step.slots) > PREFILL_ROWS or step.prefill_rows != len(step.slots):
+        """The captured size that takes `step`, decode rows of it too; None when none does."""
+        if len(step.slots) > PREFILL_ROWS or step.prefill_rows == 0 or step.shared is not None:
             return None
-        at = bisect.bisect_left(self._sizes, len(step.ids))
+        at = bisect.bisect_left(self._sizes, int(step.lengths.sum()))
         if at == len(self._sizes):
             return None
         return self._sizes[at] if self._sizes[at] in self._graphs else None
@@ -87,9 +87,11 @@ class PrefillGraphs:
     def _body(self, size: int) -> None:
         """The table holds ids, positions and owners' slots of `size` tokens, then the rows' slots.
 
-        Tokens past the step's last one belong to the spare slot: their K and V go to page 0.
+        An id below zero is that of a decode row, which its slot knows. Tokens past the step's last
+        one belong to the spare slot: their K and V go to page 0.
         """
         ids, positions, owners = self._table[: 3 * size].long().view(3, size).unbind(0)
+        ids = torch.where(ids < 0, self._slots.last_token[owners].long(), ids)
         page = self._slots.page_table[owners, positions // self._page_size]
         batch = Batch(
             ids=ids,
@@ -108,12 +110,13 @@ class PrefillGraphs:
 
     def replay(self, step: Step, size: int) -> Tensor:
         """Hidden states [tokens, hidden] of the step; overwritten by the next replay."""
-        tokens, n = len(step.ids), len(step.slots)
+        tokens, n = int(step.lengths.sum()), len(step.slots)
         with self._staging.stopwatch:
             lengths = step.lengths
             begins = np.cumsum(lengths) - lengths
             table = np.zeros(3 * size + n, dtype=np.int32)
-            table[:tokens] = step.ids
+            table[: len(step.ids)] = step.ids
+            table[len(step.ids) : tokens] = -1
             positions = np.repeat(step.starts - begins, lengths) + np.arange(tokens)
             table[size : size + tokens] = positions
             table[2 * size : 3 * size] = self._slots.spare

@@ -31,6 +31,8 @@ TOUCH_EVERY = 32
 ROOM_AHEAD = 20
 """Decode steps for which pages are freed at once after a retraction."""
 PREFIXES_TOLD = 8
+MIXED_ROWS = 64
+"""Rows past which a step is not mixed: each costs the attention of a prompt, a tile for a token."""
 
 
 class _Counts:
@@ -137,7 +139,7 @@ class Scheduler:
             self._retract_newest()
         draft = Draft()
         self._admission.fill(draft, self._ratio.value)
-        if not draft.rows or self._config.mixed_chunk:
+        if not draft.rows or self._config.mixed_chunk or self._mixes(draft):
             fits = self._add_decode(draft)
             if not draft.rows and self.in_air:
                 return None
@@ -264,6 +266,18 @@ class Scheduler:
             request.finish()
             del self._live[request.rid]
             self._notices.append(delta)
+
+    def _mixes(self, draft: Draft) -> bool:
+        """Whether the prefill is so short that its pass, like one of decode rows, is the time of
+        reading the weights: both as one read them once."""
+        if draft.tokens > self._config.mixed_tokens:
+            return False
+        ready = self.running.ready()
+        rows = len(ready) - int(np.isin(ready, draft.prefill_slots).sum())
+        return (
+            draft.tokens + rows <= self._config.mixed_tokens
+            and draft.prefill_rows + rows <= MIXED_ROWS
+        )
 
     def _add_decode(self, draft: Draft) -> bool:
         """Adds all rows that decode; False, and nothing added, when pages are short."""

@@ -13,7 +13,7 @@ from tests.reference import models
 
 pytestmark = pytest.mark.gpu
 
-WIDE = {"hidden_size": 1024, "intermediate_size": 1408, "num_attention_heads": 8,
+WIDE = {"hidden_size": 1024, "intermediate_size": 1536, "num_attention_heads": 8,
         "num_key_value_heads": 2, "head_dim": 128, "num_hidden_layers": 3,
         "max_position_embeddings": 1024}  # fmt: skip
 EXACT = {"model.dtype": "float32", "engine.device": "cuda", "engine.max_total_tokens": 20000,
@@ -102,6 +102,23 @@ def test_float32_gives_the_tokens_of_transformers(tmp_path, name):
 
 def test_graphs_and_eager_agree(wide, unrounded):
     assert_near(unrounded, answers(wide, {"engine.graphs": False}))
+
+
+def test_few_rows_as_one_kernel_or_as_many(wide):
+    """Eight rows at most, so that each captured decode pass is the one kernel's."""
+    some = {"schedule.max_running": 8}
+    assert_near(answers(wide, some), answers(wide, {**some, "engine.few_rows": False}))
+    narrow = {**some, "model.quantization": "fp8"}
+    assert_near(answers(wide, narrow), answers(wide, {**narrow, "engine.graphs": False}))
+
+
+def test_decode_rows_in_captured_prefills(wide):
+    """Of 64 prompts 12 run at a time, so that each that joins does so beside rows that decode."""
+    alone, joined = (
+        answers(wide, {"schedule.max_running": 12, "schedule.mixed_tokens": most})
+        for most in (1, 1024)
+    )
+    assert_near(alone, joined)
 
 
 def test_shared_pages_read_once(wide):

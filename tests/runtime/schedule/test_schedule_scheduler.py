@@ -101,6 +101,19 @@ def test_prefill_goes_before_decode_and_with_it_when_mixed() -> None:
         assert len(step.ids) == 6
 
 
+def test_rows_join_a_prefill_that_stays_short_with_them() -> None:
+    w = world(chunk=16, mixed_tokens=7, prefix_cache=False, rows=4)
+    w.submit(prompt(5), Sampling(max_tokens=9))
+    w.iterate()
+    for length, expected in ((6, [6, 1]), (6, [6]), (4, [4, 1, 1, 1])):
+        w.submit(prompt(length, 20), Sampling(max_tokens=9))
+        step = w.scheduler.next_step()
+        assert step is not None and step.lengths.tolist() == expected
+        flight = w.oracle.launch(step)
+        flight.sample(None)
+        w.collect(w.scheduler.settle(step, flight.wait()))
+
+
 def test_a_shared_beginning_is_computed_once() -> None:
     w = world(pages=64, rows=8)
     for tail in range(4):

@@ -52,6 +52,7 @@ def random_shape(rng: random.Random) -> Shape:
         chunk=rng.choice([0, 1, page, 3 * page, 64]),
         max_prefill=rng.choice([8, 64, 16384]),
         mixed_chunk=rng.random() < 0.4,
+        mixed_tokens=rng.choice([0, 0, 6, 40]),
         max_running=8,
         conservativeness=rng.choice([0.0, 0.3, 1.0, 2.0]),
         prefix_cache=rng.random() < 0.75,

@@ -12,8 +12,8 @@ from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
 Int32s = npt.NDArray[np.int32]
 
-PREFILL_ROWS = 16
-"""Most rows of a captured prefill."""
+PREFILL_ROWS = 64
+"""Most rows of a captured prefill, decode rows among them."""
 
 
 class Backend(Protocol):

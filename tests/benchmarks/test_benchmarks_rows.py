@@ -100,7 +100,7 @@ def test_a_sweep_becomes_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     profile = msgspec.convert(tomllib.loads(text), Profile)
     assert profile.evidence.measured and "schedule.chunk" in profile.evidence.fields
     assert profile.schedule["chunk"] == 4096 and profile.engine["memory_fraction"] == 0.9
-    assert profile.schedule["max_running"] == 1024
+    assert profile.schedule["max_running"] == 2048
 
 
 def test_any_setting_can_be_swept() -> None:

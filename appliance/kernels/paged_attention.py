@@ -65,6 +65,11 @@ def _run(wrapper: _Planned, q: Tensor, pages: LayerPages, out: Tensor) -> None:
         wrapper.run(q, (pages.k, pages.v), k_scale=pages.k_scale, v_scale=pages.v_scale, out=out)
 
 
+_GROUPS = (1, 2, 3, 4, 8)
+"""Query heads to a key-value head that FlashInfer's decode kernels know; others go through those of
+a prompt, which multiply by tensor cores."""
+
+
 class Workspace:
     """Device memory FlashInfer writes partial results to; kernels use it one after the other."""
 
@@ -93,7 +98,10 @@ class PagedAttention:
             workspace.floats, "NHD", backend=prefill
         )
         self._prefill.reset_workspace_buffer(workspace.floats, ints[0])
-        self._decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace.floats, "NHD")
+        self._as_prompt = shape.heads // shape.kv_heads not in _GROUPS
+        self._decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            workspace.floats, "NHD", use_tensor_cores=self._as_prompt
+        )
         self._decode.reset_workspace_buffer(workspace.floats, ints[1])
         self._graphs: dict[int, flashinfer.BatchDecodeWithPagedKVCacheWrapper] = {}
         self._pinned: Tensor | None = None
@@ -260,7 +268,8 @@ class PagedAttention:
             wrapper,
             indptr,
             indices,
-            last_len,
+            # its length counts, and how full a last page is at most: the host does not know more
+            torch.ones(rows, dtype=torch.int32),
             s.heads,
             s.kv_heads,
             s.head_dim,
@@ -280,6 +289,7 @@ class PagedAttention:
             self._workspace.floats,
             "NHD",
             use_cuda_graph=True,
+            use_tensor_cores=self._as_prompt,
             paged_kv_indptr_buffer=indptr,
             paged_kv_indices_buffer=indices,
             paged_kv_last_page_len_buffer=last_len,

@@ -134,7 +134,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     filter: Filter = "auto"
     """How top-k, top-p and min-p find their tokens; auto: search, which sorts
     nothing, on NVIDIA GPUs; sort elsewhere and in float32."""
-    fuse_rounding: bool = False
+    fuse_rounding: bool = True
     """Norms and activations round to 8 bits themselves what an 8-bit linear takes."""
     graphs: bool = True
     """Passes are captured as CUDA graphs after load."""

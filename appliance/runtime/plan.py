@@ -41,7 +41,7 @@ SHARED_BYTES = 4 << 30
 """What a decode step must not have to read to be worth running eager, by its shared pages."""
 PREFILL_GRAPH = 1024
 """Tokens of the largest captured prefill."""
-_WHERE_IT_CAN = ("engine.graphs", "engine.few_rows")
+_WHERE_IT_CAN = ("engine.graphs", "engine.few_rows", "engine.fuse_rounding")
 """Switches that are on where they can be; asked for too, what cannot be is not."""
 
 
@@ -136,6 +136,7 @@ class _Rules:
             "engine.filter": self._filter(),
             "engine.graphs": self._graphs(),
             "engine.few_rows": self._few_rows(),
+            "engine.fuse_rounding": self._fuse_rounding(),
             "engine.graph_batch_sizes": self._graph_sizes(),
             "engine.threads": self._threads(),
         }
@@ -258,6 +259,12 @@ class _Rules:
         values = 2 * self.spec.layers * max(1, a.kv_heads // c.engine.tp) * a.head_dim
         page = 2 * values * c.schedule.page_size
         return -(-SHARED_BYTES // page), f"{SHARED_BYTES >> 30} GiB not read outweigh the launches"
+
+    def _fuse_rounding(self) -> tuple[bool, str]:
+        asked = self.config.model.quantization
+        if not self.cuda or (self._quantization()[0] if asked == "auto" else asked) != "fp8":
+            return False, "no linear takes 8 bits on a GPU"
+        return self.config.engine.fuse_rounding, "one kernel less before most linears"
 
     def _few_rows(self) -> tuple[bool, str]:
         c = self.config

@@ -275,3 +275,10 @@ def test_decode_rows_join_prefills_that_are_captured() -> None:
     assert resolve(config(), SPEC, gpus()).config.schedule.mixed_tokens == 1024
     assert resolve(config({"graphs": False}), SPEC, gpus()).config.schedule.mixed_tokens == 1
     assert resolve(config(), SPEC, CPU).config.schedule.mixed_tokens == 1
+
+
+def test_rounding_is_fused_where_linears_take_8_bits() -> None:
+    narrow = config(model=ModelConfig(path="/m", id="m", quantization="fp8"))
+    assert resolve(narrow, SPEC, gpus()).config.engine.fuse_rounding
+    assert not resolve(config(), SPEC, gpus()).config.engine.fuse_rounding
+    assert not resolve(narrow, SPEC, CPU).config.engine.fuse_rounding

@@ -336,9 +336,11 @@ class RankBuilder:
         pages: list[KVPages],
         dtype: torch.dtype,
     ) -> int:
-        """Bytes that all captured passes will take: the largest measured, the others like the
-        smallest, which finds its working memory in the pool of the largest."""
+        """Bytes that all captured passes will take: the largest measured, the others like a small
+        one, which finds its working memory in the pool of the largest. The smallest of all may be
+        one kernel, which takes next to nothing."""
         sizes = self._config.engine.graph_batch_sizes
+        small = next((size for size in sizes if size > MAX_ROWS), sizes[0])
         graphs = self._graphs(loaded, staging, slots, pages, dtype)
         prefills = self._prefill_graphs(loaded, staging, slots, pages, dtype)
         if graphs is None or prefills is None:
@@ -346,7 +348,7 @@ class RankBuilder:
         before = torch.cuda.mem_get_info(self._device)[0]
         graphs.capture(sizes[-1])
         middle = torch.cuda.mem_get_info(self._device)[0]
-        graphs.capture(sizes[0])
+        graphs.capture(small)
         after = torch.cuda.mem_get_info(self._device)[0]
         prefills.capture(prefills.largest)
         prefill = after - torch.cuda.mem_get_info(self._device)[0]

@@ -262,8 +262,8 @@ class _Rules:
 
     def _fuse_rounding(self) -> tuple[bool, str]:
         asked = self.config.model.quantization
-        if not self.cuda or (self._quantization()[0] if asked == "auto" else asked) != "fp8":
-            return False, "no linear takes 8 bits on a GPU"
+        if (self._quantization()[0] if asked == "auto" else asked) != "fp8":
+            return False, "no linear takes 8 bits"
         return self.config.engine.fuse_rounding, "one kernel less before most linears"
 
     def _few_rows(self) -> tuple[bool, str]:

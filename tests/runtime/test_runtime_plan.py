@@ -281,4 +281,3 @@ def test_rounding_is_fused_where_linears_take_8_bits() -> None:
     narrow = config(model=ModelConfig(path="/m", id="m", quantization="fp8"))
     assert resolve(narrow, SPEC, gpus()).config.engine.fuse_rounding
     assert not resolve(config(), SPEC, gpus()).config.engine.fuse_rounding
-    assert not resolve(narrow, SPEC, CPU).config.engine.fuse_rounding

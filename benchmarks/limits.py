@@ -34,20 +34,23 @@ def workload_of(row: Row) -> Workload:
     return Workload(dataset=dataset, requests=requests, model="m")
 
 
-def prompt_tokens(row: Row, inputs: np.ndarray) -> int:
-    """Tokens that must be computed: a shared beginning once a group."""
+def shared_tokens(row: Row) -> tuple[int, int]:
+    """(groups of 16 requests, tokens that those of a group begin with); (0, 0): nothing shared."""
     dataset = shlex.split(row.arguments)[1]
     if not dataset.startswith("prefix:"):
-        return int(inputs.sum())
-    groups, shared, own, _ = map(int, dataset.partition(":")[2].split(","))
-    return groups * shared + own * len(inputs)
+        return 0, 0
+    groups, shared, *_ = map(int, dataset.partition(":")[2].split(","))
+    return groups, shared
 
 
 def seconds(row: Row, most_rows: int, pool: int) -> tuple[float, int]:
     """(serial seconds, output tokens) of all requests at once, admitted in order as they fit."""
     kind = row.id.partition("-")[0]
     inputs, outputs = lengths(workload_of(row))
-    prefill = prompt_tokens(row, inputs) * PREFILL_FLOP / FLOPS[kind]
+    groups, shared = shared_tokens(row)
+    inputs = inputs - shared  # a group's beginning is computed, held and read once
+    prefill = (groups * shared + int(inputs.sum())) * PREFILL_FLOP / FLOPS[kind]
+    pool -= groups * shared
     whole, waiting, decode = inputs + outputs, 0, 0.0
     position = np.zeros(0, dtype=np.int64)
     last = np.zeros(0, dtype=np.int64)
@@ -59,7 +62,8 @@ def seconds(row: Row, most_rows: int, pool: int) -> tuple[float, int]:
             free -= int(whole[waiting])
             waiting += 1
         arithmetic = len(position) * DECODE_FLOP / FLOPS[kind]
-        decode += max(WEIGHTS[kind] / COPY, arithmetic) + int(position.sum()) * KV_BYTES / COPY
+        read = int(position.sum()) + -(-len(position) // 16) * shared
+        decode += max(WEIGHTS[kind] / COPY, arithmetic) + read * KV_BYTES / COPY
         position = position + 1
         going = position < last
         position, last = position[going], last[going]

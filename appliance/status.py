@@ -15,7 +15,10 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-PhaseName = Literal["spawn", "import", "load", "plan", "capture", "warmup"]
+PhaseName = Literal[
+    "spawn", "import", "connect", "load", "compile", "plan", "capture", "warmup"
+]
+"""In the order of a start. A start may go without connect, compile or capture."""
 
 State = Literal["stopped", "starting", "ready", "degraded", "draining", "failed"]
 """degraded: was ready, an engine is being started again; requests wait and go on."""

@@ -90,6 +90,16 @@ CATALOGUE: dict[str, Entry] = {
         "its disk is full, or does not answer",
         "df and dmesg say which; the run goes on, and appliance logs still has the newest lines",
     ),
+    "APL-ALR-015": Entry(
+        "two GPUs of one model exchange slowly",
+        "they reach one another through the host or a slot that is narrow, and the others wait",
+        "nvidia-smi topo -m and topo -p2p r; look at IOMMU, ACS and the PCIe slots",
+    ),
+    "APL-ALR-016": Entry(
+        "an engine computes by plain torch",
+        "its kernels could not be compiled here: a compiler is missing, or failed",
+        "appliance doctor names what to install; then appliance restart",
+    ),
     "APL-AUT-001": Entry(
         "the hub keeps this model behind a gate",
         "its terms have not been accepted, or no token says who asks",
@@ -209,6 +219,12 @@ CATALOGUE: dict[str, Entry] = {
         "the machine cannot compute with its GPUs",
         "the driver is older than torch's CUDA needs, torch has none, or /dev/shm is too small",
         "appliance doctor names what to install or to add",
+    ),
+    "APL-HW-006": Entry(
+        "two GPUs of one model do not reach one another",
+        "an IOMMU or ACS turns direct copies away, peers are not there in a virtual machine, or "
+        "/dev/shm is too small",
+        "NCCL_P2P_DISABLE=1 appliance up …; nvidia-smi topo -p2p r shows the pairs",
     ),
     "APL-INT-001": Entry(
         "a file has other bytes than the hub says",

@@ -28,6 +28,7 @@ from appliance.supervisor.claim import RunLock, bind, held
 _BIRTH_S = 15.0
 _DONE = {
     "import": "Imported",
+    "connect": "Connected",
     "load": "Loaded",
     "plan": "Planned",
     "capture": "Captured",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -33,6 +34,14 @@ def main() -> int:
     """0 when asked to end; else the error's exit code, after it was told to the supervisor."""
     args = _arguments()
     status = StatusPipe(args.status_fd)
+    code = _run(args, status)
+    if code and args.role == "engine":
+        logging.shutdown()
+        os._exit(code)  # the device may hang, and an orderly end would wait for it
+    return code
+
+
+def _run(args: argparse.Namespace, status: StatusPipe) -> int:
     try:
         config = read_config(args.config)
         launch.hold_lifeline()

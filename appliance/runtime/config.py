@@ -142,6 +142,9 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Row counts at which decode is captured; empty: by GPU class."""
     few_rows: bool = True
     """Captured decode passes of up to 16 rows run as one kernel, where model and GPU allow it."""
+    try_links: bool = True
+    """GPUs that share a model exchange some bytes in pairs before it is loaded: a pair that hangs
+    or is slow has a name then."""
     threads: NotNegative = 0
     """CPU threads of one rank; 0: cores divided by ranks."""
     seed: int = 0

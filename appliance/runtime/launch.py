@@ -27,7 +27,10 @@ from appliance.status import Beat, Phase, PhaseName, Ready, StatusPipe
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
-_LIMITS = {"import": 120.0, "load": 900.0, "plan": 300.0, "capture": 300.0}
+_LIMITS = {
+    "import": 120.0, "connect": 180.0, "load": 900.0, "compile": 1200.0, "plan": 300.0,
+    "capture": 300.0,
+}  # fmt: skip
 """Seconds of silence allowed in a phase before the supervisor takes it for hung."""
 
 

@@ -71,6 +71,10 @@ class Seen(Struct, frozen=True):
     """Seconds for which the log's disk has not answered."""
     frontends: Sequence[str] = ()
     """Those that have published nothing for seconds."""
+    slow_links: Sequence[str] = ()
+    """Pairs of GPUs and how fast they exchanged at the start, where that is slow."""
+    plain: str = ""
+    """Why an engine computes by plain torch where its kernels should; empty: none does."""
     xids: Sequence[tuple[float, int, int]] = ()
     """(Unix time, GPU, number) of critical errors, oldest first."""
     refused: Mapping[str, float] = {}
@@ -215,6 +219,14 @@ def _of_the_gpus(seen: Seen) -> list[Finding]:
             text = f"{place} has {gpu.ecc_uncorrected} memory errors that it could not correct"
             fix = f"nvidia-smi -q -d ECC -i {gpu.index}; reset the GPU when it is idle"
             found.append(Finding("APL-ALR-008", "error", text, fix, place))
+    if seen.slow_links:
+        text = f"slow between {', '.join(seen.slow_links)}: all GPUs of a model wait for it"
+        fix = "nvidia-smi topo -m and topo -p2p r show the way they take; IOMMU, ACS and PCIe slots"
+        found.append(Finding("APL-ALR-015", "warn", text, fix))
+    if seen.plain:
+        text = f"plain torch computes, many times slower than kernels would: {seen.plain}"
+        fix = "appliance doctor names the compilers to install; then appliance restart"
+        found.append(Finding("APL-ALR-016", "warn", text, fix))
     return [*found, *_xids(seen)]
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import signal
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from msgspec import Struct
 
-from appliance.status import Beat, ChildMessage, Failed, Phase, Ready
+from appliance.status import Beat, ChildMessage, Failed, Phase, PhaseName, Ready
 from appliance.supervisor.child import Child
 from appliance.supervisor.health import Deaths, Limits, Watch, exit_words
 
-PHASES = ("spawn", "import", "load", "plan", "capture", "warmup")
+PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 
 
 _QUIET = re.compile(r"\s|\S+Z (INFO|DEBUG) ")

@@ -206,6 +206,10 @@ class View:
             disk=self._disks.free(),
             log_missing=self._book.writer.missing,
             log_stuck_s=self._book.writer.stuck_s(),
+            slow_links=[
+                words for r in life.replicas if r.ready for words in r.facts.get("links_slow", ())
+            ],
+            plain=next((str(r.facts["plain"]) for r in life.replicas if "plain" in r.facts), ""),
             silent={
                 f"engine {r.index}": r.silence(time.monotonic())
                 for r in life.replicas

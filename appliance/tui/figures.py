@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import get_args
 
 from rich.cells import cell_len
 
-from appliance.status import TopSnapshot
+from appliance.status import PhaseName, TopSnapshot
 from appliance.tui.styles import LEVELS, above
 from appliance.tui.text import (
     UNICODE,
@@ -25,7 +26,7 @@ from appliance.tui.text import (
     whole,
 )
 
-PHASES = ("spawn", "import", "load", "plan", "capture", "warmup")
+PHASES: tuple[str, ...] = get_args(PhaseName)
 QUEUE_LONG_S = (1.0, 5.0)
 KV_HIGH = (0.7, 0.9)
 

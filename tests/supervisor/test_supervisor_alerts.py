@@ -31,6 +31,8 @@ CAUSES = {
     "APL-ALR-012": {"errors": {"4xx": 40.0}, "requests": 100.0},
     "APL-ALR-013": {"refused": {"context_length_exceeded": 2.0}, "errors": {"4xx": 2.0}},
     "APL-ALR-014": {"log_missing": 3},
+    "APL-ALR-015": {"slow_links": ["GPU 0 and GPU 2: 0.9 GB/s"]},
+    "APL-ALR-016": {"plain": "ninja is not there"},
 }
 
 

@@ -124,7 +124,7 @@ async def test_starting_shows_phase_and_progress():
     app = TopApp(Source(top))
     async with app.run_test(size=(80, 24)) as pilot:
         await first_frame(pilot, app)
-        assert "STARTING 3/6 load 50%" in app.dashboard.query_one(Title).text
+        assert "STARTING 4/8 load 50%" in app.dashboard.query_one(Title).text
         assert "3 of 4 shards" in app.dashboard.query_one(Alerts).text
 
 

@@ -52,7 +52,7 @@ def test_fit_is_exact_for_wide_characters(width):
 
 def test_state_words():
     starting = TopSnapshot(state="starting", phase="load", progress=0.41)
-    assert figures.state_words(starting) == "STARTING 3/6 load 41%"
+    assert figures.state_words(starting) == "STARTING 4/8 load 41%"
     assert figures.state_words(fakecontrol.snapshot(phase="load")) == "READY"
     assert figures.state_words(TopSnapshot(state="failed")) == "FAILED"
 

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 _CPU_TRIAL = 64
 """Prompt tokens of the trial on a CPU, where a whole chunk may take seconds."""
 
-Tell = Callable[[Literal["load", "plan", "capture"], float, str], None]
+Tell = Callable[[Literal["connect", "load", "compile", "plan", "capture"], float, str], None]
 """phase, progress from 0 to 1, detail"""
 
 
@@ -124,8 +124,12 @@ class RankBuilder:
         self._config, self._spec, self._tell = config, spec, tell
         self._mesh = Mesh(rank, config.engine.tp)
         self._device = self._open_device(local_device)
-        self._comm: Comm = connect(self._mesh, self._device, meeting)
         self._facts: dict[str, Any] = {}
+        if config.engine.tp > 1:
+            tell("connect", 0.0, "")
+        self._comm: Comm = connect(self._mesh, self._device, meeting)
+        if config.engine.try_links:
+            self._facts.update(self._comm.try_links())
         self._warmup = (0, 0.0)
         self._clock = time.perf_counter()
 

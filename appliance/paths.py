@@ -123,6 +123,11 @@ def cancels(run: Path) -> Path:
     return run / "cancels.json"
 
 
+def engine_pids(run: Path) -> Path:
+    """Engine processes whose memory the driver may still have to take back (JSON)."""
+    return run / "engines.json"
+
+
 def aborts(run: Path, frontend: int) -> Path:
     """Requests that callers told one frontend to end, for the others (JSON)."""
     return run / f"aborts-{frontend}.json"

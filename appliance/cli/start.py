@@ -23,6 +23,7 @@ from appliance.keys import write_digests
 from appliance.runtime.config import write_config
 from appliance.status import RunStatus
 from appliance.supervisor.child import child_environment
+from appliance.supervisor import devices
 from appliance.supervisor.claim import RunLock, bind, held
 
 _BIRTH_S = 15.0
@@ -31,6 +32,7 @@ _DONE = {
     "connect": "Connected",
     "load": "Loaded",
     "plan": "Planned",
+    "compile": "Compiled",
     "capture": "Captured",
     "warmup": "Warmed",
 }
@@ -124,6 +126,18 @@ def wait_released(run: Path, limit_s: float = 5.0) -> None:
 
 def spawn(claim: Claim) -> None:
     """Starts the supervisor as a process of its own, nobody's child, which takes over lock and
+def wait_for_the_last(name: str, out: Output) -> None:
+    """Until the driver has taken back what the last run of this name held, if that was killed:
+    before the memory that is free is looked at."""
+    run = paths.runtime_dir() / name
+    if not paths.engine_pids(run).exists() or held(run):
+        return
+    holding = devices.freed(run)
+    if holding:
+        words = "; ".join(holder.words for holder in holding)
+        out.warn(f"of the last run {words}\n{devices.cure(holding)}")
+
+
     port."""
     lock_fd, listen_fd = claim.lock.fd, claim.listener.fileno()
     with (claim.run / "supervisor.err").open("wb") as errors:

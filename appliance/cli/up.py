@@ -109,6 +109,8 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
     asked = Asked(model, name, given["profile"], options, settings, assume, not dry)
     try:
         prepared = prepare(asked)
+    if not dry:
+        start.wait_for_the_last(name, out)
     except NotFoundError as e:
         if dry or not _pulled(out, model, e):
             raise

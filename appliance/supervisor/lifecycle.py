@@ -32,7 +32,9 @@ from appliance.status import (
     publish,
 )
 from appliance.supervisor.child import Child, Commands, Lifeline, Post, reap_orphans
+from appliance.supervisor import devices
 from appliance.supervisor.health import Deaths, Limits, Watch
+from appliance.supervisor.devices import Holder
 from appliance.supervisor.lastword import LastWord
 from appliance.supervisor.logs import LogBook
 from appliance.supervisor.notify import Notifier
@@ -61,8 +63,8 @@ class Frontend(Struct):
 class Lifecycle:
     """Starts, watches, restarts and stops the processes of one run.
 
-    listener: the bound TCP socket that frontends inherit. free: awaited between an engine's death
-    and its next start, until what its processes (by pid) held is free again.
+    listener: the bound TCP socket that frontends inherit. free: awaited after an engine's end,
+    until the GPUs hold nothing of its processes (by pid); what they still do, None without GPUs.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Lifecycle:
         *,
         limits: Limits | None = None,
         watcher: Watcher | None = None,
-        free: Callable[[list[int]], Awaitable[None]] | None = None,
+        free: Callable[[list[int]], Awaitable[list[Holder] | None]] | None = None,
     ) -> None:
         self.config = config
         self.run = Path(config.dir)
@@ -291,6 +293,8 @@ class Lifecycle:
             return
         slow = min(self.replicas, key=_how_far)
         at = slow.phases[-1]
+        if self.config.engine.device == "cuda":
+            devices.remember(self.run, [c.pid for r in self.replicas for c in r.ranks])
         phase = "warmup" if slow.ready else at.name
         state: State = "degraded" if self.state.reached_ready else "starting"
         changed = (state, phase) != (self.state.state, self.state.phase)
@@ -436,10 +440,32 @@ class Lifecycle:
             names = ", ".join(c.post.words for c in left)
             self._tell("step", f"{names} did not end within {grace:.1f} s of SIGTERM: SIGKILL")
             for child in left:
+        await self._ask_driver()
                 child.signal(signal.SIGKILL)
             await self._gone(engines, None)
         elif engines:
-            self._tell("step", f"{len(engines)} engine process(es) ended")
+            self.tell("step", f"{len(engines)} engine process(es) ended")
+
+    async def _ask_driver(self) -> None:
+        """Told as a step: whether the GPUs have their memory back, and who has it if not."""
+        pids = [child.pid for replica in self.replicas for child in replica.ranks]
+        if self._free is None or not pids or self._hurry.is_set():
+            return
+        asked = asyncio.ensure_future(self._free(pids))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({asked, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not asked.done():
+            asked.cancel()
+            return
+        held = asked.result()
+        if held:
+            words = "; ".join(holder.words for holder in held)
+            self.tell("step", f"the driver says: {words}\n{devices.cure(held)}")
+        elif held is not None:
+            self.tell("step", "the driver says that the GPUs have their memory back")
+        if not held:
+            devices.forget(self.run)
 
     async def _gone(self, children: list[Child], limit_s: float | None) -> bool:
         """Waits until all have ended. False when time is up, or when we are told to hurry."""

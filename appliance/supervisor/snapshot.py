@@ -18,6 +18,7 @@ from appliance import paths
 from appliance.hardware import Gpu, Gpus, host_memory
 from appliance.metrics import Dump, quantile, subtract
 from appliance.status import EngineState, FrontendSnapshot, PrefixRow
+from appliance.supervisor.devices import LIMIT_S, Holder, holders
 
 HISTORY_S = 900
 WINDOW_S = 60
@@ -88,15 +89,17 @@ class Sampler:
         """Calls `look` whenever there is something new to see."""
         self._lookers.append(look)
 
-    async def freed(self, pids: list[int], limit_s: float = 10.0) -> None:
-        """Returns when the GPUs hold nothing of these processes, or after `limit_s`."""
+    async def freed(self, pids: list[int], limit_s: float = LIMIT_S) -> list[Holder] | None:
+        """Returns when the GPUs hold nothing of these processes, or after `limit_s` what they do.
+        None: there is no GPU to ask."""
         if self._sensors is None:
             return
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
             await self._read_gpus()
-            if not any(p.pid in pids for gpu in self.gpus for p in gpu.processes):
-                return
+            held = holders(self.gpus, pids)
+            if not held or time.monotonic() >= end:
+                return held if self.gpus else None
             await asyncio.sleep(0.1)
 
     def sample(self, now: float) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from cli_stage import live_run
 
 from appliance import paths
 from appliance.client import Client
+from appliance.hardware import Gpu, GpuProcess
+from appliance.supervisor import devices
 from appliance.supervisor.claim import held
 
 Cli = Callable[..., Any]
@@ -39,3 +43,29 @@ def test_down_of_every_run_without_waiting(cli: Cli, own_home: Path) -> None:
         assert said.err.count("1 frontend(s) did not finish in time: SIGKILL") == 2
         assert not held(one) and not held(two)
         assert cli("down", "--all").out == "nothing to stop\n"
+
+
+def test_after_a_supervisor_that_was_killed_the_driver_is_asked(
+    cli: Cli, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, dead = paths.run_dir("default"), 2**22 + 7
+    monkeypatch.setattr(devices.freed, "__defaults__", (0.0, None))
+
+    def sensors(*holders: int) -> None:
+        rows = tuple(GpuProcess(pid, "python", 71_200_000_000) for pid in holders)
+        gpu = Gpu(1, "GPU-1", "H100", 80 << 30, 0, 90, processes=rows)
+        stub = SimpleNamespace(sample=lambda: (gpu,), close=lambda: None)
+        monkeypatch.setattr(devices, "Gpus", lambda: stub)
+
+    devices.remember(run, [dead])
+    sensors(dead)
+    said = cli("down")
+    assert said.code == 0 and "nothing to stop" in said.out
+    assert f"pid {dead} (python) still holds 71.2 GB of GPU 1" in said.err
+    (told,) = json.loads(cli("down", "--json").out)["holding"]
+    assert told == {"gpu": 1, "pid": dead, "name": "python", "memory_bytes": 71_200_000_000}
+    said = cli("up", "--load-format", "dummy", "--set", "engine.tp=0")
+    assert said.code == 2 and f"of the last run pid {dead} (python) still holds" in said.err
+    sensors()
+    assert "GPUs have their memory back" in cli("down").err
+    assert "memory" not in cli("down").err

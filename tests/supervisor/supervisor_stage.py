@@ -58,13 +58,20 @@ class StandIns:
         return [*self._base, "--role", "engine", *place, *fds, "--told", told]
 
 
-def make_config(run: Path, *, tp: int = 1, replicas: int = 1, frontends: int = 1) -> RuntimeConfig:
+def make_config(
+    run: Path,
+    *,
+    tp: int = 1,
+    replicas: int = 1,
+    frontends: int = 1,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> RuntimeConfig:
     return RuntimeConfig(
         run=run.name,
         dir=str(run),
         model=ModelConfig(path="/nowhere", id="tiny", dtype="float32", context=128),
         serve=ServeConfig(port=0, frontends=frontends),
-        engine=EngineConfig(device="cpu", tp=tp, replicas=replicas, memory_fraction=0.5),
+        engine=EngineConfig(device=device, tp=tp, replicas=replicas, memory_fraction=0.5),
     )
 
 
@@ -140,13 +147,14 @@ async def staged(
     frontends: int = 1,
     limits: Limits = FAST,
     leave_when_failed: bool = False,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> AsyncIterator[Stage]:
     """Starts a run and takes it down, whatever became of it."""
     home = Path(tempfile.mkdtemp(prefix="apl"))
     run = paths.private_dir(home / "stage")
     lock = RunLock.take(run)
     listener = bind("127.0.0.1", 0)
-    config = make_config(run, tp=tp, replicas=replicas, frontends=frontends)
+    config = make_config(run, tp=tp, replicas=replicas, frontends=frontends, device=device)
     write_config(config, paths.config_file(run))
     stage = Stage(run, listener, commands or StandIns())
     stage.task = asyncio.create_task(

@@ -95,7 +95,7 @@ class Sampler:
         if self._sensors is None:
             return
         end = time.monotonic() + limit_s
-        while time.monotonic() < end:
+        while True:
             await self._read_gpus()
             held = holders(self.gpus, pids)
             if not held or time.monotonic() >= end:

@@ -93,7 +93,7 @@ class Sampler:
         """Returns when the GPUs hold nothing of these processes, or after `limit_s` what they do.
         None: there is no GPU to ask."""
         if self._sensors is None:
-            return
+            return None
         end = time.monotonic() + limit_s
         while True:
             await self._read_gpus()

@@ -10,7 +10,6 @@ is the floor. --fp8: 8-bit weights, which the library's way multiplies by tokens
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flashinfer
@@ -19,6 +18,7 @@ import torch
 from appliance.kernels import gemm_fp8
 from appliance.kernels.cuda_ops import CudaOps
 from appliance.kernels.few_rows import FewRows, LayerTensors, Shape
+from benchmarks.gpu_clock import captured, microseconds
 
 SHAPE = Shape(4096, 14336, 32, 8, 16, head_norm=False, narrow=False)
 SIZE = 128
@@ -44,25 +44,6 @@ def made(outs: int, ins: int, fp8: bool) -> Weight:
         return Weight(values, None)
     scale = values.abs().amax(1).float() / 448.0
     return Weight((values.float() / scale[:, None]).to(torch.float8_e4m3fn), scale)
-
-
-def microseconds(run: Callable[[], object], parts: int) -> float:
-    """Median of graph replays of `run`, for each of its parts."""
-    with torch.cuda.stream(torch.cuda.Stream()):
-        run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    times = []
-    for _ in range(24):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / parts)
-    return sorted(times[4:])[10]
 
 
 class Layers:
@@ -139,7 +120,9 @@ def main() -> None:
         layers = Layers(given.layers, rows, given.position, SHAPE._replace(narrow=given.fp8))
         theirs, ours = layers.theirs().clone(), layers.ours().clone()
         differs = float((ours.float() - theirs.float()).norm() / theirs.float().norm())
-        library, own = (microseconds(w, given.layers) for w in (layers.theirs, layers.ours))
+        library, own = (
+            microseconds(captured(w), given.layers) for w in (layers.theirs, layers.ours)
+        )
         floor = layers.bytes / COPY * 1e6
         print(
             f"layer at {given.position}, {rows:2} rows: library {library:6.1f} us, one kernel "

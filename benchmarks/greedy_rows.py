@@ -9,32 +9,14 @@ at --bandwidth (bytes a second). Few rows are in the cache, as they are just aft
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from appliance.kernels.greedy import first_largest
+from benchmarks.gpu_clock import captured, microseconds
 
 PASSES = 10
-
-
-def microseconds(work: Callable[[], object]) -> float:
-    """Of one pass."""
-    work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(PASSES):
-            work()
-    graph.replay()
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    for _ in range(10):
-        graph.replay()
-    end.record()
-    torch.cuda.synchronize()
-    return float(begin.elapsed_time(end)) * 1000 / (10 * PASSES)
 
 
 def main() -> None:
@@ -46,7 +28,10 @@ def main() -> None:
     for rows in (1, 8, 64, 256, 1000):
         x = torch.randn(rows, asked.vocab, device="cuda", dtype=torch.bfloat16)
         assert torch.equal(first_largest(x, -1), x.argmax(-1))
-        theirs, ours = microseconds(partial(x.max, -1)), microseconds(partial(first_largest, x, -1))
+        theirs, ours = (
+            microseconds(captured(work, PASSES), PASSES)
+            for work in (partial(x.max, -1), partial(first_largest, x, -1))
+        )
         floor = x.numel() * 2 / asked.bandwidth * 1e6
         print(f"{rows:5} {theirs:8.1f} {ours:8.1f} {floor / ours:17.2f}")
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from appliance.kernels import filter_logits, torch_ops
 from appliance.kernels.filter_logits import LAUNCH, Launch
+from benchmarks.gpu_clock import captured, microseconds
 
 ASKED = {"top_k 50": (50, 1.0, 0.0), "top_p 0.9": (0, 0.9, 0.0), "both, min_p": (50, 0.9, 0.02)}
 SWEPT: dict[str, tuple[int, ...]] = {
@@ -38,29 +39,6 @@ SWEPT: dict[str, tuple[int, ...]] = {
     "find_warps": (4, 16),
 }
 """Other numbers than the ones that serve; each is tried alone."""
-
-
-def microseconds(work: Callable[[], object]) -> float:
-    for _ in range(3):
-        work()
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    begin.record()
-    for _ in range(10):
-        work()
-    end.record()
-    torch.cuda.synchronize()
-    return float(begin.elapsed_time(end)) * 100
-
-
-def captured(work: Callable[[], object]) -> Callable[[], object]:
-    for _ in range(2):
-        work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
 
 
 def flashinfer_mask(x: Tensor, top_k: int, top_p: float) -> Tensor:

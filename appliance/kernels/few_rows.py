@@ -8,20 +8,21 @@ model's widths and the GPU at hand when it is first needed, and kept beside trit
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from appliance.kernels.cuda_source import Kernel, architecture, image
 
 MAX_ROWS = 16
 HEAD = 128
 """The size of a head that the kernel knows."""
 
+_SOURCE = Path(__file__).with_suffix(".cu")
 _WARPS = 8
 _LINE = 128
 """Bytes of each row that a warp reads at a time."""
@@ -146,14 +147,6 @@ class _Given(ctypes.Structure):
     )  # fmt: skip
 
 
-class _Kernel(NamedTuple):
-    """module is kept for as long as the function is used."""
-
-    module: Any
-    function: Any
-    shared_bytes: int
-
-
 class FewRows:
     """One model's layers on one GPU. Not for two streams at a time: the buffers are its own.
 
@@ -223,7 +216,8 @@ class FewRows:
             splits=splits_for(rows, self._shape.kv_heads, self._programs),
             eps=self._eps, softmax_scale=self._softmax_scale,
         )  # fmt: skip
-        _launch(self._kernels[0 if rows <= 8 else 1], given, self._programs)
+        kernel = self._kernels[0 if rows <= 8 else 1]
+        kernel.launch(given, self._programs, 32 * _WARPS, together=True)
         return self._buffers["out"][: rows * self._shape.hidden].view(rows, -1)
 
 
@@ -241,21 +235,27 @@ def _table(layers: Sequence[LayerTensors], device: torch.device) -> Tensor:
     return torch.frombuffer(bytearray(table), dtype=torch.uint8).to(device)
 
 
-_built: dict[tuple[Shape, int], tuple[_Kernel, _Kernel]] = {}
+_built: dict[tuple[Shape, int], tuple[Kernel, Kernel]] = {}
 
 
-def _kernels(shape: Shape, device: torch.device, folder: Path | None) -> tuple[_Kernel, _Kernel]:
+def _kernels(shape: Shape, device: torch.device, folder: Path | None) -> tuple[Kernel, Kernel]:
     """For up to 8 rows, and for up to 16. Once in a process for each GPU."""
     key = shape, device.index or 0
     if key not in _built:
-        properties = torch.cuda.get_device_properties(device)
-        arch = f"sm_{properties.major}{properties.minor}"
-        divided = parts(shape, properties.multi_processor_count)
+        arch = architecture(device)
+        programs = torch.cuda.get_device_properties(device).multi_processor_count
+        divided = parts(shape, programs)
         with ThreadPoolExecutor(2) as pool:
-            images = list(pool.map(lambda g: _image(shape, divided, g, arch, folder), (1, 2)))
+            images = list(
+                pool.map(
+                    lambda g: image(_SOURCE, definitions(shape, divided, g), arch, folder), (1, 2)
+                )
+            )
         with torch.cuda.device(device):
-            torch.cuda.current_stream().synchronize()  # makes the device's context the current one
-            one, two = (_loaded(image, g) for image, g in zip(images, (1, 2), strict=True))
+            one, two = (
+                Kernel(code, "few_rows", 2 * _WARPS * _TILE_MOST * (8 * g + 1) * 4)
+                for code, g in zip(images, (1, 2), strict=True)
+            )
         _built[key] = one, two
     return _built[key]
 
@@ -270,84 +270,3 @@ def definitions(shape: Shape, divided: dict[str, _Part], groups: int) -> list[st
         **{f"R_{name}": part.ahead for name, part in divided.items()},
     }  # fmt: skip
     return [f"-D{name}={value}" for name, value in values.items()]
-
-
-def _image(
-    shape: Shape, divided: dict[str, _Part], groups: int, arch: str, folder: Path | None
-) -> bytes:
-    """Machine code, from the folder of an earlier start when it is there."""
-    nvrtc = _bindings().nvrtc
-    source = Path(__file__).with_suffix(".cu").read_bytes()
-    options = [
-        f"--gpu-architecture={arch}", "--std=c++17", "--device-as-default-execution-space",
-        *definitions(shape, divided, groups),
-    ]  # fmt: skip
-    version = _checked(nvrtc.nvrtcVersion())
-    name = hashlib.sha256(repr((source, options, version)).encode()).hexdigest()[:32]
-    kept = (folder or _triton_folder()) / f"few_rows-{name}.cubin"
-    if kept.is_file():
-        return kept.read_bytes()
-    image = _compiled(nvrtc, source, options)
-    try:  # whole or not at all, though several ranks write it at once
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(f".{os.getpid()}.{groups}")
-        part.write_bytes(image)
-        part.replace(kept)
-    except OSError:
-        pass  # a folder that cannot be written costs seconds at the next start, nothing else
-    return image
-
-
-def _compiled(nvrtc: Any, source: bytes, options: list[str]) -> bytes:
-    program = _checked(nvrtc.nvrtcCreateProgram(source, b"few_rows.cu", 0, [], []))
-    words = [option.encode() for option in options]
-    if int(nvrtc.nvrtcCompileProgram(program, len(words), words)[0]):
-        said = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
-        nvrtc.nvrtcGetProgramLog(program, said)
-        raise RuntimeError(f"few_rows.cu was not compiled: {said.decode(errors='replace')[:2000]}")
-    image = bytes(_checked(nvrtc.nvrtcGetCUBINSize(program)))
-    _checked(nvrtc.nvrtcGetCUBIN(program, image))
-    nvrtc.nvrtcDestroyProgram(program)
-    return image
-
-
-def _loaded(image: bytes, groups: int) -> _Kernel:
-    driver = _bindings().driver
-    module = _checked(driver.cuModuleLoadData(image))
-    function = _checked(driver.cuModuleGetFunction(module, b"few_rows"))
-    shared = 2 * _WARPS * _TILE_MOST * (8 * groups + 1) * 4
-    most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    _checked(driver.cuFuncSetAttribute(function, most, shared))
-    return _Kernel(module, function, shared)
-
-
-def _launch(kernel: _Kernel, given: _Given, programs: int) -> None:
-    """Queued on the current stream; all blocks are there at once, or it fails."""
-    stream = torch.cuda.current_stream().cuda_stream
-    slots = (ctypes.c_void_p * 1)(ctypes.addressof(given))
-    _checked(
-        _bindings().driver.cuLaunchCooperativeKernel(
-            kernel.function, programs, 1, 1, 32 * _WARPS, 1, 1, kernel.shared_bytes, stream,
-            ctypes.addressof(slots),
-        )
-    )  # fmt: skip
-
-
-def _checked(answer: tuple[Any, ...]) -> Any:
-    """What a call of the bindings gives beside its verdict. RuntimeError when that is bad."""
-    if int(answer[0]):
-        raise RuntimeError(f"the CUDA driver says {answer[0]}")
-    return answer[1] if len(answer) == 2 else answer[1:]
-
-
-def _bindings() -> Any:
-    try:
-        from cuda import bindings
-        from cuda.bindings import driver, nvrtc  # noqa: F401  (become its attributes)
-    except ImportError as e:
-        raise RuntimeError(f"cuda-bindings cannot be imported: {e}") from e
-    return bindings
-
-
-def _triton_folder() -> Path:
-    return Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")

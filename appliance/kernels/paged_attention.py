@@ -73,9 +73,11 @@ a prompt, which multiply by tensor cores."""
 class Workspace:
     """Device memory FlashInfer writes partial results to; kernels use it one after the other."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, shape: Shape) -> None:
+        """A decode step through a prompt's kernels keeps more parts of rows."""
+        size = _WORKSPACE if shape.heads // shape.kv_heads in _GROUPS else 2 * _WORKSPACE
         self.device = device
-        self.floats = torch.zeros(_WORKSPACE, dtype=torch.uint8, device=device)
+        self.floats = torch.zeros(size, dtype=torch.uint8, device=device)
 
 
 class PagedAttention:

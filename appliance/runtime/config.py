@@ -7,8 +7,10 @@ process of a run reads the resolved config from one file.
 from __future__ import annotations
 
 import ipaddress
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -140,11 +142,14 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Passes are captured as CUDA graphs after load."""
     graph_batch_sizes: tuple[int, ...] = ()
     """Row counts at which decode is captured; empty: by GPU class."""
-    few_rows: bool = True
-    """Captured decode passes of up to 16 rows run as one kernel, where model and GPU allow it."""
     try_links: bool = True
     """GPUs that share a model exchange some bytes in pairs before it is loaded: a pair that hangs
     or is slow has a name then."""
+    few_rows: bool = True
+    """Captured decode passes of up to 16 rows run as one kernel, where model and GPU allow it."""
+    even_decode: bool = True
+    """Attention of decode rows divides their pages evenly, whatever their lengths, by a kernel of
+    ours, where model and GPU allow it; else FlashInfer's."""
     threads: NotNegative = 0
     """CPU threads of one rank; 0: cores divided by ranks."""
     seed: int = 0
@@ -165,6 +170,56 @@ class RuntimeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     schedule: ScheduleConfig = ScheduleConfig()
     engine: EngineConfig = EngineConfig()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+LIVE = frozenset(
+    {
+        "log_level", "model.served_names", "serve.drain_s", "serve.keep_alive_comment_s",
+        "serve.keys_file", "serve.max_connections_per_address", "serve.max_queue",
+        "serve.no_auth", "serve.request_log", "serve.request_log_files", "serve.request_log_mib",
+    }
+)  # fmt: skip
+"""What a reload changes in a run that serves."""
+AT_ENGINE_START = frozenset(
+    {
+        "engine.profile_steps", "schedule.conservativeness", "schedule.depth",
+        "schedule.jump_forward", "schedule.mixed_chunk", "schedule.policy",
+        "schedule.prefix_cache", "schedule.retract_every",
+    }
+)  # fmt: skip
+"""What a reload hands to each engine when it starts again: settings that neither a rule nor the
+memory plan asks about, so that they hold alone. All others want a start of the whole run."""
+
+
+def setting(config: RuntimeConfig, key: str) -> Any:
+    """The value of a dotted setting, such as serve.port or log_level."""
+    value: Any = msgspec.to_builtins(config)
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def changed(old: RuntimeConfig, new: RuntimeConfig) -> dict[str, Any]:
+    """Dotted setting -> its value in `new`, as plain data, where that is another than in `old`."""
+    before, now = msgspec.to_builtins(old), msgspec.to_builtins(new)
+    found: dict[str, Any] = {}
+    for key, value in now.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        olds = before[key] if isinstance(value, dict) else {"": before[key]}
+        found |= {f"{key}.{n}".rstrip("."): v for n, v in parts.items() if olds[n] != v}
+    return found
+
+
+def replaced(config: RuntimeConfig, values: Mapping[str, Any]) -> RuntimeConfig:
+    """With other values for dotted settings. UsageError for one that is none or cannot be."""
+    data: dict[str, Any] = msgspec.to_builtins(config)
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (data[section] if section else data)[name] = value
+    try:
+        return msgspec.convert(data, RuntimeConfig)
+    except msgspec.ValidationError as e:
+        raise UsageError(f"these settings cannot be: {e}.") from e
 
 
 def is_loopback(host: str) -> bool:
@@ -188,4 +243,7 @@ def read_config(path: Path) -> RuntimeConfig:
 
 
 def write_config(config: RuntimeConfig, path: Path) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
+    """Who reads meanwhile sees the old or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
+    temporary.replace(path)

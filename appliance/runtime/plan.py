@@ -41,7 +41,7 @@ SHARED_BYTES = 4 << 30
 """What a decode step must not have to read to be worth running eager, by its shared pages."""
 PREFILL_GRAPH = 1024
 """Tokens of the largest captured prefill."""
-_WHERE_IT_CAN = ("engine.graphs", "engine.few_rows", "engine.fuse_rounding")
+_WHERE_IT_CAN = ("engine.graphs", "engine.few_rows", "engine.even_decode", "engine.fuse_rounding")
 """Switches that are on where they can be; asked for too, what cannot be is not."""
 
 
@@ -136,6 +136,7 @@ class _Rules:
             "engine.filter": self._filter(),
             "engine.graphs": self._graphs(),
             "engine.few_rows": self._few_rows(),
+            "engine.even_decode": self._even_decode(),
             "engine.fuse_rounding": self._fuse_rounding(),
             "engine.graph_batch_sizes": self._graph_sizes(),
             "engine.threads": self._threads(),
@@ -280,6 +281,19 @@ class _Rules:
         if self.spec.attention.head_dim != 128:
             return False, f"it knows heads of 128, not of {self.spec.attention.head_dim}"
         return c.engine.few_rows, "one kernel for up to 16 rows reads weights without a pause"
+
+    def _even_decode(self) -> tuple[bool, str]:
+        c, a = self.config, self.spec.attention
+        if not self.cuda or self._attention()[0] != "flashinfer":
+            return False, "no pages on a GPU of NVIDIA's"
+        if min(g.sm for g in self.hardware.gpus) < (89 if c.model.kv_dtype == "e4m3" else 80):
+            return False, "the GPU is too old for it"
+        dtype = self._dtype()[0] if c.model.dtype == "auto" else c.model.dtype
+        if dtype not in ("bfloat16", "float16") or c.model.kv_dtype == "e5m2":
+            return False, "it knows values of 16 bits, and pages of these or of e4m3"
+        if a.head_dim not in (64, 128) or a.heads > 8 * a.kv_heads:
+            return False, "it knows heads of 64 and 128, up to 8 to a key-value head"
+        return c.engine.even_decode, "pages are read at copy speed whatever the rows' lengths"
 
     def _graph_sizes(self) -> tuple[tuple[int, ...], str]:
         if not self._graphs()[0]:

@@ -226,12 +226,15 @@ E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
         pytest.param(2, 17, E5M2, HEADS, marks=pytest.mark.slow),
     ],
 )
-def test_paged_backend_against_the_reference(ops, prefill, decode, kv_dtype, heads):
+@pytest.mark.parametrize("even", [True, False])
+def test_paged_backend_against_the_reference(ops, prefill, decode, kv_dtype, heads, even):
     from appliance.kernels.paged_attention import Shape
-    from appliance.runtime.model.attention.paged import PagedBackend
+    from appliance.runtime.model.attention.paged import PagedBackend, even_decode
     from appliance.runtime.model.attention.reference import ReferenceBackend
     from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
+    if even and (kv_dtype is E5M2 or not decode):
+        pytest.skip("FlashInfer's part")
     kv_heads, size = KV_HEADS, SIZE
     rng = np.random.default_rng(prefill * 100 + decode)
     page, columns, rows = 16, 40, prefill + decode
@@ -257,7 +260,9 @@ def test_paged_backend_against_the_reference(ops, prefill, decode, kv_dtype, hea
         prefill_tokens=int(lengths[:prefill].sum()), page_table=table, page_size=page,
     )  # fmt: skip
     shape = Shape(heads, kv_heads, size, page, torch.bfloat16, kv_dtype)
-    fast = PagedBackend(shape, (0,), ops, cuda, rows=64, columns=columns)
+    own = even_decode(shape, rows, torch.device(cuda)) if even else None
+    assert (own is not None) == even
+    fast = PagedBackend(shape, (0,), ops, cuda, rows=64, columns=columns, even=own)
     slow = ReferenceBackend(cuda)
     fast.plan(batch)
     slow.plan(batch)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.kernels import few_rows
+from appliance.kernels import cuda_source, few_rows
 from appliance.kernels.few_rows import HEAD, LayerTensors, Shape
 from appliance.kernels.torch_ops import TorchOps
 
@@ -249,6 +249,7 @@ def test_pages_are_written_as_the_plain_kernels_write_them() -> None:
 def test_what_was_compiled_is_found_again(tmp_path: Path, monkeypatch) -> None:
     shape = SHAPES["one to a head"]
     divided = few_rows.parts(shape, 132)
-    first = few_rows._image(shape, divided, 1, "sm_90", tmp_path)
-    monkeypatch.setattr(few_rows, "_compiled", lambda *_: pytest.fail("compiled again"))
-    assert few_rows._image(shape, divided, 1, "sm_90", tmp_path) == first
+    given = few_rows._SOURCE, few_rows.definitions(shape, divided, 1), "sm_90", tmp_path
+    first = cuda_source.image(*given)
+    monkeypatch.setattr(cuda_source, "_compiled", lambda *_: pytest.fail("compiled again"))
+    assert cuda_source.image(*given) == first

@@ -63,8 +63,10 @@ def load_model(
             dtype=dtype,
             kv_dtype=kv_dtype(config),
             page_size=size,
-            rows=max(config.engine.graph_batch_sizes, default=1),
+            rows=config.schedule.max_running,
+            graph_rows=max(config.engine.graph_batch_sizes, default=1),
             columns=columns,
+            even_decode=config.engine.even_decode,
         ),
     )
     build = Build(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from appliance.kernels import paged_decode
 from appliance.kernels.ops import CaptureOps
 from appliance.kernels.paged_attention import (
     LayerPages,
@@ -14,8 +17,28 @@ from appliance.kernels.paged_attention import (
     Shape,
     Workspace,
 )
+from appliance.kernels.paged_decode import PagedDecode
 from appliance.runtime.model.attention.backend import PREFILL_ROWS, Int32s, RowTables
 from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales, Shared
+
+log = logging.getLogger(__name__)
+
+
+def even_decode(shape: Shape, rows: int, device: torch.device) -> PagedDecode | None:
+    """The kernel for up to so many decode rows; None, and a word in the log, where there is none.
+    The plan has looked at GPU and model: what is left is what this machine's libraries tell."""
+    own = paged_decode.Shape(
+        shape.heads, shape.kv_heads, shape.head_dim, shape.page_size, shape.dtype,
+        shape.kv_dtype is not shape.dtype,
+    )  # fmt: skip
+    reason = paged_decode.why_not(own, torch.cuda.get_device_capability(device))
+    try:
+        if not reason:
+            return PagedDecode(own, rows, device)
+    except RuntimeError as e:
+        reason = str(e)
+    log.warning("decode rows through FlashInfer: %s", reason)
+    return None
 
 
 class PagedBackend:
@@ -29,13 +52,17 @@ class PagedBackend:
         device: torch.device,
         rows: int,
         columns: int,
+        even: PagedDecode | None = None,
     ) -> None:
-        """rows: most rows of a captured pass. columns: most pages of one row."""
-        workspace = Workspace(device)
+        """rows: most rows of a captured pass. columns: most pages of one row. even: computes decode
+        rows of layers without a window in FlashInfer's place."""
+        workspace = Workspace(device, shape)
         hopper = torch.cuda.get_device_capability(device) == (9, 0)
         # FlashInfer's FA3 takes 8-bit keys only with queries of 8 bits
         prefill = "fa3" if hopper and shape.kv_dtype == shape.dtype else "fa2"
         self._parts = {w: PagedAttention(shape, w, workspace, prefill) for w in windows}
+        self._even = even
+        self._eager: RowTables | None = None
         self._ops = ops
         self._device = device
         self._page_size = shape.page_size
@@ -66,14 +93,17 @@ class PagedBackend:
         self._decode_rows = len(ends) - n
         if n:
             queries = np.concatenate(([0], np.cumsum(batch.lengths[:n]))).astype(np.int32)
-            indptr, indices = self._page_lists(batch, batch.slots[:n], pages[:n])
+            indptr, _, indices = self._page_lists(batch, batch.slots[:n], pages[:n])
             for part in self._parts.values():
                 part.plan_prefill(queries, indptr, last[:n], indices)
         self._shared = batch.shared
         if self._decode_rows and (batch.shared is None or any(self._parts)):
-            indptr, indices = self._page_lists(batch, batch.slots[n:], pages[n:])
+            indptr, on_device, indices = self._page_lists(batch, batch.slots[n:], pages[n:])
+            if self._even is not None:
+                last_len = torch.from_numpy(last[n:]).to(self._device, non_blocking=True)
+                self._eager = RowTables(on_device, last_len, indices)
             for window, part in self._parts.items():
-                if window or batch.shared is None:
+                if window or (batch.shared is None and self._even is None):
                     part.plan_decode(indptr, last[n:], indices)
         if batch.shared is not None and 0 in self._parts:
             self._plan_shared(batch, batch.shared, pages[n:], last[n:])
@@ -83,16 +113,17 @@ class PagedBackend:
         n = batch.prefill_rows
         heads = np.concatenate(([0], np.cumsum(shared.rows)))[:-1]
         groups = torch.from_numpy(heads + n).to(self._device, non_blocking=True)
-        common_indptr, common = self._page_lists(batch, batch.slots[groups], shared.pages)
+        common_indptr, _, common = self._page_lists(batch, batch.slots[groups], shared.pages)
         firsts = np.zeros(len(pages), dtype=np.int32)
         firsts[: int(shared.rows.sum())] = np.repeat(shared.pages, shared.rows)
-        own_indptr, own = self._page_lists(batch, batch.slots[n:], pages - firsts, firsts)
+        own_indptr, _, own = self._page_lists(batch, batch.slots[n:], pages - firsts, firsts)
         queries = np.concatenate(([0], np.cumsum(shared.rows))).astype(np.int32)
         self._parts[0].plan_shared(queries, common_indptr, common, own_indptr, last_len, own)
 
     def _page_lists(
         self, batch: Batch, slots: Tensor, pages: Int32s, firsts: Int32s | None = None
-    ) -> tuple[Int32s, Tensor]:
+    ) -> tuple[Int32s, Tensor, Tensor]:
+        """Pages before each row, on the host and on the device, and the pages."""
         indptr = np.concatenate(([0], np.cumsum(pages))).astype(np.int32)
         indices = torch.empty(int(indptr[-1]), dtype=torch.int32, device=self._device)
         on_device = torch.from_numpy(indptr).to(self._device, non_blocking=True)
@@ -100,7 +131,7 @@ class PagedBackend:
         if firsts is not None:
             skip = torch.from_numpy(firsts).to(self._device, non_blocking=True)
         self._ops.flatten_pages(batch.page_table, slots, on_device, indices, skip)
-        return indptr, indices
+        return indptr, on_device, indices
 
     def run(
         self, q_THD: Tensor, pages: KVPages, window: int, scales: KVScales = UNSCALED
@@ -109,7 +140,10 @@ class PagedBackend:
         out = torch.empty_like(q_THD)
         layer = LayerPages(pages.k, pages.v, scales.k, scales.v)
         if self._padded_rows:
-            part.run_graph(self._padded_rows, q_THD, layer, out)
+            if self._even is not None and not window:
+                self._run_even(self.graph_inputs(self._padded_rows), q_THD, layer, out)
+            else:
+                part.run_graph(self._padded_rows, q_THD, layer, out)
             return out
         if self._padded_tokens:
             part.run_prefill_graph(self._padded_tokens, q_THD, layer, out)
@@ -120,9 +154,18 @@ class PagedBackend:
         if self._decode_rows:
             if self._shared is not None and not window:
                 part.run_shared(q_THD[n:], int(self._shared.rows.sum()), layer, out[n:])
+            elif self._eager is not None and not window:
+                self._run_even(self._eager, q_THD[n:], layer, out[n:])
             else:
                 part.run_decode(q_THD[n:], layer, out[n:])
         return out
+
+    def _run_even(self, tables: RowTables, q_BHD: Tensor, layer: LayerPages, out: Tensor) -> None:
+        assert self._even is not None
+        self._even.run(
+            q_BHD, layer.k, layer.v, tables.indptr, tables.last_len, tables.indices, out,
+            layer.k_scale, layer.v_scale,
+        )  # fmt: skip
 
     def graph_inputs(self, rows: int) -> RowTables:
         return RowTables(self._indptr[: rows + 1], self._last_len[:rows], self._indices)
@@ -145,5 +188,6 @@ class PagedBackend:
 
     def plan_graph(self, rows: int, indptr: Int32s) -> None:
         tables = self.graph_inputs(rows)
-        for part in self._parts.values():
-            part.plan_graph(rows, indptr, tables.indptr, tables.last_len, tables.indices)
+        for window, part in self._parts.items():
+            if window or self._even is None:
+                part.plan_graph(rows, indptr, tables.indptr, tables.last_len, tables.indices)

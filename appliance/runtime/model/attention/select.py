@@ -18,7 +18,8 @@ from appliance.runtime.spec import AttentionSpec
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """rows: most rows of a captured pass. columns: most pages of one row."""
+    """rows: most decode rows; graph_rows: of a captured pass. columns: most pages of one row.
+    even_decode: decode rows through our own kernel where it knows the shape."""
 
     spec: AttentionSpec
     layers: int
@@ -29,7 +30,9 @@ class Wanted:
     kv_dtype: torch.dtype
     page_size: int
     rows: int
+    graph_rows: int
     columns: int
+    even_decode: bool
 
 
 def _reference(wanted: Wanted) -> Backend:
@@ -38,7 +41,7 @@ def _reference(wanted: Wanted) -> Backend:
 
 def _flashinfer(wanted: Wanted) -> Backend:
     from appliance.kernels.paged_attention import Shape
-    from appliance.runtime.model.attention.paged import PagedBackend
+    from appliance.runtime.model.attention.paged import PagedBackend, even_decode
 
     a = wanted.spec
     shape = Shape(
@@ -54,8 +57,9 @@ def _flashinfer(wanted: Wanted) -> Backend:
         a.windows(wanted.layers),
         cast(CaptureOps, wanted.ops),
         wanted.device,
-        wanted.rows,
+        wanted.graph_rows,
         wanted.columns,
+        even_decode(shape, wanted.rows, wanted.device) if wanted.even_decode else None,
     )
 
 

@@ -1,0 +1,183 @@
+"""Decode attention that divides pages evenly, against plain torch in float32."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from appliance.kernels import paged_decode
+from appliance.kernels.paged_decode import PagedDecode, Shape
+
+cuda = "cuda"
+PAGE = 16
+E4M3 = torch.float8_e4m3fn
+BF16, F16 = torch.bfloat16, torch.float16
+
+LENGTHS = {
+    "one token": [1],
+    "one long row": [5000],
+    "edges of pages": [1, 16, 17, 15, 32, 31],
+    "short beside long": [300] * 20 + [60000, 3],
+    "many alike": [300] * 500,
+    "many unlike": np.random.default_rng(5).integers(1, 3000, 137).tolist(),
+}
+SHAPES = {
+    "8B": Shape(32, 8, 128, PAGE, BF16, False),
+    "seven to a head": Shape(28, 4, 128, PAGE, BF16, False),
+    "five to a head, float16": Shape(40, 8, 128, PAGE, F16, False),
+    "each its own, heads of 64": Shape(32, 32, 64, PAGE, BF16, False),
+    "one head of eight": Shape(8, 1, 128, PAGE, BF16, False),
+    "a rank's odd share": Shape(10, 5, 64, PAGE, F16, False),
+    "pages of 32": Shape(32, 8, 128, 32, BF16, False),
+    "8-bit pages": Shape(32, 8, 128, PAGE, BF16, True),
+    "8-bit pages, heads of 64, float16": Shape(32, 4, 64, PAGE, F16, True),
+}
+
+
+class Rows:
+    """Rows whose pages lie anywhere; what no token was written to is no number."""
+
+    def __init__(self, shape: Shape, lengths: list[int], seed: int) -> None:
+        counts = [-(-n // shape.page) for n in lengths]
+        total = sum(counts)
+        torch.manual_seed(seed)
+        self.shape, self.lengths = shape, lengths
+        self.indptr = _ints([0, *np.cumsum(counts)])
+        self.last_len = _ints(
+            [n - (c - 1) * shape.page for n, c in zip(lengths, counts, strict=True)]
+        )
+        self.indices = (torch.randperm(total, dtype=torch.int32) + 1).to(cuda)
+        self.k, self.v = self._pages(total), self._pages(total)
+        self.q = torch.randn(
+            len(lengths), shape.heads, shape.head_dim, device=cuda, dtype=shape.dtype
+        )
+
+    def _pages(self, total: int) -> Tensor:
+        s = self.shape
+        pages = torch.randn(total + 1, s.page, s.kv_heads, s.head_dim, device=cuda, dtype=BF16)
+        pages = pages.to(E4M3 if s.narrow else s.dtype)
+        for page, used in zip(
+            self.indices[self.indptr[1:].long() - 1].tolist(), self.last_len.tolist(), strict=True
+        ):
+            pages[page, used:] = math.nan
+        return pages
+
+    def want(self, k_scale: float = 1.0, v_scale: float = 1.0) -> Tensor:
+        s, firsts = self.shape, self.indptr.tolist()
+        out = torch.empty(self.q.shape, dtype=torch.float32, device=cuda)
+        for row, n in enumerate(self.lengths):
+            mine = self.indices[firsts[row] : firsts[row + 1]].long()
+            k = self.k[mine].flatten(0, 1)[:n].float() * k_scale
+            v = self.v[mine].flatten(0, 1)[:n].float() * v_scale
+            q = self.q[row].float().view(s.kv_heads, -1, s.head_dim)
+            scores = torch.einsum("kgd,lkd->kgl", q, k) / math.sqrt(s.head_dim)
+            out[row] = torch.einsum("kgl,lkd->kgd", scores.softmax(-1), v).flatten(0, 1)
+        return out
+
+    def run(self, kernel: PagedDecode, **options: float) -> Tensor:
+        out = torch.full_like(self.q, math.nan)
+        kernel.run(self.q, self.k, self.v, self.indptr, self.last_len, self.indices, out, **options)
+        return out
+
+
+def _ints(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device=cuda)
+
+
+def _relative(out: Tensor, want: Tensor) -> float:
+    return ((out.float() - want).norm() / want.norm()).item()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_against_plain_torch(shape: str, lengths: str) -> None:
+    rows = Rows(SHAPES[shape], LENGTHS[lengths], seed=len(lengths))
+    kernel = PagedDecode(SHAPES[shape], len(rows.lengths), torch.device(cuda))
+    want = rows.want()
+    for programs in (0, 7, 40):
+        out = rows.run(kernel, programs=programs)
+        assert _relative(out, want) < (4e-3 if SHAPES[shape].dtype is BF16 else 1e-3)
+        assert torch.equal(rows.run(kernel, programs=programs), out)  # whoever was last
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", ["8B", "8-bit pages"])
+def test_scales_of_pages(shape: str) -> None:
+    rows = Rows(SHAPES[shape], [700, 33, 5], seed=1)
+    kernel = PagedDecode(SHAPES[shape], 3, torch.device(cuda))
+    out = rows.run(kernel, k_scale=0.6, v_scale=1.7)
+    assert _relative(out, rows.want(0.6, 1.7)) < 4e-3
+
+
+@pytest.mark.gpu
+def test_large_scores() -> None:
+    """One key far above all others, in the middle of a range: what came before counts nothing."""
+    rows = Rows(SHAPES["8B"], [4000, 100], seed=2)
+    page, head = int(rows.indices[120]), 3
+    rows.k[page, 5, head] = 40 * rows.q[0, head * 4] / rows.q[0, head * 4].norm()
+    kernel = PagedDecode(SHAPES["8B"], 2, torch.device(cuda))
+    assert _relative(rows.run(kernel), rows.want()) < 4e-3
+
+
+@pytest.mark.gpu
+def test_captured_and_replayed_with_other_lists() -> None:
+    shape = SHAPES["8B"]
+    kernel = PagedDecode(shape, 64, torch.device(cuda))
+    first, second = Rows(shape, [900] * 64, seed=3), Rows(shape, list(range(5, 1285, 20)), seed=4)
+    indices = torch.zeros(1 << 14, dtype=torch.int32, device=cuda)
+    first.indices = indices[: len(first.indices)].copy_(first.indices)
+    out = torch.empty_like(first.q)
+    given = first.q, first.k, first.v, first.indptr, first.last_len, indices, out
+    kernel.run(*given)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernel.run(*given)
+    graph.replay()
+    assert _relative(out, first.want()) < 4e-3
+    indices[: len(second.indices)] = second.indices
+    first.indptr.copy_(second.indptr)
+    first.last_len.copy_(second.last_len)
+    pages = min(len(first.k), len(second.k))
+    first.k[:pages], first.v[:pages] = second.k[:pages], second.v[:pages]
+    first.q.copy_(second.q)
+    graph.replay()
+    assert _relative(out, second.want()) < 4e-3
+
+
+def test_what_it_does_not_know() -> None:
+    shape = SHAPES["8B"]
+    assert paged_decode.why_not(shape, (8, 0)) == ""
+    assert "7.5" in paged_decode.why_not(shape, (7, 5))
+    assert "8.6" in paged_decode.why_not(shape._replace(narrow=True), (8, 6))
+    assert "float32" in paged_decode.why_not(shape._replace(dtype=torch.float32), (9, 0))
+    assert "256" in paged_decode.why_not(shape._replace(head_dim=256), (9, 0))
+    assert "8 tokens" in paged_decode.why_not(shape._replace(page=8), (9, 0))
+    assert "32 query heads to 2" in paged_decode.why_not(shape._replace(kv_heads=2), (9, 0))
+
+
+@pytest.mark.parametrize(
+    "shared_kib,name,want",
+    [
+        (226, "8B", (8, 3)),
+        (162, "8B", (4, 5)),
+        (98, "8B", (4, 3)),
+        (226, "8-bit pages", (8, 6)),
+        (98, "8-bit pages", (8, 3)),
+    ],
+)
+def test_division_of_shared_memory(shared_kib: int, name: str, want: tuple[int, int]) -> None:
+    assert paged_decode.divided(SHAPES[name], shared_kib << 10) == want
+
+
+def test_every_name_of_the_source_is_given() -> None:
+    source = Path(paged_decode.__file__).with_suffix(".cu").read_text()
+    header = source[source.index("Given when it is compiled:") :].split("\n\n")[0]
+    for definition in paged_decode.definitions(SHAPES["8B"], 8, 3):
+        assert definition[2:].split("=")[0] in header

@@ -32,7 +32,7 @@ from fakehub import FakeHub, Repo, tiny_model  # noqa: E402
 from on_terminal import on_terminal  # noqa: E402
 from test_hardware import FakeNvml  # noqa: E402
 
-from appliance.cli import conditions, prepare  # noqa: E402
+from appliance.cli import conditions, prepare, toolkit  # noqa: E402
 from appliance.cli import pull as pulling  # noqa: E402
 from appliance.cli.main import run  # noqa: E402
 from appliance.hardware import HardwareSnapshot, detect  # noqa: E402
@@ -178,6 +178,9 @@ def _driver(version: str, cuda: int) -> Iterator[None]:
         mock.patch.dict(sys.modules, {"pynvml": _nvml(version, cuda)}),
         mock.patch.object(prepare, "detect", detect),
         mock.patch.object(conditions, "torch_cuda", lambda: "13.0"),
+        mock.patch.object(toolkit, "install", lambda: "pip install"),
+        mock.patch.object(toolkit, "_system", lambda: {"ID": "ubuntu"}),
+        mock.patch.object(toolkit, "_in_container", lambda: False),
     ):
         yield
 

@@ -17,6 +17,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from appliance.cli import toolkit
 from appliance.cli.output import gigabytes
 from appliance.hardware import HardwareSnapshot, Peers
 from appliance.hub.layout import hf_cache
@@ -28,10 +29,6 @@ SLOW_DISK = 100e6
 """Bytes a second below which a large model takes minutes to load."""
 _BUILT = ("flashinfer-jit-cache", "flashinfer-cubin")
 """Packages of kernels that need no compiler."""
-
-
-OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
-"""CUDA major version that torch was built for -> driver branch it needs on Linux."""
 
 
 class Check(Struct, frozen=True):
@@ -85,21 +82,21 @@ def torch_cuda() -> str | None:
 
 
 def torch_fits(hardware: HardwareSnapshot) -> Check:
-    """Whether torch is here, and the driver new enough for the CUDA it was built for."""
+    """Whether torch is here, and goes with the driver and with each GPU."""
     cuda, built = torch_cuda(), _version("torch")
     if cuda is None:
-        return Check("torch", "block", "not installed", "pip install torch")
+        best = toolkit.build_for(hardware) if hardware.gpus else None
+        line = toolkit.torch_line(best) if best else f"{toolkit.install()} torch"
+        return Check("torch", "block", "not installed", line)
     if not hardware.gpus:
         return Check("torch", "ok", f"{built}{f' for CUDA {cuda}' if cuda else ''}")
-    if not cuda:
-        fix = "pip install --force-reinstall torch, from an index with CUDA builds"
-        return Check("torch", "block", f"{built} is built without CUDA", fix)
-    needed = OLDEST_DRIVER.get(int(cuda.partition(".")[0]), 580)
-    branch = int(hardware.driver.partition(".")[0] or 0)
-    text = f"{built} for CUDA {cuda}, driver {hardware.driver}"
-    if branch < needed:
-        fix = f"install driver {needed} or later, or a torch for CUDA {hardware.cuda}"
-        return Check("torch", "block", text, fix)
+    text = f"{built} for CUDA {cuda}, driver {hardware.driver}" if cuda else built
+    if hardware.cuda and cuda:
+        text += f" (CUDA {hardware.cuda})"
+    wrong = toolkit.misfit(cuda, hardware)
+    if wrong is not None:
+        what, line = wrong
+        return Check("torch", "block", f"{text}: {what}" if cuda else f"{text} {what}", line)
     return Check("torch", "ok", text)
 
 
@@ -108,6 +105,23 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "?"
+
+
+def flashinfer(hardware: HardwareSnapshot) -> Check:
+    """The kernels of a GPU, and whether the packages of them go together."""
+    names = ("flashinfer-python", *_BUILT)
+    versions = {name: found for name in names if (found := _version(name)) != "?"}
+    own = versions.get("flashinfer-python", "")
+    if not hardware.gpus:
+        return Check("flashinfer", "ok", own or "not needed without a GPU")
+    if not own:
+        return Check(
+            "flashinfer", "block", "not installed", f"{toolkit.install()} 'appliance[gpu]'"
+        )
+    wrong = toolkit.kernel_packages(torch_cuda() or "", versions)
+    if wrong is not None:
+        return Check("flashinfer", "block", wrong[0], wrong[1])
+    return Check("flashinfer", "ok", own)
 
 
 def links(hardware: HardwareSnapshot, peers: Peers) -> Check | None:

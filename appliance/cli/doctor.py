@@ -13,12 +13,12 @@ import click
 import msgspec
 
 from appliance import paths
-from appliance.cli import conditions
+from appliance.cli import conditions, toolkit
 from appliance.cli.bundle import write_bundle
 from appliance.cli.conditions import Check
 from appliance.cli.output import Output, gigabytes
 from appliance.cli.prepare import Asked, prepare
-from appliance.cli.version import of, version_data
+from appliance.cli.version import version_data
 from appliance.client import Client
 from appliance.errors import ApplianceError, BusyError, NotRunningError
 from appliance.hardware import HardwareSnapshot, Peers, detect, peers
@@ -62,7 +62,9 @@ def doctor(
         mark, color = _MARKS[check.verdict]
         lines.append(f"{out.paint(mark, color)} {check.name:<10} {check.found}")
         if check.fix:
-            lines.append(f"             fix  {check.fix}")
+            first, *others = check.fix.split("\n")
+            lines.append(f"             fix  {first}")
+            lines += [f"                  {line}" for line in others]
     blocked = [c.name for c in checks if c.verdict == "block"]
     lines.append("")
     if blocked:
@@ -89,7 +91,7 @@ def examine(hardware: HardwareSnapshot, port: int) -> list[Check]:
     found = [_python(), _cpu(hardware), _memory(hardware), *_gpus(hardware)]
     rest: list[Callable[[], Check]] = [
         lambda: conditions.torch_fits(hardware),
-        lambda: _flashinfer(hardware),
+        lambda: conditions.flashinfer(hardware),
         lambda: conditions.compilers(hardware),
         lambda: conditions.shared_memory(hardware),
         _disk,
@@ -139,9 +141,12 @@ def _memory(hardware: HardwareSnapshot) -> Check:
 
 def _gpus(hardware: HardwareSnapshot) -> list[Check]:
     if hardware.problem:
-        fix = "look at `dmesg | grep -i nvrm`, reload or reinstall the driver"
-        return [Check("gpu", "block", hardware.problem, fix)]
+        return [Check("gpu", "block", hardware.problem, toolkit.broken_driver(hardware.problem))]
     if not hardware.gpus:
+        there = toolkit.gpu_without_driver()
+        if there:
+            text = f"one at PCI {there}, and no driver: models run on the CPU, slowly"
+            return [Check("gpu", "warn", text, toolkit.driver_line())]
         return [Check("gpu", "warn", "none: models run on the CPU, slowly", "")]
     checks = []
     for gpu in hardware.gpus:
@@ -157,15 +162,6 @@ def _gpus(hardware: HardwareSnapshot) -> list[Check]:
         else:
             checks.append(Check("gpu", "ok", text))
     return checks
-
-
-def _flashinfer(hardware: HardwareSnapshot) -> Check:
-    version = of("flashinfer-python")
-    if version:
-        return Check("flashinfer", "ok", version)
-    if hardware.gpus:
-        return Check("flashinfer", "block", "not installed", "pip install 'appliance[gpu]'")
-    return Check("flashinfer", "ok", "not needed without a GPU")
 
 
 def _disk() -> Check:

@@ -235,7 +235,7 @@ def test_doctor_on_machines(cli: Cli, monkeypatch: Any) -> None:
     assert cli("doctor", "--port", "1").code in (0, 8)
     gpu = Gpu(0, "GPU-0", "NVIDIA H100", 80 << 30, 1 << 30, 90)
     monkeypatch.setattr(conditions, "torch_cuda", lambda: "13.0")
-    monkeypatch.setattr(doctor, "of", lambda name: "1.0")
+    monkeypatch.setattr(conditions, "_version", lambda name: "1.0")
 
     def verdicts(hardware: HardwareSnapshot) -> dict[str, str]:
         return {c.name: c.verdict for c in doctor.examine(hardware, 8000)}

@@ -19,9 +19,9 @@ UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 HOSTS = {
     "127.0.0.1", "localhost", "h", "x", "HOST", "host",
     "huggingface.co", "www.modelscope.ai", "www.modelscope.cn", "modelscope.cn",
-    "www.apache.org",
+    "www.apache.org", "download.pytorch.org", "flashinfer.ai", "www.nvidia.com",
 }  # fmt: skip
-"""Hosts a file may name. A mirror, a registry or a machine of somebody's is none of them."""
+"""Hosts a file may name, for people are sent there. A mirror, a registry or a machine of somebody's is none of them."""
 
 
 def _everywhere() -> list[Module]:

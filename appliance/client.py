@@ -10,7 +10,7 @@ import asyncio
 import http.client
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from appliance import paths
+from appliance.address import UnixConnection
 from appliance.errors import (
     ApplianceError,
     BusyError,
@@ -31,7 +32,7 @@ from appliance.errors import (
     NotRunningError,
     UsageError,
 )
-from appliance.status import RunStatus, TopSnapshot
+from appliance.status import Reloaded, RunStatus, TopSnapshot
 
 _BASE = "/appliance/v1"
 _T = TypeVar("_T")
@@ -62,26 +63,6 @@ def error_of(fields: dict[str, Any]) -> ApplianceError:
         code=str(fields.get("code", "")),
         detail=fields.get("detail") or {},
     )
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path, timeout: float | None) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-        self.wire: socket.socket | None = None
-        """Stays here when http.client has handed the socket on to the response."""
-
-    def connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(self.timeout)
-        try:
-            sock.connect(str(self._path))
-        except OSError:
-            sock.close()
-            raise
-        self.sock = self.wire = sock
 
 
 class Client:
@@ -174,8 +155,20 @@ class Client:
         with self._ask("POST", "/restart", b'{"rolling": true}' if rolling else b"{}") as answer:
             answer.read()
 
-    def _decode(self, path: str, kind: type[_T]) -> _T:
-        with self._ask("GET", path) as answer:
+    def reload(
+        self, values: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Reloaded:
+        """Other values for dotted settings; tells which hold now and which want a start.
+
+        answers: of the plan, where each value comes from. UsageError: nothing was changed.
+        """
+        body = json.dumps({"values": dict(values), "answers": dict(answers or {})}).encode()
+        return self._decode("/reload", Reloaded, "POST", body)
+
+    def _decode(
+        self, path: str, kind: type[_T], method: str = "GET", body: bytes | None = None
+    ) -> _T:
+        with self._ask(method, path, body) as answer:
             body = answer.read()
         try:
             return msgspec.json.decode(body, type=kind)
@@ -190,7 +183,7 @@ class Client:
         self, method: str, path: str, body: bytes | None = None, timeout: float | None = -1.0
     ) -> _Answer:
         limit = self.timeout if timeout == -1.0 else timeout
-        connection = _Connection(self.socket, limit)
+        connection = UnixConnection(str(self.socket), limit)
         headers = {"content-type": "application/json"} if body is not None else {}
         try:
             connection.request(method, _BASE + path, body, headers)
@@ -282,12 +275,18 @@ class AsyncClient:
         """As `Client.restart`."""
         await asyncio.to_thread(self._client.restart, rolling)
 
+    async def reload(
+        self, values: Mapping[str, Any], answers: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Reloaded:
+        """As `Client.reload`."""
+        return await asyncio.to_thread(self._client.reload, values, answers)
+
 
 class _Answer:
     """An open HTTP answer; closing it closes the connection."""
 
     def __init__(
-        self, connection: _Connection, response: http.client.HTTPResponse, path: Path
+        self, connection: UnixConnection, response: http.client.HTTPResponse, path: Path
     ) -> None:
         self._connection, self._response, self._path = connection, response, path
         self.status = response.status

@@ -15,7 +15,7 @@ import platformdirs
 from appliance.errors import ApplianceError, UsageError
 
 _APP = "appliance"
-_SOCKET_NAME = 107
+SOCKET_NAME = 107
 """Bytes of a Unix socket's path on Linux."""
 
 
@@ -69,7 +69,7 @@ def run_dir(name: str) -> Path:
     UsageError when its sockets' names would be longer than the kernel takes.
     """
     folder = runtime_dir() / name
-    spare = _SOCKET_NAME - len(os.fsencode(folder)) - len("/engine-999.sock")
+    spare = SOCKET_NAME - len(os.fsencode(folder)) - len("/engine-999.sock")
     if spare < 0:
         raise UsageError(
             f"{folder} is {-spare} bytes too long for the names of Unix sockets.",
@@ -92,6 +92,11 @@ def config_file(run: Path) -> Path:
 def plan_file(run: Path) -> Path:
     """Every resolved value with its source and reason (JSON), for `config show` and `top`."""
     return run / "plan.json"
+
+
+def given_file(run: Path) -> Path:
+    """What the run was started with (JSON), from which its settings are composed anew."""
+    return run / "given.json"
 
 
 def control_socket(run: Path) -> Path:
@@ -118,14 +123,14 @@ def run_state(run: Path) -> Path:
     return run / "state.json"
 
 
-def cancels(run: Path) -> Path:
-    """Ids of requests that an operator has cancelled (JSON), for the frontends."""
-    return run / "cancels.json"
-
-
 def engine_pids(run: Path) -> Path:
     """Engine processes whose memory the driver may still have to take back (JSON)."""
     return run / "engines.json"
+
+
+def cancels(run: Path) -> Path:
+    """Ids of requests that an operator has cancelled (JSON), for the frontends."""
+    return run / "cancels.json"
 
 
 def aborts(run: Path, frontend: int) -> Path:
@@ -146,6 +151,11 @@ def key_usage(run: Path) -> Path:
 def last_pull() -> Path:
     """How fast the last large download was (JSON)."""
     return state_dir() / "last-pull.json"
+
+
+def start_times() -> Path:
+    """What the phases of earlier starts took here (JSON)."""
+    return state_dir() / "start-times.json"
 
 
 def supervisor_metrics(run: Path) -> Path:

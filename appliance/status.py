@@ -15,9 +15,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-PhaseName = Literal[
-    "spawn", "import", "connect", "load", "compile", "plan", "capture", "warmup"
-]
+PhaseName = Literal["spawn", "import", "connect", "load", "compile", "plan", "capture", "warmup"]
 """In the order of a start. A start may go without connect, compile or capture."""
 
 State = Literal["stopped", "starting", "ready", "degraded", "draining", "failed"]
@@ -72,6 +70,23 @@ def decode_child_message(line: bytes) -> ChildMessage:
     return _child.decode(line)
 
 
+def start_words(phase: str, progress: float | None, remaining_s: float | None) -> str:
+    """``load 41 %, about 2 min left``: how far a start is."""
+    words = f"{phase} {progress:.0%}" if progress else phase
+    if remaining_s is None:
+        return words
+    return f"{words}, {about(remaining_s)} left"
+
+
+def about(seconds: float) -> str:
+    """``about 40 s``, ``about 3 min``: no more exactly than it is known."""
+    if seconds < 10:
+        return f"about {max(1, round(seconds))} s"
+    if seconds < 90:
+        return f"about {round(seconds / 5) * 5} s"
+    return f"about {round(seconds / 60)} min"
+
+
 class StatusPipe:
     """A child's end of its status pipe. With fd < 0 it says nothing (no supervisor)."""
 
@@ -99,6 +114,8 @@ class RunState(Struct, frozen=True):
     failure: str = ""
     """One sentence when state is failed."""
     reached_ready: bool = False
+    ready_at: float = 0.0
+    """Unix time at which a start that is under way is expected to be over; 0: not known."""
     at: float = 0.0
     """Unix time."""
 
@@ -196,6 +213,8 @@ class FrontendSnapshot(Struct, frozen=True):
     """The last that ended, newest first."""
     clients: list[ClientRow] = []
     """All that have live requests."""
+    config_version: int = 0
+    """Of the settings that it goes by: when their file was written, in ns; 0: none was read."""
 
 
 def publish(path: Path, value: Struct) -> None:
@@ -241,12 +260,19 @@ class RunStatus(Struct, frozen=True):
     """Of the start that is under way; None when none is."""
     progress: float | None = None
     """Of that phase, 0 to 1; None when it is not known."""
+    remaining_s: float | None = None
+    """Seconds until the start is over, as expected; None when no start is under way, or when it
+    takes longer than was expected."""
+    expected_from: Literal["", "earlier", "assumed"] = ""
+    """What remaining_s goes by: earlier starts of the same here, or bytes and rates."""
     detail: str = ""
     """A few words on what is being done."""
     failure: dict[str, Any] | None = None
     """message, hint, code, exit_code, log: of what made the run fail."""
     url: str = ""
-    """Where it listens; /v1 is appended for an OpenAI client."""
+    """Where it listens; /v1 is appended for an OpenAI client. http+unix://%2FPATH: on a socket."""
+    uds: str = ""
+    """Path of the Unix socket on which it listens in place of a port; empty: on a port."""
     model: str = ""
     """Name of the model that is served."""
     profile: str = ""
@@ -282,6 +308,8 @@ class TopSnapshot(Struct, frozen=True):
     """Of a start that is under way."""
     progress: float | None = None
     """Of that phase, 0 to 1."""
+    remaining_s: float | None = None
+    """As in RunStatus."""
     detail: str = ""
     """A few words on what is being done, or why it failed."""
     uptime_s: float = 0.0
@@ -340,3 +368,33 @@ class TopSnapshot(Struct, frozen=True):
     """Beginnings of prompts that saved most tokens, the most first."""
     clients: list[ClientRow] = []
     """Who has live requests, the most first."""
+
+
+class Change(Struct, frozen=True):
+    """A setting that another value was asked for."""
+
+    key: str
+    """Dotted, such as serve.max_queue."""
+    before: Any
+    """What held until now; for a restart, what an engine goes by."""
+    value: Any
+    """What was asked for."""
+
+
+class Reloaded(Struct, frozen=True):
+    """What became of settings that were read anew; schema appliance.reload/1."""
+
+    schema: str = "appliance.reload/1"
+    """Name and version of this shape."""
+    run: str = "default"
+    """Name of the run."""
+    applied: list[Change] = []
+    """They hold now."""
+    restart: list[Change] = []
+    """Each engine goes by them from its next start on."""
+    up: list[Change] = []
+    """They hold when the whole run is started again; nothing of them was changed."""
+    rolling: bool = False
+    """Engines can be started again one after the other, while others serve."""
+    late: list[str] = []
+    """Processes that had not taken over the settings when this was told; they will."""

@@ -28,6 +28,7 @@ from appliance.profiles import store
 from appliance.profiles.compose import LEVELS
 from appliance.profiles.schema import SECTIONS, Profile
 from appliance.runtime.api.series import ALIASES, Series, engine_dump
+from appliance.runtime.config import AT_ENGINE_START, LIVE
 from appliance.runtime.model import registry
 from appliance.runtime.model.families.quantized import KNOWN
 from appliance.runtime.text.reasoning import REASONING_FORMS
@@ -185,8 +186,8 @@ def settings_page() -> str:
             takes = _takes(shapes.type_info(field.type))
             default = "" if field.default is msgspec.NODEFAULT else f"`{plain(field.default)}`"
             names = f"`{dotted}`<br>`{variable}`"
-            rows.append((names, takes, default, told[field.name]))
-        head = ["setting, and its variable", "takes", "default", "meaning"]
+            rows.append((names, takes, default, told[field.name], _when(dotted)))
+        head = ["setting, and its variable", "takes", "default", "meaning", "reload"]
         parts.append(f"## {name}\n\n{table(head, rows)}")
     levels = ", ".join(f"`{level}`" for level in LEVELS)
     return page(
@@ -194,11 +195,19 @@ def settings_page() -> str:
         "`appliance config show` prints the values of a run, `appliance up --dry-run` those that\n"
         "one would take, each with where it came from. `auto`, and `0` or `[]` where the meaning\n"
         "says so, are answered for the machine and the model. How they are given:\n"
-        "[settings and profiles](../operate/profiles.md).",
+        "[settings and profiles](../operate/profiles.md). `reload` says when\n"
+        "[`appliance reload`](../operate/profiles.md#while-it-serves) brings a setting to a run:\n"
+        "at once, with each engine's next start, or, where nothing is said, with another `up`.",
         *parts,
         f"## Of every process\n\n`log_level` ({levels}; default `info`): what the log holds.\n"
-        "Variable: `APPLIANCE_LOG_LEVEL`.",
+        "Variable: `APPLIANCE_LOG_LEVEL`. A reload brings it at once.",
     )
+
+
+def _when(setting: str) -> str:
+    if setting in LIVE:
+        return "at once"
+    return "next start" if setting in AT_ENGINE_START else ""
 
 
 def _takes(kind: shapes.Type) -> str:

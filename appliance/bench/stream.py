@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from appliance import address
 from appliance.errors import UsageError
 
 _TEXT = re.compile(rb'"(?:text|content|reasoning_content|reasoning)": ?"[^"]')
@@ -322,7 +323,11 @@ class Endpoint:
     """A server's base URL with its idle connections."""
 
     def __init__(self, url: str, api_key: str = "") -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        url = address.normal(url)
+        parts = urlsplit(url)
+        self._socket = address.socket_of(url)
+        if self._socket is not None:
+            parts = urlsplit(address.LOCAL + parts.path)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(
                 f"{url!r} is no URL of a server.", "Give one such as http://127.0.0.1:8000."
@@ -333,7 +338,7 @@ class Endpoint:
             raise UsageError(f"{url!r} has no valid port.", "Use 1 to 65535.") from None
         self.host = parts.hostname
         self.port = port or (443 if parts.scheme == "https" else 80)
-        self.url = f"{parts.scheme}://{parts.netloc}"
+        self.url = address.shown(url) if self._socket else f"{parts.scheme}://{parts.netloc}"
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
@@ -379,6 +384,9 @@ class Endpoint:
             if connection.open:
                 return connection
         loop = asyncio.get_running_loop()
+        if self._socket is not None:
+            _, connection = await loop.create_unix_connection(Connection, self._socket)
+            return connection
         _, connection = await loop.create_connection(
             Connection, self.host, self.port, ssl=self._ssl
         )

@@ -8,9 +8,8 @@ import os
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-from appliance import paths
+from appliance import address, paths
 from appliance.cli.prepare import run_folder
 from appliance.client import Client
 from appliance.errors import (
@@ -36,15 +35,8 @@ class Answer:
         self._stream = stream
         more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         self._body = body | more
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"'{url}' is no URL of a server.", "Use --url http://HOST:PORT")
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
-        self._connection = kind(parts.hostname, parts.port, timeout=600)
-        base = parts.path.rstrip("/").removesuffix("/v1")
-        self._path = f"{base}/v1/{route}"
+        self._connection = address.connection(url, 600)
+        self._path = f"{address.route_of(url)}/v1/{route}"
         self._url = url
 
     def pieces(self) -> Iterator[str]:
@@ -142,4 +134,6 @@ def _refusal(status: int, body: bytes) -> Exception:
 
 def url_of(given: str | None, name: str) -> str:
     """The URL that was given, or that of the run; NotRunningError where nothing runs."""
-    return given or Client(paths.control_socket(run_folder(name))).status().url
+    if given:
+        return address.normal(given) if given.startswith("unix:") else given
+    return Client(paths.control_socket(run_folder(name))).status().url

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from appliance import paths
+from appliance import address, paths
 from appliance.bench import compare, dots, plot, report
 from appliance.bench.chart import Chart
 from appliance.bench.load import Run
@@ -38,7 +38,7 @@ def server(target: str | None, url: str | None) -> str:
         raise UsageError("A server and --url were both given.", "Give one of the two.")
     given = url or target or ""
     if "/" in given or ":" in given or url:
-        return given
+        return address.normal(given) if given.startswith("unix:") else given
     run = given or "default"
     try:
         status = Client(paths.control_socket(paths.runtime_dir() / run)).status()

@@ -125,6 +125,11 @@ CATALOGUE: dict[str, Entry] = {
         "it would be lost",
         "another name, or --yes to replace it",
     ),
+    "APL-BSY-004": Entry(
+        "the Unix socket is taken",
+        "another process listens on that path; the message names it",
+        "another --uds, or appliance down if it is a run of yours",
+    ),
     "APL-BSY-010": Entry(
         "the model is being served",
         "files in use are never removed",
@@ -382,9 +387,9 @@ CATALOGUE: dict[str, Entry] = {
         "the same command with --help",
     ),
     "APL-USE-002": Entry(
-        "the folder of runs has too long a name",
-        "Unix sockets take 107 bytes",
-        "point APPLIANCE_RUNTIME_DIR at a folder with a shorter name",
+        "the name of a Unix socket is too long",
+        "the kernel takes 107 bytes, of the folder of runs with what lies in it, or of --uds",
+        "point APPLIANCE_RUNTIME_DIR at a folder with a shorter name, or give a shorter --uds",
     ),
     "APL-USE-005": Entry(
         "the checkpoint is quantized in a way that is not served",
@@ -490,5 +495,15 @@ CATALOGUE: dict[str, Entry] = {
         "a client's file is not changed",
         "it is written in a way that our lines cannot be put into without harm",
         "appliance connect CLIENT --print shows what to put there by hand",
+    ),
+    "APL-USE-042": Entry(
+        "there can be no Unix socket on that path",
+        "its folder is not there or closed to this user, or a file that is no socket has the name",
+        "a path with --uds in a folder that this user may write to",
+    ),
+    "APL-USE-043": Entry(
+        "a run's settings cannot be read anew",
+        "what it was started with is not in its folder, for another version started it",
+        "appliance down, then appliance up; reload knows the run from then on",
     ),
 }

@@ -107,7 +107,7 @@ def set_(out: Output, /, key: str, value: str, here: bool) -> None:
     path = _file(here)
     stored = set_value(path, key, value)
     data = {"key": key, "value": stored, "path": str(path)}
-    out.note("It holds from the next `appliance up` on.")
+    out.note("It holds from the next `appliance up` on; `appliance reload` brings it to a run.")
     out.result(f"{key} = {short(stored)} in {path}", {"schema": "appliance.set/1", **data})
 
 

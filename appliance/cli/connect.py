@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 
 import click
 
-from appliance import paths
+from appliance import address, paths
 from appliance.cli import client_files
 from appliance.cli.client_files import Place
 from appliance.cli.output import Output, nearest
@@ -28,6 +29,61 @@ answer = client.chat.completions.create(
     model="{at.model}", messages=[{{"role": "user", "content": "Hello!"}}]
 )
 print(answer.choices[0].message.content)'''
+
+
+def _openai_on_a_socket(path: str, model: str) -> str:
+    return f'''import os
+
+import httpx
+from openai import OpenAI
+
+client = OpenAI(
+    base_url="{address.LOCAL}/v1",
+    api_key=os.environ.get("APPLIANCE_API_KEY", "none"),
+    http_client=httpx.Client(transport=httpx.HTTPTransport(uds={path!r})),
+)
+answer = client.chat.completions.create(
+    model="{model}", messages=[{{"role": "user", "content": "Hello!"}}]
+)
+print(answer.choices[0].message.content)'''
+
+
+def _langchain_on_a_socket(path: str, model: str) -> str:
+    return f'''import os
+
+import httpx
+from langchain_openai import ChatOpenAI
+
+llm = ChatOpenAI(
+    base_url="{address.LOCAL}/v1",
+    api_key=os.environ.get("APPLIANCE_API_KEY", "none"),
+    http_client=httpx.Client(transport=httpx.HTTPTransport(uds={path!r})),
+    model="{model}",
+)
+print(llm.invoke("Hello!").content)'''
+
+
+_ON_A_SOCKET = {"openai": _openai_on_a_socket, "langchain": _langchain_on_a_socket}
+"""Clients that can be told of a Unix socket."""
+
+
+def _bridge(path: str) -> str:
+    """A command that brings a Unix socket to the port where clients look by default."""
+    place = shlex.quote(f"UNIX-CONNECT:{path}")
+    return f"socat TCP-LISTEN:8000,bind=127.0.0.1,reuseaddr,fork {place}"
+
+
+def _snippet(client: str, at: Place) -> str:
+    path = address.socket_of(at.url)
+    if path is None:
+        return CLIENTS[client][1](at)
+    if client in _ON_A_SOCKET:
+        return _ON_A_SOCKET[client](path, at.model)
+    bridged = CLIENTS[client][1](at._replace(url=_DEFAULT_URL))
+    return (
+        "# This client knows ports alone. Bring the run's Unix socket to one first:\n"
+        f"#   {_bridge(path)}\n{bridged}"
+    )
 
 
 def _langchain(at: Place) -> str:
@@ -148,18 +204,24 @@ def connect(
             f"Known: {', '.join(CLIENTS)}. Any other OpenAI client takes the address "
             f"{_DEFAULT_URL}/v1 and any key.",
         )
-    base = (url or _url_of(out, name)).rstrip("/").removesuffix("/v1")
+    base = (address.normal(url) if url else _url_of(out, name)).rstrip("/").removesuffix("/v1")
     at = Place(base, model or "default", bool(os.environ.get("APPLIANCE_API_KEY")))
     if write:
         _write(out, client, at)
         return
-    snippet = CLIENTS[client][1](at)
+    snippet = _snippet(client, at)
     told = {"url": at.url, "model": at.model, "client": client, "text": snippet}
     out.result(snippet, {"schema": "appliance.connect/1", **told})
 
 
 def _write(out: Output, client: str, at: Place) -> None:
     """Shows what would change, asks, keeps what was."""
+    path = address.socket_of(at.url)
+    if path is not None:
+        raise UsageError(
+            f"{client} knows ports alone, and the run listens on a Unix socket.",
+            f"{_bridge(path)}\nappliance connect {client} --write --url {_DEFAULT_URL}",
+        )
     target = client_files.target_of(client, at)
     if target is None:
         able = [word for word in CLIENTS if client_files.target_of(word, at) is not None]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from appliance import paths
+from appliance import address, paths
 from appliance.errors import NotFoundError, UsageError
 from appliance.log import rotated
 
@@ -71,7 +71,7 @@ def curl_of(row: dict[str, Any], url: str) -> str:
     """A command for a shell; a key is read from APPLIANCE_API_KEY."""
     body = json.dumps(row["request"], ensure_ascii=False, separators=(",", ":"))
     live = " -N" if row.get("stream") else ""
-    words = [f"curl -sS{live} {shlex.quote(url + row['route'])}"]
+    words = [f"curl -sS{live} {address.curl(url, row['route'])}"]
     words.append("-H 'content-type: application/json'")
     if row.get("key"):
         words.append('-H "authorization: Bearer $APPLIANCE_API_KEY"')

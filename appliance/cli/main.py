@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "logs": ("logs", "logs", "what the processes say"),
     "down": ("down", "down", "drain and stop"),
     "restart": ("down", "restart", "start the engines again; streams go on"),
+    "reload": ("reload", "reload", "read settings anew while serving"),
     "list": ("models", "list_", "models on disk"),
     "show": ("show", "show", "one model in detail"),
     "rm": ("models", "rm", "remove a model from disk"),

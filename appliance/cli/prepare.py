@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 
 from appliance import paths
+from appliance.cli.given import Given, content_warning, own_keys
 from appliance.cli.output import gigabytes, nearest, table
-from appliance.errors import NotFoundError, UsageError
+from appliance.errors import NotFoundError
 from appliance.hardware import HardwareSnapshot, detect
-from appliance.keys import read_keys
 from appliance.profiles import compose, match, store
 from appliance.profiles.fit import Fit, limit_context
 from appliance.profiles.known import assumed
 from appliance.profiles.pick import pick
 from appliance.profiles.schema import Profile, convert
-from appliance.runtime.config import ModelConfig, ServeConfig, is_loopback
+from appliance.runtime.config import ModelConfig
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.plan import Plan, resolve
 from appliance.runtime.spec import ModelSpec
@@ -30,6 +30,7 @@ DEFAULT_ID = "appliance-default"
 FLAGS = {
     "host": "serve.host",
     "port": "serve.port",
+    "uds": "serve.uds",
     "served_name": "model.served_names",
     "load_format": "model.load_format",
     "tp": "engine.tp",
@@ -65,6 +66,8 @@ class Prepared:
     hardware: HardwareSnapshot
     why_profile: str
     warnings: tuple[str, ...]
+    given: Given
+    """What the values came from, so that a reload can compose them anew."""
     weaker: Mapping[str, tuple[tuple[str, Any], ...]] = field(default_factory=dict)
     """Setting -> (who, value) of the layers that set it too and lost, the strongest first."""
 
@@ -117,7 +120,8 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     model = locate(named, flags.get("model.load_format"), asked.weights)
     spec = read_spec(Path(model.path))
     hardware = assumed(asked.assume) if asked.assume else detect()
-    files = _own_keys() | compose.file_values(compose.config_files())
+    read = compose.config_files()
+    files = own_keys(paths.keys_file()) | compose.file_values(read)
 
     def composed_with(profile: Profile) -> compose.Composed:
         return compose.compose(
@@ -154,44 +158,21 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     for name, value in composed.overridden:
         now = next(a.value for a in plan.answers if a.field == name)
         warnings.append(f"{name} is {now} ({composed.sources[name]}), not the profile's {value}")
-    if plan.config.serve.request_log == "content":
-        place = paths.request_log(asked.name, 0).parent
-        warnings.append(f"prompts and answers are kept in {place} (serve.request_log is content)")
+    warnings += content_warning(plan.config)
     idle = len(hardware.gpus) - len(fit.gpus)
     if fit.gpus and idle:
         warnings.append(_idle_text(plan, len(hardware.gpus), len(fit.gpus)))
-    return Prepared(plan, spec, fit, hardware, why, tuple(warnings), composed.weaker)
-
-
-def _own_keys() -> dict[str, tuple[Any, str]]:
-    """The user's own keys are asked for as soon as there is one."""
-    path = paths.keys_file()
-    if not path.exists() or not read_keys(path):
-        return {}
-    return {"serve.keys_file": (str(path), "of the keys")}
-
-
-def check_door(serve: ServeConfig) -> None:
-    """UsageError when strangers would be answered, or the keys cannot be read."""
-    if serve.no_auth:
-        return
-    if serve.keys_file:
-        if not Path(serve.keys_file).is_absolute():
-            raise UsageError(
-                f"serve.keys_file is {serve.keys_file}, which depends on the folder one is in.",
-                f"--set serve.keys_file={Path(serve.keys_file).resolve()}",
-                code="APL-USE-027",
-            )
-        read_keys(Path(serve.keys_file))
-    elif not is_loopback(serve.host):
-        raise UsageError(
-            f"others than this machine reach {serve.host or '0.0.0.0'}, and no API key is asked "
-            "for.",
-            "appliance key add NAME     makes a key, which clients then send\n"
-            "--host 127.0.0.1           serves this machine only\n"
-            "--no-auth                  answers anybody who reaches it",
-            code="APL-USE-026",
-        )
+    given = Given(
+        name=asked.name,
+        profile=plan.config.profile,
+        flags=flags,
+        environment=environment,
+        files=tuple(str(path) for path in read),
+        own_keys=str(paths.keys_file()),
+        composed=composed.config,
+        model=asked.model,
+    )
+    return Prepared(plan, spec, fit, hardware, why, tuple(warnings), given, composed.weaker)
 
 
 def _idle_text(plan: Plan, seen: int, used: int) -> str:

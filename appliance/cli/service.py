@@ -68,7 +68,7 @@ def install(
         words += ["--set", setting]
     if drain != ServeConfig().drain_s:
         words += ["--set", f"serve.drain_s={drain}"]
-    text = unit_text(words, drain)
+    text = unit_text(words, drain, name)
     path = unit_path(name)
     if only_print:
         out.result(text, {"schema": "appliance.service/1", "path": None, "unit": text})
@@ -138,9 +138,12 @@ def unit_path(name: str) -> Path:
     return Path(base).expanduser() / "systemd" / "user" / unit
 
 
-def unit_text(words: list[str], drain_s: int) -> str:
-    """A user unit: told when it is ready, watched, drained before it is ended."""
-    command = " ".join(_quoted(word) for word in [sys.executable, "-m", "appliance", *words])
+def unit_text(words: list[str], drain_s: int, name: str) -> str:
+    """A user unit: told when it is ready, watched, reloaded, drained before it is ended."""
+
+    def command(*words: str) -> str:
+        return " ".join(_quoted(word) for word in [sys.executable, "-m", "appliance", *words])
+
     kept = [f"Environment={_quoted(f'{k}={os.environ[k]}')}" for k in _KEPT if os.environ.get(k)]
     return "\n".join(
         [
@@ -153,7 +156,8 @@ def unit_text(words: list[str], drain_s: int) -> str:
             "NotifyAccess=main",
             "SyslogIdentifier=appliance",
             "UMask=0077",
-            f"ExecStart={command}",
+            f"ExecStart={command(*words)}",
+            f"ExecReload={command('reload', name)}",
             *kept,
             "# loading has no limit of its own; the supervisor ends what hangs",
             "TimeoutStartSec=infinity",

@@ -14,25 +14,26 @@ from pathlib import Path
 
 import msgspec
 
-from appliance import paths
+from appliance import address, paths
+from appliance.cli.given import write_given
 from appliance.cli.output import Output
 from appliance.cli.prepare import Prepared, plan_data
 from appliance.client import Client, error_of
 from appliance.errors import ApplianceError, BusyError, EngineError, NotRunningError
 from appliance.keys import write_digests
-from appliance.runtime.config import write_config
+from appliance.runtime.config import RuntimeConfig, write_config
 from appliance.status import RunStatus
-from appliance.supervisor.child import child_environment
 from appliance.supervisor import devices
-from appliance.supervisor.claim import RunLock, bind, held
+from appliance.supervisor.child import child_environment
+from appliance.supervisor.claim import RunLock, bind, held, listen
 
 _BIRTH_S = 15.0
 _DONE = {
     "import": "Imported",
     "connect": "Connected",
     "load": "Loaded",
-    "plan": "Planned",
     "compile": "Compiled",
+    "plan": "Planned",
     "capture": "Captured",
     "warmup": "Warmed",
 }
@@ -50,26 +51,29 @@ class Claim:
         self.run = paths.run_dir(config.run)
         self.lock = _take(self.run, out)
         try:
-            self.listener = _bound(config.serve.host, config.serve.port, out)
+            self.listener = _bound(config, out)
         except ApplianceError:
             self.lock.release()
             raise
-        port = self.listener.getsockname()[1]
-        serve = msgspec.structs.replace(config.serve, port=port)
+        serve = config.serve
+        if not serve.uds:
+            serve = msgspec.structs.replace(serve, port=self.listener.getsockname()[1])
         self.config = msgspec.structs.replace(config, serve=serve, dir=str(self.run))
         if keys:
             write_digests(paths.run_keys(self.run), keys)
         write_config(self.config, paths.config_file(self.run))
         data = plan_data(prepared) | {"config": msgspec.to_builtins(self.config)}
         paths.plan_file(self.run).write_text(json.dumps(data, indent=1))
+        write_given(prepared.given, self.run)
         paths.control_socket(self.run).unlink(missing_ok=True)  # left by one that was killed
         self.client = Client(paths.control_socket(self.run))
 
 
-def _bound(host: str, port: int, out: Output) -> socket.socket:
+def _bound(config: RuntimeConfig, out: Output) -> socket.socket:
     """Listens there, or at the next free port where somebody says yes to that."""
+    host = config.serve.host
     try:
-        return bind(host, port)
+        return listen(config)
     except BusyError as e:
         free = e.detail.get("free_port")
         if not free or not out.confirm(f"{e.message} Take port {free} instead?"):
@@ -107,7 +111,8 @@ def _take(run: Path, out: Output) -> RunLock:
                 continue
             if status.state != "failed":
                 raise BusyError(
-                    f"the run '{run.name}' is up already: {status.model} at {status.url} "
+                    f"the run '{run.name}' is up already: {status.model} at "
+                    f"{address.shown(status.url).removesuffix('/v1')} "
                     f"({status.state}).",
                     f"appliance down {run.name}     ends it\n"
                     "appliance up --name OTHER --port 0     starts another beside it",
@@ -124,8 +129,6 @@ def wait_released(run: Path, limit_s: float = 5.0) -> None:
         time.sleep(0.02)
 
 
-def spawn(claim: Claim) -> None:
-    """Starts the supervisor as a process of its own, nobody's child, which takes over lock and
 def wait_for_the_last(name: str, out: Output) -> None:
     """Until the driver has taken back what the last run of this name held, if that was killed:
     before the memory that is free is looked at."""
@@ -138,6 +141,8 @@ def wait_for_the_last(name: str, out: Output) -> None:
         out.warn(f"of the last run {words}\n{devices.cure(holding)}")
 
 
+def spawn(claim: Claim) -> None:
+    """Starts the supervisor as a process of its own, nobody's child, which takes over lock and
     port."""
     lock_fd, listen_fd = claim.lock.fd, claim.listener.fileno()
     with (claim.run / "supervisor.err").open("wb") as errors:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from appliance import paths
+from appliance import address, paths
 from appliance.cli.output import Output, duration, gigabytes, table
 from appliance.cli.prepare import run_folder, runs
 from appliance.client import Client
@@ -79,7 +79,7 @@ def ps(out: Output, /, everything: bool) -> None:
             s.model or "-",
             s.profile or "-",
             s.state,
-            s.url or "-",
+            (address.shown(s.url) if s.uds else s.url) or "-",
             ",".join(map(str, used)) or "-",
             gigabytes(memory_of(s)),
             str(context or "-"),
@@ -130,10 +130,12 @@ def status_text(out: Output, s: RunStatus) -> str:
     word = out.paint(s.state.upper(), _COLORS.get(s.state, "yellow"))
     phase = f"  {s.phase} {s.progress:.0%} {s.detail}".rstrip() if s.phase else ""
     lines = [
-        f"{word}  {s.model}  at {s.url}/v1{phase}",
+        f"{word}  {s.model}  at {address.shown(s.url)}{phase}",
         f"  run {s.run}   profile {s.profile}   up {duration(s.uptime_s)}   "
         f"restarts {s.restarts}   memory {gigabytes(memory_of(s))}",
     ]
+    if s.uds:
+        lines.append(f"  curl {address.curl(s.url, '/v1/models')}")
     if s.failure:
         lines += [f"  cause {line}" for line in str(s.failure["message"]).split("\n")]
         lines += [f"  fix   {line}" for line in str(s.failure["hint"]).split("\n") if line]

@@ -7,14 +7,17 @@ import json
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
+from msgspec import structs
 
-from appliance import paths
+from appliance import address, paths
 from appliance.cli import start
+from appliance.cli.given import check_door
 from appliance.cli.lines import log_data
 from appliance.cli.output import Output
 from appliance.cli.preflight import check_start
@@ -23,7 +26,6 @@ from appliance.cli.prepare import (
     Asked,
     Prepared,
     answers_text,
-    check_door,
     machine_text,
     memory_lines,
     plan_data,
@@ -58,6 +60,12 @@ class _WaitOption(click.Command):
 @click.option("--profile", help="Settings to use; chosen by the machine when left out.")
 @click.option("--host", help="Address to listen on (127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (8000); 0: any.")
+@click.option(
+    "--uds",
+    type=click.Path(dir_okay=False),
+    metavar="PATH",
+    help="Unix socket to listen on, in place of host and port.",
+)
 @click.option("--served-name", multiple=True, help="A further name the model answers to.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting.")
 @click.option("--gpus", metavar="LIST", help="GPUs to use: 0,1 or UUIDs.")
@@ -99,6 +107,10 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
     if given["gpus"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = given["gpus"]
     options = {k: given[k] for k in FLAGS}
+    if given["uds"]:
+        if given["host"] or given["port"] is not None:
+            raise UsageError("--uds is in place of --host and --port.", "Leave one of them out.")
+        options["uds"] = str(Path(given["uds"]).expanduser().absolute())
     keys = read_plain_keys(given["api_key_file"]) if given["api_key_file"] else ()
     if keys:
         options["api_key_file"] = str(paths.run_keys(paths.runtime_dir() / name))
@@ -107,27 +119,32 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
         raise UsageError("--assume-gpus is for a dry run.", "Add --dry-run.")
     settings = given["settings"]
     asked = Asked(model, name, given["profile"], options, settings, assume, not dry)
-    try:
-        prepared = prepare(asked)
     if not dry:
         start.wait_for_the_last(name, out)
+    try:
+        prepared = prepare(asked)
     except NotFoundError as e:
         if dry or not _pulled(out, model, e):
             raise
         prepared = prepare(asked)
-    if not keys:
-        check_door(prepared.plan.config.serve)
+    check_door(prepared.plan.config.serve, keys_to_come=bool(keys))
     for warning in prepared.warnings:
         out.warn(warning)
     if dry:
         _tell_plan(out, prepared)
         return
     check_start(prepared)
-    claim = start.Claim(prepared, out, keys)
-    shown = "0.0.0.0" if claim.config.serve.host in ("", "::") else claim.config.serve.host
+    given_file = str(given["api_key_file"].absolute()) if keys else None
+    noted = structs.replace(prepared.given, api_key_file=given_file, gpus=given["gpus"])
+    claim = start.Claim(replace(prepared, given=noted), out, keys)
+    serve = claim.config.serve
+    shown = "0.0.0.0" if serve.host in ("", "::") else serve.host
+    at = f"unix:{serve.uds}" if serve.uds else f"http://{shown}:{serve.port}"
     out.note(f"Checked   {machine_text(prepared.hardware)}")
     out.note(f"Resolved  {claim.config.model.id}, {resolved_text(prepared)}")
-    out.note(f"Listening http://{shown}:{claim.config.serve.port}  (answers 503 until ready)")
+    out.note(f"Listening {at}  (answers 503 until ready)")
+    if serve.uds:
+        out.note(f"Reach it  curl {address.curl(address.unix_url(serve.uds), '/v1/models')}")
     for text in start.traces(claim):
         out.note(text)
     if given["detach"] or given["wait"]:
@@ -185,7 +202,7 @@ def _detached(out: Output, claim: start.Claim, wait: bool, limit_s: float) -> No
                 f"appliance status {status.run}",
                 code="APL-RUN-004",
             )
-    text = f"{status.run}: {status.model} at {status.url}/v1 ({status.state})"
+    text = f"{status.run}: {status.model} at {address.shown(status.url)} ({status.state})"
     out.result(text, msgspec.to_builtins(status))
 
 

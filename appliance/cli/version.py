@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 import click
 
-from appliance import paths
+from appliance import address, paths
 from appliance.cli.output import Output
 from appliance.cli.prepare import runs
 from appliance.client import Client
@@ -46,17 +46,19 @@ def version(ctx: click.Context, check: bool) -> None:
 def live_versions() -> dict[str, str | None]:
     """Run -> the version that serves it; None where it does not answer."""
     found: dict[str, str | None] = {}
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for folder in runs():
         try:
             url = Client(paths.control_socket(folder), timeout=3.0).status().url
         except NotRunningError:
             continue
+        connection = address.connection(url, 3.0)
         try:
-            with direct.open(f"{url}/version", timeout=3.0) as answer:
-                found[folder.name] = str(json.load(answer)["version"])
-        except (OSError, ValueError, KeyError, TypeError):
+            connection.request("GET", "/version")
+            found[folder.name] = str(json.load(connection.getresponse())["version"])
+        except (OSError, HTTPException, ValueError, KeyError, TypeError):
             found[folder.name] = None
+        finally:
+            connection.close()
     return found
 
 

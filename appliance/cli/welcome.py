@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from appliance import paths
+from appliance import address, paths
 from appliance.cli.output import Output, gigabytes
 from appliance.cli.prepare import DEFAULT_ID, machine_text
 from appliance.client import Client
@@ -26,9 +26,10 @@ def welcome(out: Output) -> None:
         status = None
     hardware = detect()
     if status is not None:
+        state = out.paint(status.state.upper(), "bold")
         text = "\n".join(
             [
-                f"{out.paint(status.state.upper(), 'bold')}  {status.model} at {status.url}/v1",
+                f"{state}  {status.model} at {address.shown(status.url)}",
                 "  appliance chat       talk to it",
                 "  appliance top        watch it",
                 "  appliance down       stop it",

@@ -31,6 +31,7 @@ ToolParser = Literal[
     "auto", "none", "harmony", "deepseek-v3", "kimi-k2", "glm45", "glm4", "qwen3-coder", "hermes",
     "mistral", "llama3", "pythonic", "json",
 ]  # fmt: skip
+SocketMode = Literal["600", "660", "666"]
 RequestLogMode = Literal["off", "on", "content"]
 ReasoningParser = Literal["auto", "none", "harmony", "deepseek-r1", "qwen3", "think", "mistral"]
 
@@ -65,6 +66,11 @@ class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Address to listen on. Beyond this machine keys are needed, or `no_auth`."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """Port to listen on; 0: any that is free."""
+    uds: str = ""
+    """Path of a Unix socket to listen on in place of host and port."""
+    uds_mode: SocketMode = "600"
+    """Who may use that socket: 600 this user; 660 its group too; 666 everybody on this machine,
+    for whom keys are needed, or `no_auth`."""
     frontends: NotNegative = 0
     """HTTP processes; 0: one for each 4 cores, at most 8."""
     max_queue: Positive = 4096

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from appliance import log as logs
 from appliance import paths
-from appliance.runtime.config import RuntimeConfig
+from appliance.errors import UsageError
+from appliance.runtime.config import RuntimeConfig, read_config
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.schedule.grammar.compile import Words
 from appliance.runtime.wire.codec import VERSION
@@ -111,7 +112,8 @@ def run_engine(
         _phases(status),
     ).build()
     facts = {**built.facts, "import_s": round(imported - started, 3)}
-    beat = _beats(status)
+    level = LogLevel(paths.config_file(run), config.log_level)
+    beat = _beats(status, level)
     if rank > 0:
         status.send(Ready(facts=facts))
         follow(built.executor, RingReader(ring_path, config.engine.tp - 1, rank), beat)
@@ -149,7 +151,7 @@ def run_engine(
         config.schedule.depth,
         generation=generation,
         warmup=built.warmup,
-        beat=lambda steps, limit_s: status.send(Beat(steps=steps, limit_s=limit_s)),
+        beat=lambda steps, limit_s: _beat(status, level, steps, limit_s),
         span=span if config.engine.profile_steps else None,
     )
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
@@ -187,7 +189,34 @@ def _phases(status: StatusPipe) -> Callable[[PhaseName, float, str], None]:
     return tell
 
 
-def _beats(status: StatusPipe) -> Callable[[int], None]:
+class LogLevel:
+    """`log_level` as the run's config file has it, which a reload may change: one stat a look."""
+
+    def __init__(self, path: Path, level: str) -> None:
+        self._path, self._level = path, level
+        self._seen = 0
+
+    def look(self) -> None:
+        try:
+            seen = self._path.stat().st_mtime_ns
+            if seen == self._seen:
+                return
+            level = read_config(self._path).log_level
+        except (OSError, UsageError):
+            return
+        self._seen = seen
+        if level != self._level:
+            self._level = level
+            logging.getLogger().setLevel(level.upper())
+            log.info("the log's level is %s from now on", level)
+
+
+def _beat(status: StatusPipe, level: LogLevel, steps: int, limit_s: float) -> None:
+    status.send(Beat(steps=steps, limit_s=limit_s))
+    level.look()
+
+
+def _beats(status: StatusPipe, level: LogLevel) -> Callable[[int], None]:
     """A Beat at most 4 times a second."""
     last = [0.0]
 
@@ -196,5 +225,6 @@ def _beats(status: StatusPipe) -> Callable[[int], None]:
         if now - last[0] >= 0.25:
             last[0] = now
             status.send(Beat(steps=steps))
+            level.look()
 
     return beat

@@ -1,4 +1,5 @@
-"""What a run claims before anything else starts: its name (flock) and its TCP port."""
+"""What a run claims before anything else starts: its name (flock), and its TCP port or the path of
+its Unix socket."""
 
 from __future__ import annotations
 
@@ -6,12 +7,16 @@ import errno
 import fcntl
 import os
 import socket
+import stat
+import sys
 from pathlib import Path
 
 import psutil
 
 from appliance import paths
-from appliance.errors import BusyError, UsageError
+from appliance.address import unix_url
+from appliance.errors import ApplianceError, BusyError, UsageError
+from appliance.runtime.config import RuntimeConfig
 
 
 class RunLock:
@@ -65,6 +70,49 @@ def held(run: Path) -> bool:
     return False
 
 
+def listen(config: RuntimeConfig) -> socket.socket:
+    """Where the settings say. BusyError or UsageError when that cannot be had."""
+    serve = config.serve
+    if serve.uds:
+        return bind_unix(Path(serve.uds), int(serve.uds_mode, 8))
+    return bind(serve.host, serve.port)
+
+
+def url_of(config: RuntimeConfig, listener: socket.socket) -> str:
+    """What a client on this machine types."""
+    if config.serve.uds:
+        return unix_url(config.serve.uds)
+    port = listener.getsockname()[1]
+    host = config.serve.host
+    if host in ("0.0.0.0", "::", ""):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Listening:
+    """What the run listens on, for who asks where it is, and for who takes it down."""
+
+    def __init__(self, config: RuntimeConfig, listener: socket.socket) -> None:
+        self.listener = listener
+        self.url = url_of(config, listener)
+        self.uds = config.serve.uds
+        self._own = _identity(self.uds) if self.uds else None
+
+    def close(self) -> None:
+        """Removes the socket's file, unless another has taken its place."""
+        self.listener.close()
+        if self._own is not None and _identity(self.uds) == self._own:
+            Path(self.uds).unlink(missing_ok=True)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        st = os.lstat(path)
+    except OSError:
+        return None
+    return st.st_dev, st.st_ino
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A listening TCP socket. BusyError names who has the port; UsageError a bad address."""
     try:
@@ -94,6 +142,84 @@ def bind(host: str, port: int) -> socket.socket:
         raise _taken(host, port) from None
     sock.setblocking(False)
     return sock
+
+
+def bind_unix(path: Path, mode: int) -> socket.socket:
+    """A listening Unix socket at `path`, of this mode from its first moment. One that a dead run
+    left there is replaced. BusyError names who listens on it; UsageError says what else is wrong.
+    """
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise UsageError(
+            f"there can be no socket in {path.parent}: {e.strerror}.",
+            f"mkdir -p {path.parent}",
+            code="APL-USE-042",
+        ) from e
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o777 & ~mode)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # two runs that look at once find each other
+        _clear(path)
+        sock.bind(str(path))
+        sock.listen(4096)
+    except OSError as e:
+        sock.close()
+        raise UsageError(
+            f"cannot listen on {path}: {e.strerror}.",
+            "Give --uds a path in a folder that this user may write to.",
+            code="APL-USE-042",
+        ) from e
+    except ApplianceError:
+        sock.close()
+        raise
+    finally:
+        os.umask(old)
+        os.close(folder)
+    sock.setblocking(False)
+    return sock
+
+
+def _clear(path: Path) -> None:
+    """Removes a socket on which nobody listens."""
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise UsageError(
+            f"{path} is there and is no socket.", "Give --uds another path.", code="APL-USE-042"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            pid = None  # it listens, and takes nobody just now
+        else:
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            pid = int.from_bytes(credentials[:4], sys.byteorder) or None
+    raise BusyError(
+        f"{path} is used by {_words_of(pid)}.",
+        "--uds OTHER     listens on another path\n"
+        "appliance ps    tells whether a run of yours has this one",
+        code="APL-BSY-004",
+        detail={"uds": str(path), "pid": pid},
+    )
+
+
+def _words_of(pid: int | None) -> str:
+    if pid is None:
+        return "another process"
+    try:
+        return f"pid {pid} ({psutil.Process(pid).name()})"
+    except psutil.Error:
+        return f"pid {pid}"
 
 
 def _taken(host: str, port: int) -> BusyError:

@@ -17,9 +17,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from appliance import paths
+from appliance.errors import UsageError
 from appliance.supervisor.cancels import CancelDesk
 from appliance.supervisor.lifecycle import Lifecycle
 from appliance.supervisor.logs import Filter, LogBook
+from appliance.supervisor.reload import Reloader
 from appliance.supervisor.snapshot import HISTORY_S
 from appliance.supervisor.view import View
 
@@ -54,7 +56,21 @@ class Steps:
                 task.cancel()
 
 
-def make_app(run: Path, lifecycle: Lifecycle, view: View, book: LogBook, steps: Steps) -> FastAPI:
+class _Wanted(msgspec.Struct, frozen=True):
+    """What a reload is asked for: settings with their values, and where these come from."""
+
+    values: dict[str, Any] = {}
+    answers: dict[str, dict[str, Any]] = {}
+
+
+def make_app(
+    run: Path,
+    lifecycle: Lifecycle,
+    view: View,
+    book: LogBook,
+    steps: Steps,
+    reloader: Reloader,
+) -> FastAPI:
     cancels = CancelDesk(run)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     base = "/appliance/v1"
@@ -133,6 +149,19 @@ def make_app(run: Path, lifecycle: Lifecycle, view: View, book: LogBook, steps: 
             return _refuse(409, 10, lifecycle.failure.code, lifecycle.failure.message)
         lifecycle.restart(rolling=asked.get("rolling", False))
         return _json({})
+
+    @app.post(f"{base}/reload")
+    async def reload(request: Request) -> Response:
+        try:
+            asked = msgspec.json.decode(await request.body() or b"{}", type=_Wanted)
+        except msgspec.DecodeError:
+            return _refuse(400, 2, "APL-USE-001", "the body is not {'values': {setting: value}}.")
+        if lifecycle.state.state in ("draining", "stopped"):
+            return _refuse(409, 3, "APL-RUN-001", "this run is being stopped.")
+        try:
+            return _json(await reloader.apply(asked.values, asked.answers))
+        except UsageError as e:
+            return _refuse(400, 2, e.code, e.message)
 
     return app
 

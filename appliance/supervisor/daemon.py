@@ -18,27 +18,19 @@ from appliance.errors import ApplianceError
 from appliance.metrics import Dump
 from appliance.runtime.config import RuntimeConfig, read_config
 from appliance.supervisor.child import Commands, RuntimeCommands
-from appliance.supervisor.claim import RunLock, bind
+from appliance.supervisor.claim import Listening, RunLock, listen
 from appliance.supervisor.control import ControlServer, Steps, make_app
 from appliance.supervisor.disks import Disks
 from appliance.supervisor.export import dump, keep_exporting
 from appliance.supervisor.health import Limits
 from appliance.supervisor.lifecycle import Lifecycle, Watcher
 from appliance.supervisor.logs import Line, LogBook, LogHandler
+from appliance.supervisor.reload import Reloader, reload_by_signal
 from appliance.supervisor.replica import Death
 from appliance.supervisor.snapshot import Sampler
 from appliance.supervisor.view import View
 
 log = logging.getLogger("appliance.supervisor")
-
-
-def url_of(config: RuntimeConfig, listener: socket.socket) -> str:
-    """What a client on this machine types."""
-    port = listener.getsockname()[1]
-    host = config.serve.host
-    if host in ("0.0.0.0", "::", ""):
-        host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def supervise(
@@ -84,10 +76,11 @@ async def supervise(
         free=sampler.freed,
     )
     disks = Disks(book.path.parent, Path(config.model.path))
-    view = View(config, url_of(config, listener), lifecycle, sampler, book, disks)
-    control = ControlServer(run, make_app(run, lifecycle, view, book, steps))
+    at = Listening(config, listener)
+    view = View(at.url, lifecycle, sampler, book, disks)
+    control = ControlServer(run, make_app(run, lifecycle, view, book, steps, Reloader(lifecycle)))
     _take_signals(lifecycle, watch)
-    log.info("run '%s' of %s at %s", config.run, config.model.id, url_of(config, listener))
+    log.info("run '%s' of %s at %s", config.run, config.model.id, at.url)
     await control.start()
     sampling = asyncio.create_task(sampler.run())
     exporting = asyncio.create_task(
@@ -107,7 +100,7 @@ async def supervise(
         exporting.cancel()
         book.close()
         await control.close()
-        listener.close()
+        at.close()
     return lifecycle.failure
 
 
@@ -140,9 +133,28 @@ def _take_signals(lifecycle: Lifecycle, watch: Watcher) -> None:
         else:
             lifecycle.stop(lifecycle.config.serve.drain_s)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: no signals
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        watch("signal", "SIGHUP")
+        task = asyncio.create_task(reload_by_signal(lifecycle.run))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: no signals
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)
+        if not _of_a_terminal():
+            loop.add_signal_handler(signal.SIGHUP, reload)
+
+
+def _of_a_terminal() -> bool:
+    """Whether SIGHUP tells of a terminal that has gone, which is no wish for other settings."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def main() -> int:
@@ -150,7 +162,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="appliance.supervisor")
     parser.add_argument("run", type=Path)
     parser.add_argument("--lock-fd", type=int, help="the run's lock, held already")
-    parser.add_argument("--listen-fd", type=int, help="the TCP socket, bound already")
+    parser.add_argument("--listen-fd", type=int, help="the socket, bound already")
     parser.add_argument("--detach", action="store_true", help="go on as nobody's child")
     parser.add_argument("--max-deaths", type=int, default=3, help="forgiven within the window")
     parser.add_argument("--death-window", type=float, default=60.0, help="seconds")
@@ -163,7 +175,7 @@ def main() -> int:
         lock.sign()
         config = read_config(paths.config_file(args.run))
         if args.listen_fd is None:
-            listener = bind(config.serve.host, config.serve.port)
+            listener = listen(config)
         else:
             listener = socket.socket(fileno=args.listen_fd)
             listener.setblocking(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 
 from appliance.supervisor.replica import Death
 
@@ -28,8 +29,16 @@ class LastWord:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        # a copy: closing the server must not close the socket that was lent
-        self._server = await asyncio.start_server(self._serve, sock=self._listener.dup())
+        # a copy: closing the server must not close the socket that was lent, nor remove its file
+        lent = self._listener.dup()
+        if lent.family != socket.AF_UNIX:
+            self._server = await asyncio.start_server(self._serve, sock=lent)
+        elif sys.version_info >= (3, 13):
+            self._server = await asyncio.start_unix_server(
+                self._serve, sock=lent, cleanup_socket=False
+            )
+        else:
+            self._server = await asyncio.start_unix_server(self._serve, sock=lent)
 
     def close(self) -> None:
         if self._server is not None:

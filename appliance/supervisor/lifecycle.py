@@ -19,9 +19,10 @@ import msgspec
 from msgspec import Struct
 
 from appliance import paths
-from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.config import AT_ENGINE_START, RuntimeConfig, setting
 from appliance.status import (
     Beat,
+    Change,
     ChildMessage,
     Failed,
     FrontendSnapshot,
@@ -30,11 +31,13 @@ from appliance.status import (
     RunState,
     State,
     publish,
+    start_words,
 )
-from appliance.supervisor.child import Child, Commands, Lifeline, Post, reap_orphans
 from appliance.supervisor import devices
-from appliance.supervisor.health import Deaths, Limits, Watch
+from appliance.supervisor.child import Child, Commands, Lifeline, Post, reap_orphans
 from appliance.supervisor.devices import Holder
+from appliance.supervisor.expect import Basis, StartTimes, remaining
+from appliance.supervisor.health import Deaths, Limits, Watch
 from appliance.supervisor.lastword import LastWord
 from appliance.supervisor.logs import LogBook
 from appliance.supervisor.notify import Notifier
@@ -45,10 +48,12 @@ log = logging.getLogger("appliance.supervisor")
 _RETIRE_S = 3.0
 """Seconds an engine that is restarted by hand has for its goodbye."""
 _TICK_S = 0.1
+_SAID_EVERY_S = 15.0
 
 Kind = str
 Watcher = Callable[[Kind, str], None]
-"""Told (kind, text) of what people should see: phase, ready, death, failed, step."""
+"""Told (kind, text) of what people should see: phase, ready, death, restart, reload, drain, failed,
+step, stopped, signal."""
 
 
 class Frontend(Struct):
@@ -103,8 +108,11 @@ class Lifecycle:
         self._hurry = asyncio.Event()
         self._last_word: LastWord | None = None
         self._closed = False  # no process is started any more
+        self._begun_with = {replica.index: config for replica in self.replicas}
         self._is_init = os.getpid() == 1
         self._tasks: set[asyncio.Task[None]] = set()
+        self._times = StartTimes(config)
+        self._said_at = time.monotonic()
 
     async def start(self) -> None:
         """Starts every process. What goes wrong shows in `state`."""
@@ -138,6 +146,19 @@ class Lifecycle:
                 self._retire(replica)
         elif self._rolling is None or self._rolling.done():
             self._rolling = asyncio.create_task(self._roll())
+
+    def reloaded(self, config: RuntimeConfig) -> None:
+        """These are the settings now; what starts from now on reads them."""
+        self.config = config
+
+    def waiting_for_engines(self) -> list[Change]:
+        """Settings that an engine does not go by because it began with others."""
+        found = []
+        for key in sorted(AT_ENGINE_START):
+            now = setting(self.config, key)
+            before = [setting(begun, key) for begun in self._begun_with.values()]
+            found += [Change(key, old, now) for old in before if old != now][:1]
+        return found
 
     async def _roll(self) -> None:
         for replica in self.replicas:
@@ -200,7 +221,7 @@ class Lifecycle:
         if self._stopping is not None or self.failure is not None:
             return
         death = death_of(child, f"frontend {child.post.index}", False)
-        self._tell("death", death.message)
+        self.tell("death", death.message)
         if death.permanent and not self.state.reached_ready:
             self._fail(death)
             return
@@ -236,7 +257,7 @@ class Lifecycle:
             return
         by_hand = death.code == "APL-RESTART"
         if not by_hand:
-            self._tell("death", death.message)
+            self.tell("death", death.message)
         self.restarts += 1
         if death.permanent and not self.state.reached_ready:
             self._fail(death)
@@ -270,12 +291,15 @@ class Lifecycle:
         for left in (paths.ring_file, paths.rendezvous_file):
             for path in self.run.glob(left(self.run, replica.index).name + "*"):
                 path.unlink(missing_ok=True)
+        self._begun_with[replica.index] = self.config
         try:
             replica.start()
         except OSError as e:
             replica.kill()
             self._fail(Death(f"engine {replica.index} cannot be started: {e.strerror}"))
             return
+        if self.config.engine.device == "cuda":
+            devices.remember(self.run, [c.pid for r in self.replicas for c in r.ranks])
         self._update()
 
     def _update(self) -> None:
@@ -286,21 +310,22 @@ class Lifecycle:
         doors = all(f.ready for f in self.frontends.values())
         if engines and (doors or self.state.reached_ready):
             first = not self.state.reached_ready
+            if first:
+                self._times.learn(self.replicas[0].phases)
             self._set("ready", phase="", progress=1.0, reached=True)
             if first:
-                self._tell("ready", f"ready in {time.monotonic() - self.started:.1f} s")
+                self.tell("ready", f"ready in {time.monotonic() - self.started:.1f} s")
                 self._notify.tell(READY="1", STATUS="serving")
             return
         slow = min(self.replicas, key=_how_far)
         at = slow.phases[-1]
-        if self.config.engine.device == "cuda":
-            devices.remember(self.run, [c.pid for r in self.replicas for c in r.ranks])
         phase = "warmup" if slow.ready else at.name
         state: State = "degraded" if self.state.reached_ready else "starting"
         changed = (state, phase) != (self.state.state, self.state.phase)
         self._set(state, phase, at.progress, at.detail, self.state.reached_ready)
         if changed:
-            self._tell("phase", phase)
+            self._said_at = time.monotonic()
+            self.tell("phase", phase)
             self._notify.tell(STATUS=f"{state}: {phase}")
 
     def _set(
@@ -313,9 +338,35 @@ class Lifecycle:
             detail=detail,
             failure=self.failure.message.partition("\n")[0] if self.failure else "",
             reached_ready=reached or self.state.reached_ready,
+            ready_at=self._ready_at() if state in ("starting", "degraded") else 0.0,
             at=time.time(),
         )
         self._publish()
+
+    def remaining_s(self) -> float | None:
+        """Of a start that is under way; None where that is not known."""
+        if self.state.state not in ("starting", "degraded"):
+            return None
+        starting = [r for r in self.replicas if r.phases and not r.ready]
+        now, expected = time.monotonic(), self._times.expected
+        return max((remaining(expected, r.phases, now) or 0.0 for r in starting), default=0) or None
+
+    @property
+    def expected_from(self) -> Basis:
+        return "" if self.remaining_s() is None else self._times.expected.basis
+
+    def _ready_at(self) -> float:
+        rest = self.remaining_s()
+        return 0.0 if rest is None else time.time() + rest
+
+    def _say_how_far(self, now: float) -> None:
+        """A long phase is told again and again, where nobody watches a bar."""
+        if self.state.state not in ("starting", "degraded") or now - self._said_at < _SAID_EVERY_S:
+            return
+        self._said_at = now
+        words = start_words(self.state.phase, self.state.progress, self.remaining_s())
+        log.info("still in phase %s", words)
+        self._notify.tell(STATUS=f"{self.state.state}: {words}")
 
     def _publish(self) -> None:
         try:
@@ -333,7 +384,7 @@ class Lifecycle:
             replica.kill()
         self._set("failed", phase="", progress=0.0)
         self._speak_last()
-        self._tell("failed", death.message)
+        self.tell("failed", death.message)
         self._notify.tell(STATUS=f"failed: {self.state.failure}", ERRNO="71")
 
     def _speak_last(self) -> None:
@@ -345,7 +396,8 @@ class Lifecycle:
             self._last_word = LastWord(self._listener, self.failure)
             self._tasks.add(asyncio.create_task(self._last_word.start()))
 
-    def _tell(self, kind: Kind, text: str) -> None:
+    def tell(self, kind: Kind, text: str) -> None:
+        """Says it in the log and to whoever watches."""
         level = logging.ERROR if kind in ("death", "failed") else logging.INFO
         log.log(level, "%s: %s", kind, text.replace("\n", "; "))
         self._watcher(kind, text)
@@ -375,6 +427,7 @@ class Lifecycle:
 
     def _tick(self, now: float, asleep: float) -> None:
         self._notify.alive()
+        self._say_how_far(now)
         for replica in self.replicas:
             if asleep:
                 replica.forgive(asleep)
@@ -409,23 +462,24 @@ class Lifecycle:
         doors = [f.child for f in self.frontends.values() if f.child.alive]
         live = 0 if failed else self.live_requests()
         if doors:
-            self._tell("step", f"draining {live} request(s), at most {drain_s:.0f} s")
+            self.tell("step", f"draining {live} request(s), at most {drain_s:.0f} s")
         for child in doors:
             child.signal(signal.SIGTERM)
         patience = drain_s if self.state.reached_ready and not failed else min(drain_s, 1.0)
         if not await self._gone(doors, patience + 0.5):
             left = [c for c in doors if c.alive]
-            self._tell("step", f"{len(left)} frontend(s) did not finish in time: SIGKILL")
+            self.tell("step", f"{len(left)} frontend(s) did not finish in time: SIGKILL")
             for child in left:
                 child.signal(signal.SIGKILL)
             await self._gone(doors, None)
         elif doors:
-            self._tell("step", f"frontends finished in {time.monotonic() - began:.1f} s")
+            self.tell("step", f"frontends finished in {time.monotonic() - began:.1f} s")
         await self._stop_engines()
+        await self._ask_driver()
         for task in list(self._tasks):
             task.cancel()
         self._set("stopped", phase="", progress=0.0)
-        self._tell("step", f"stopped in {time.monotonic() - began:.1f} s")
+        self.tell("step", f"stopped in {time.monotonic() - began:.1f} s")
         self._lifeline.close()
         self.ended.set()
 
@@ -438,9 +492,8 @@ class Lifecycle:
         if not await self._gone(engines, grace):
             left = [c for c in engines if c.alive]
             names = ", ".join(c.post.words for c in left)
-            self._tell("step", f"{names} did not end within {grace:.1f} s of SIGTERM: SIGKILL")
+            self.tell("step", f"{names} did not end within {grace:.1f} s of SIGTERM: SIGKILL")
             for child in left:
-        await self._ask_driver()
                 child.signal(signal.SIGKILL)
             await self._gone(engines, None)
         elif engines:

@@ -43,27 +43,35 @@ class View:
 
     def __init__(
         self,
-        config: RuntimeConfig,
         url: str,
         lifecycle: Lifecycle,
         sampler: Sampler,
         book: LogBook,
         disks: Disks,
     ) -> None:
-        self._config = config
         self._url = url
         self._lifecycle = lifecycle
         self._sampler = sampler
         self._book = book
         self._disks = disks
         self._started = time.time()
-        self._answers = _answers(Path(config.dir))
-        self._overrides = _overrides(self._answers)
+        self._planned: tuple[RuntimeConfig, list[dict[str, Any]]] | None = None
         self._standing = Alerts()
         # judged also while nobody looks, or an alert would be as old as the first look at it
         sampler.after_each(self._alerts)
         self._restarts_seen = 0
         self._restarted_at = 0.0
+
+    @property
+    def _config(self) -> RuntimeConfig:
+        return self._lifecycle.config
+
+    @property
+    def _answers(self) -> list[dict[str, Any]]:
+        """The plan's, read anew after a reload."""
+        if self._planned is None or self._planned[0] is not self._config:
+            self._planned = (self._config, _answers(self._lifecycle.run))
+        return self._planned[1]
 
     def status(self) -> RunStatus:
         life = self._lifecycle
@@ -75,9 +83,12 @@ class View:
             state=state.state,
             phase=state.phase if busy else None,
             progress=state.progress if busy else None,
+            remaining_s=_rounded(life.remaining_s()),
+            expected_from=life.expected_from,
             detail=state.detail,
             failure=failure_fields(life.failure, self._book) if life.failure else None,
             url=self._url,
+            uds=self._config.serve.uds,
             model=self._config.model.id,
             profile=self._config.profile,
             uptime_s=round(time.time() - self._started, 3),
@@ -104,6 +115,7 @@ class View:
             state=state.state,
             phase=state.phase if busy else None,
             progress=state.progress if busy else None,
+            remaining_s=_rounded(life.remaining_s()),
             detail=state.failure or state.detail,
             uptime_s=round(time.time() - self._started, 3),
             restarts=life.restarts,
@@ -118,7 +130,7 @@ class View:
                 "tp": config.engine.tp,
                 "memory_fraction": config.engine.memory_fraction,
                 "chunk": config.schedule.chunk,
-                "overrides": self._overrides,
+                "overrides": _overrides(self._answers),
             },
             throughput=sampler.throughput(),
             queue={
@@ -229,6 +241,10 @@ class View:
             for process in row["processes"]:
                 process["ours"] = process["pid"] in own
         return rows
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _told(death: Death) -> tuple[str, str, str]:

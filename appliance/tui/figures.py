@@ -9,6 +9,7 @@ from typing import get_args
 
 from rich.cells import cell_len
 
+from appliance import address
 from appliance.status import PhaseName, TopSnapshot
 from appliance.tui.styles import LEVELS, above
 from appliance.tui.text import (
@@ -66,7 +67,8 @@ def title(
 
     The state is always there; of the rest, what does not fit is left out.
     """
-    url = inert(top.url, glyphs)
+    path = address.socket_of(top.url)
+    url = inert(f"unix:{path}" if path else top.url, glyphs)
     first: Span = (badge, f" {state} " if badge else f" {state}")
     for short in (False, True):
         left = _joined(first, _title_parts(top, glyphs, short=short))

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from appliance import address
 from appliance.errors import (
     ApplianceError,
     NotAuthorisedError,
@@ -29,23 +30,16 @@ class Remote:
     """
 
     def __init__(self, url: str, key: str = "", *, timeout: float = 2.0) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-            raise UsageError(f"{url!r} is no URL of a server.", "Give --url http://HOST:PORT.")
+        self._asked = address.normal(url)
+        address.connection(self._asked, timeout)  # a URL that is none is told of at once
+        parts = urlsplit(self._asked)
         self.url = f"{parts.scheme}://{parts.netloc}"
-        self._secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname, port
-        self._base = parts.path.rstrip("/").removesuffix("/v1")
+        self._base = address.route_of(self._asked)
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._timeout = timeout
 
     def top(self, history: int = HISTORY_S, lines: int = 50) -> TopSnapshot:
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=self._timeout)
+        connection = address.connection(self._asked, self._timeout)
         target = f"{self._base}/appliance/v1/top?history={history}"
         try:
             connection.request("GET", target, headers=self._headers)

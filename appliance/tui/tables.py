@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rich.cells import cell_len
 
+from appliance import address
 from appliance.status import RequestRow, TopSnapshot
 from appliance.tui.graphs import gauge
 from appliance.tui.styles import LEVELS, above
@@ -176,8 +177,8 @@ def no_requests(top: TopSnapshot | None, words: str, glyphs: Glyphs) -> str:
         return "no requests: nothing is served"
     if top.finished or any(top.finished_60s.values()):
         return "no request is live; 2 shows those that have ended"
-    url = inert(top.url, glyphs) or "URL"
-    return f"no requests yet: point any OpenAI client at {url}/v1"
+    url = inert(address.shown(top.url), glyphs) if top.url else "URL/v1"
+    return f"no requests yet: point any OpenAI client at {url}"
 
 
 def gpu_lines(top: TopSnapshot, width: int = 100, glyphs: Glyphs = UNICODE) -> list[Line]:

@@ -6,13 +6,13 @@ A value that is missing prints a dash. Whatever came from outside goes through `
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
+from appliance import address
 from appliance.status import TopSnapshot
 
 Span = tuple[str, str]
@@ -128,7 +128,7 @@ def ask_by_curl(top: TopSnapshot) -> str:
         "messages": [{"role": "user", "content": "Hello"}],
     }
     body = json.dumps(ask).replace("'", "'\\''")
-    url = shlex.quote(f"{top.url.removesuffix('/v1')}/v1/chat/completions")
+    url = address.curl(top.url.removesuffix("/v1"), "/v1/chat/completions")
     key = '-H "authorization: Bearer $APPLIANCE_API_KEY"'
     return f"curl {url} -H 'content-type: application/json' {key} -d '{body}'"
 

@@ -15,7 +15,10 @@ from typing import Any, ClassVar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from appliance import paths
+from appliance.cli.given import Given, write_given
 from appliance.client import Client
+from appliance.profiles.compose import compose, config_files, file_values
+from appliance.runtime.config import ModelConfig, write_config
 from appliance.supervisor.claim import RunLock, bind, held
 from appliance.supervisor.daemon import supervise
 
@@ -59,11 +62,33 @@ def write_tiny(folder: Path) -> Path:
     return folder
 
 
+def given_of(name: str, **more: Any) -> Given:
+    """What `up` would have noted of a run of stand-ins."""
+    return Given(
+        name=name,
+        profile="none",
+        flags={"serve.port": 0},
+        environment={},
+        files=tuple(map(str, config_files())),
+        own_keys=str(paths.keys_file()),
+        composed=compose(
+            name,
+            str(paths.run_dir(name)),
+            ModelConfig(path="/nowhere", id="tiny"),
+            None,
+            files=file_values(config_files()),
+            flags={"serve.port": 0},
+        ).config,
+        **more,
+    )
+
+
 @contextmanager
 def live_run(name: str = "default", **frontend: Any) -> Iterator[Path]:
     """The folder of a run of stand-ins, supervised in a thread. frontend: how it acts."""
     run = paths.run_dir(name)
     ready = threading.Event()
+    write_given(given_of(name), run)
 
     def serve() -> None:
         lock = RunLock.take(run)
@@ -73,6 +98,7 @@ def live_run(name: str = "default", **frontend: Any) -> Iterator[Path]:
                 ready.set()
 
         config = make_config(run)
+        write_config(config, paths.config_file(run))
         commands = StandIns(print=["2026-11-20T12:00:01.123Z ERROR   engine-0 something odd"])
         commands.frontend_told = frontend
         listener = bind("127.0.0.1", 0)

@@ -210,6 +210,7 @@ def test_unit_is_whole(cli: Cli, own_home: Path, monkeypatch: Any) -> None:
                  "Restart=on-failure", 'Environment="HF_HOME=/data/100%% mine"'):  # fmt: skip
         assert line in said.out
     assert "-m appliance up org/m --name default --port 9 --set engine.tp=2" in said.out
+    assert f"ExecReload={sys.executable} -m appliance reload default\n" in said.out
     assert not service.unit_path("default").is_relative_to(own_home) or not list(
         own_home.rglob("*.service")
     )

@@ -233,7 +233,9 @@ def test_where_nothing_runs(told: Told, home: Path) -> None:
 
 def test_of_a_live_run(told: Told, live: Path) -> None:
     for words in (
-        ("status",), ("ps",), (), ("logs",), ("top", "--once"), ("restart",), ("down", "-t", "1"),
+        ("status",), ("ps",), (), ("logs",), ("top", "--once"), ("restart",),
+        ("reload", "--set", "log_level=debug", "--set", "schedule.policy=lpm"),
+        ("reload", "--set", "engine.tp=2"), ("down", "-t", "1"),
     ):  # fmt: skip
         told.ask(*words)
 

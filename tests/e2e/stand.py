@@ -34,13 +34,13 @@ def until(true: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
 class Stand:
     """`up -d --wait` on entering, everything gone on leaving.
 
-    words: further ones for `up`. Each stand has its own state, runtime and config folders, under a
-    short name: a Unix socket's path has 107 characters.
+    words: further ones for `up`, in which HOME is the stand's own folder. Each stand has its own
+    state, runtime and config folders, under a short name: a Unix socket's path has 107 characters.
     """
 
     def __init__(self, *words: str) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="apl"))
-        self._words = words
+        self._words = [word.replace("HOME", str(self.home)) for word in words]
         self._seen: dict[int, psutil.Process] = {}
         names = ("STATE", "RUNTIME", "CONFIG", "CACHE")
         own = {f"APPLIANCE_{n}_DIR": str(self.home / n.lower()) for n in names}
@@ -49,7 +49,8 @@ class Stand:
 
     def __enter__(self) -> Stand:
         try:
-            up = self.cli("up", *self._words, "--port", "0", "-d", "--wait=120")
+            door = [] if "--uds" in self._words else ["--port", "0"]
+            up = self.cli("up", *self._words, *door, "-d", "--wait=120")
             assert up.returncode == 0, up.stderr
             self.status()
         except BaseException:

@@ -43,6 +43,7 @@ class Snapshots:
         self._others = [i for i in range(frontends) if i != frontend.index]
         self._last: tuple[int, int] | None = None
         self._at = 0.0
+        self.config_version = 0
 
     def publish(self, at_least_every_s: float = 1.0) -> None:
         """Writes when something has changed, or when the last one is old."""
@@ -62,6 +63,7 @@ class Snapshots:
             clients=frontend.client_rows(),
             engines=frontend.states(),
             metrics=frontend.series.registry.dump(),
+            config_version=self.config_version,
         )
         publish(paths.frontend_snapshot(self._run, frontend.index), snapshot)
 
@@ -106,7 +108,7 @@ class Admin:
         body: dict[str, Any] = {"status": word}
         known = request.scope["state"]["caller"].known
         if known:
-            body |= {"phase": state.phase, "progress": state.progress}
+            body |= _how_far(state)
         if known and state.failure:
             body["failure"] = state.failure
         return Response(encode(body), 200 if word == "ok" else 503, media_type=JSON)
@@ -123,7 +125,7 @@ class Admin:
         started = state.reached_ready
         body: dict[str, Any] = {"started": started}
         if request.scope["state"]["caller"].known:
-            body |= {"phase": state.phase, "progress": state.progress}
+            body |= _how_far(state)
         return Response(encode(body), 200 if started else 503, None, JSON)
 
     def _word(self) -> str:

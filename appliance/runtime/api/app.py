@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TypedDict
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -20,12 +21,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance import paths
-from appliance.errors import ApplianceError, RequestError
+from appliance.errors import ApplianceError, RequestError, UsageError
 from appliance.runtime.api import schema
 from appliance.runtime.api.admin import Admin, Snapshots
 from appliance.runtime.api.answer import CallerGone
 from appliance.runtime.api.batches.room import BatchRoom
-from appliance.runtime.api.callers import Keyring, Usage
+from appliance.runtime.api.callers import KeyDesk
 from appliance.runtime.api.chat import ChatCompletions
 from appliance.runtime.api.completions import Completions
 from appliance.runtime.api.dialects import dialect_routes
@@ -40,10 +41,10 @@ from appliance.runtime.api.openapi import document
 from appliance.runtime.api.request_log import RequestLog, note_error
 from appliance.runtime.api.series import Series
 from appliance.runtime.api.server import HttpServer, raise_file_limit
-from appliance.runtime.api.state import CancelFile, RunStateFile
+from appliance.runtime.api.state import CancelFile, ConfigFile, RunStateFile
 from appliance.runtime.api.tgi import DIALECT
 from appliance.runtime.api.window import ROUTE, Window
-from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.config import RuntimeConfig, ServeConfig
 from appliance.runtime.wire.text import TextRoom
 from appliance.status import Beat, Phase, Ready, StatusPipe
 
@@ -65,15 +66,15 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def routes(
-    frontend: Frontend, models: Models, admin: Admin, aborts: Aborts, config: RuntimeConfig
+    frontend: Frontend, models: Models, admin: Admin, aborts: Aborts, settings: ConfigFile
 ) -> list[tuple[str, str, Endpoint, type | None]]:
     """(method, path, endpoint, body)"""
-    chat = ChatCompletions(frontend, models, config.serve.keep_alive_comment_s)
+    chat = ChatCompletions(frontend, models)
     completions = Completions(frontend, models)
     return [
         ("POST", "/v1/chat/completions", chat.post, schema.ChatRequest),
         ("POST", "/v1/completions", completions.post, schema.CompletionRequest),
-        *dialect_routes(frontend, models, chat, completions, aborts, config),
+        *dialect_routes(frontend, models, chat, completions, aborts, settings),
         ("GET", "/v1/models", models.list, None),
         ("GET", "/v1/models/{model:path}", models.show, None),
         ("POST", "/tokenize", admin.tokenize, schema.TokenizeRequest),
@@ -85,7 +86,7 @@ def routes(
         ("GET", "/startupz", admin.startup, None),
         ("GET", "/metrics", admin.metrics, None),
         ("GET", "/version", admin.version, None),
-        ("GET", ROUTE, Window(paths.control_socket(Path(config.dir))).top, None),
+        ("GET", ROUTE, Window(paths.control_socket(Path(settings.config.dir))).top, None),
         ("GET", "/", admin.root, None),
     ]
 
@@ -194,12 +195,13 @@ def build_app(
     batches: BatchRoom,
     aborts: Aborts,
     requests: RequestLog,
-    config: RuntimeConfig,
+    settings: ConfigFile,
+    desk: KeyDesk,
 ) -> ASGIApp:
     app = FastAPI(
         title="appliance", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    table = [*routes(frontend, models, admin, aborts, config), *batches.routes()]
+    table = [*routes(frontend, models, admin, aborts, settings), *batches.routes()]
     batches.answer_by({path: _Guard(endpoint).answer for _, path, endpoint, _ in table})
     shown = document(table)
 
@@ -209,27 +211,30 @@ def build_app(
     for method, path, endpoint, _ in [*table, ("GET", "/openapi.json", openapi, None)]:
         app.add_route(path, _Guard(endpoint).answer, methods=[method])
     app.add_exception_handler(HTTPException, _refuse)
-    gate = Gate(app, config.serve.host, keyring(config, frontend.index))
+    serve = settings.config.serve
+    gate = Gate(app, "" if serve.uds else serve.host, desk)
     return RequestIds(gate, frontend.series, requests)
 
 
-def request_log(config: RuntimeConfig, index: int, series: Series) -> RequestLog:
+class _LogFiles(TypedDict):
+    path: Path | None
+    content: bool
+    max_bytes: int
+    kept: int
+
+
+def _log_files(config: RuntimeConfig, index: int) -> _LogFiles:
     serve = config.serve
-    return RequestLog(
-        None if serve.request_log == "off" else paths.request_log(config.run, index),
+    return _LogFiles(
+        path=None if serve.request_log == "off" else paths.request_log(config.run, index),
         content=serve.request_log == "content",
-        model=config.model.id,
-        dropped=series.log_dropped,
         max_bytes=serve.request_log_mib << 20,
         kept=serve.request_log_files - 1,
     )
 
 
-def keyring(config: RuntimeConfig, index: int) -> Keyring | None:
-    if config.serve.no_auth or not config.serve.keys_file:
-        return None
-    usage = Usage(paths.key_usage(Path(config.dir)), config.serve.frontends, index)
-    return Keyring(Path(config.serve.keys_file), usage)
+def _keys_of(serve: ServeConfig) -> Path | None:
+    return Path(serve.keys_file) if serve.keys_file and not serve.no_auth else None
 
 
 class FrontendProcess:
@@ -248,19 +253,26 @@ class FrontendProcess:
         self.frontend = Frontend(
             text, engines, state, series,
             index=index, context=context, max_queue=config.serve.max_queue,
+            keep_alive_s=config.serve.keep_alive_comment_s,
         )  # fmt: skip
+        self._settings = ConfigFile(paths.config_file(run), config)
+        self._desk = KeyDesk(paths.key_usage(run), config.serve.frontends, index)
+        self._desk.ask_for(_keys_of(config.serve))
         self._cancels = CancelFile(paths.cancels(run))
         self.snapshots = Snapshots(self.frontend, run, config.serve.frontends)
-        models = Models(config.model, context)
-        admin = Admin(self.frontend, models, self.snapshots, context)
-        self._requests = request_log(config, index, series)
+        self._models = Models(config.model, context)
+        admin = Admin(self.frontend, self._models, self.snapshots, context)
+        self._requests = RequestLog(
+            **_log_files(config, index), model=config.model.id, dropped=series.log_dropped
+        )
         self.batches = BatchRoom(
             self.frontend, paths.batches_dir(config.run), config.serve.frontends, self._requests
         )
         self._aborts = Aborts(self.frontend, run, config.serve.frontends)
         app = build_app(
-            self.frontend, models, admin, self.batches, self._aborts, self._requests, config
-        )
+            self.frontend, self._models, admin, self.batches, self._aborts, self._requests,
+            self._settings, self._desk,
+        )  # fmt: skip
         self.server = HttpServer(app, listener, config.serve.max_connections_per_address)
 
     async def start(self) -> None:
@@ -282,6 +294,30 @@ class FrontendProcess:
         self.snapshots.publish(at_least_every_s=0.0)
         await asyncio.to_thread(self._requests.close)
 
+    def look_at_settings(self) -> None:
+        """Takes over what a reload has changed, and tells which settings are in force."""
+        config = self._settings.fresh()
+        if config is not None:
+            self._apply(config)
+        if self._settings.version != self.snapshots.config_version:
+            self.snapshots.config_version = self._settings.version
+            self.snapshots.publish(at_least_every_s=0.0)
+
+    def _apply(self, config: RuntimeConfig) -> None:
+        """Requests that are under way go on as they began."""
+        serve = config.serve
+        logging.getLogger().setLevel(config.log_level.upper())
+        self.frontend.max_queue = serve.max_queue
+        self.frontend.keep_alive_s = serve.keep_alive_comment_s
+        self.server.limit(serve.max_connections_per_address)
+        self._models.rename(config.model)
+        self._requests.write_to(**_log_files(config, self.frontend.index))
+        try:
+            self._desk.ask_for(_keys_of(serve))
+        except UsageError as e:
+            log.error("%s The keys stay as they were.", e.message)
+        log.info("frontend %d goes by the reloaded settings", self.frontend.index)
+
     async def housekeeping(self, status: StatusPipe) -> None:
         """Until cancelled: snapshots, what others cancel, the date, and signs of life."""
         beaten = 0.0
@@ -289,6 +325,7 @@ class FrontendProcess:
             for name in self._cancels.fresh():
                 self.frontend.cancel_named(name)
             self._aborts.look()
+            self.look_at_settings()
             self.snapshots.publish()
             if time.monotonic() - beaten >= BEAT_S:
                 beaten = time.monotonic()

@@ -142,7 +142,7 @@ class Keyring:
 
     def __init__(self, path: Path, usage: Usage) -> None:
         """UsageError when the file is not understood."""
-        self._path, self._usage = path, usage
+        self.path, self._usage = path, usage
         self._seen: tuple[int, int, int] | None = None
         self._callers: dict[bytes, Caller] = {}
         self._load(os.stat(path))
@@ -154,10 +154,10 @@ class Keyring:
 
     def _refresh(self) -> None:
         try:
-            st = os.stat(self._path)
+            st = os.stat(self.path)
         except OSError as e:
             if self._callers:
-                log.error("the file of keys %s is gone (%s): no key is valid", self._path, e)
+                log.error("the file of keys %s is gone (%s): no key is valid", self.path, e)
             self._callers, self._seen = {}, None
             return
         if (st.st_mtime_ns, st.st_ino, st.st_size) != self._seen:
@@ -168,8 +168,31 @@ class Keyring:
 
     def _load(self, st: os.stat_result) -> None:
         self._seen = (st.st_mtime_ns, st.st_ino, st.st_size)
-        keys = read_keys(self._path)
+        keys = read_keys(self.path)
         self._callers = {bytes.fromhex(k.sha256): Caller(k, self._usage) for k in keys}
+
+
+class KeyDesk:
+    """Which keys are asked for now; a reload may bring others. ring None: everybody is let in.
+
+    usage: the file of what each key uses, and this frontend's number among how many.
+    """
+
+    def __init__(self, usage: Path, frontends: int, index: int) -> None:
+        self.ring: Keyring | None = None
+        self._of = (usage, frontends, index)
+        self._usage: Usage | None = None
+
+    def ask_for(self, keys: Path | None) -> None:
+        """From the next request on. UsageError when the file is not understood: nothing changes."""
+        if keys is None:
+            self.ring = None
+            return
+        if self.ring is not None and self.ring.path == keys:
+            return
+        if self._usage is None:
+            self._usage = Usage(*self._of)
+        self.ring = Keyring(keys, self._usage)
 
 
 def wall_clock() -> float:

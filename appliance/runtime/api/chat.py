@@ -143,10 +143,8 @@ def _reasoning(delta: TextDelta) -> dict[str, Any]:
 
 
 class ChatCompletions:
-    """keep_alive_s: seconds of silence before a comment is sent on a stream; 0: never."""
-
-    def __init__(self, frontend: Frontend, models: Models, keep_alive_s: float) -> None:
-        self._frontend, self._models, self._keep_alive_s = frontend, models, keep_alive_s
+    def __init__(self, frontend: Frontend, models: Models) -> None:
+        self._frontend, self._models = frontend, models
 
     async def post(self, request: Request) -> Response:
         body = decode_body(ChatRequest, await read_body(request))
@@ -158,7 +156,9 @@ class ChatCompletions:
         )
         if not body.stream:
             return await exchange.whole(form)
-        return await exchange.stream(form, *body.usage_options(), keep_alive_s=self._keep_alive_s)
+        return await exchange.stream(
+            form, *body.usage_options(), keep_alive_s=self._frontend.keep_alive_s
+        )
 
     def asked(self, body: ChatRequest) -> TextRequest:
         """What a chat of any dialect asks for. RequestError for what cannot be honoured."""

@@ -23,8 +23,8 @@ from appliance.runtime.api.responses.routes import Responses
 from appliance.runtime.api.responses.store import ResponseStore
 from appliance.runtime.api.scores.body import ClassifyRequest, RerankRequest, ScoreRequest
 from appliance.runtime.api.scores.routes import Scores
+from appliance.runtime.api.state import ConfigFile
 from appliance.runtime.api.tgi import Tgi, TgiRequest
-from appliance.runtime.config import RuntimeConfig
 
 Route = tuple[str, str, Callable[[Request], Awaitable[Response]], type | None]
 """(method, path, endpoint, body)"""
@@ -36,19 +36,13 @@ def dialect_routes(
     chat: ChatCompletions,
     completions: Completions,
     aborts: Aborts,
-    config: RuntimeConfig,
+    settings: ConfigFile,
 ) -> list[Route]:
     embeddings = Embeddings(frontend, models)
-    messages = Messages(frontend, models, chat, config.serve.keep_alive_comment_s)
-    responses = Responses(
-        frontend,
-        models,
-        chat,
-        ResponseStore(paths.responses_dir()),
-        config.serve.keep_alive_comment_s,
-    )
+    messages = Messages(frontend, models, chat)
+    responses = Responses(frontend, models, chat, ResponseStore(paths.responses_dir()))
     tgi = Tgi(frontend, models, completions)
-    native = Native(frontend, models, completions, tgi, aborts, config)
+    native = Native(frontend, models, completions, tgi, aborts, settings)
     return [
         *_native_routes(native, tgi),
         ("POST", "/v1/embeddings", embeddings.post, EmbeddingRequest),

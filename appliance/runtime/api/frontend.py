@@ -47,14 +47,19 @@ class Frontend:
         index: int,
         context: int,
         max_queue: int,
+        keep_alive_s: float = 0.0,
     ) -> None:
-        """context: most tokens of prompt and output while no engine has said so itself."""
+        """context: most tokens of prompt and output while no engine has said so itself.
+
+        keep_alive_s: seconds of silence before a comment is sent on a chat stream; 0: never.
+        """
         self.text, self.engines, self.state, self.series = text, engines, state, series
         self.index = index
         self.draining = False
         self.messages = 0
         """Messages from engines; a sign of life."""
-        self._context, self._max_queue = context, max_queue
+        self.max_queue, self.keep_alive_s = max_queue, keep_alive_s
+        self._context = context
         self._live: dict[int, Live] = {}
         self._claimed = 0
         self._pace = Pace()
@@ -111,15 +116,15 @@ class Frontend:
         refused = refusal(self.state.read(), self.draining, self.reachable)
         if refused is not None:
             raise refused
-        if len(self._live) + self._claimed + sequences > self._max_queue:
+        if len(self._live) + self._claimed + sequences > self.max_queue:
             raise RequestError(
-                f"{len(self._live):,} requests are live and at most {self._max_queue:,} are held. "
+                f"{len(self._live):,} requests are live and at most {self.max_queue:,} are held. "
                 "Try again a little later.",
                 status=429,
                 type="rate_limit_error",
                 code="queue_full",
                 retry_after_s=self._pace.wait_for_requests(
-                    time.monotonic(), len(self._live) + self._claimed + sequences - self._max_queue
+                    time.monotonic(), len(self._live) + self._claimed + sequences - self.max_queue
                 ),
             )
 

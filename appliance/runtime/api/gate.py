@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.errors import RequestError
-from appliance.runtime.api.callers import ANYBODY, STRANGER, Caller, Keyring, wall_clock
+from appliance.runtime.api.callers import ANYBODY, STRANGER, Caller, KeyDesk, Keyring, wall_clock
 from appliance.runtime.api.errors import error_body, error_headers
 from appliance.runtime.api.request_log import note_error
 from appliance.runtime.config import is_loopback
@@ -36,10 +36,10 @@ def host_name(value: str) -> str:
 
 
 class Gate:
-    """host: the address that is listened on. keys: None lets everybody in."""
+    """host: the address that is listened on; empty for a Unix socket, which no page reaches."""
 
-    def __init__(self, app: ASGIApp, host: str, keys: Keyring | None) -> None:
-        self._app, self._keys = app, keys
+    def __init__(self, app: ASGIApp, host: str, desk: KeyDesk) -> None:
+        self._app, self._desk = app, desk
         local = is_loopback(host)
         self._names = LOCAL_NAMES | {host.lower().strip("[]")} if local else None
 
@@ -73,9 +73,10 @@ class Gate:
                 type="permission_error",
                 code="foreign_origin",
             )
-        if self._keys is None:
+        keys = self._desk.ring
+        if keys is None:
             return ANYBODY
-        caller = _known(self._keys, headers)
+        caller = _known(keys, headers)
         if caller is None:
             if scope["path"] in OPEN:
                 return STRANGER

@@ -23,9 +23,13 @@ class Models:
 
     def __init__(self, model: ModelConfig, context: int) -> None:
         self.id = model.id
-        self._names = tuple(dict.fromkeys((model.id, *model.served_names)))
+        self.rename(model)
         self._context = context
         self._created = int(time.time())
+
+    def rename(self, model: ModelConfig) -> None:
+        """Answers to these names from now on."""
+        self._names = tuple(dict.fromkeys((model.id, *model.served_names)))
 
     def check(self, name: str | None) -> str:
         """The name to answer under. RequestError 404 that lists the names there are."""

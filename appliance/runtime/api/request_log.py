@@ -168,15 +168,20 @@ class RequestLog:
         max_bytes: int = 16 << 20,
         kept: int = 4,
     ) -> None:
-        self.content = content and path is not None
-        self._file = RotatingFile(path, max_bytes=max_bytes, kept=kept) if path else None
         self._model, self._dropped = model, dropped
-        self._waiting: deque[tuple[Entry, int]] = deque()
+        self._waiting: deque[tuple[Entry, int, RotatingFile]] = deque()
         self._waiting_bytes = 0
         self._news = threading.Condition()
         self._closing = False
         self._refused = False
         self._thread: threading.Thread | None = None
+        self.write_to(path, content=content, max_bytes=max_bytes, kept=kept)
+
+    def write_to(self, path: Path | None, *, content: bool, max_bytes: int, kept: int) -> None:
+        """From the next request on; arguments as of the class."""
+        with self._news:
+            self.content = content and path is not None
+            self._file = RotatingFile(path, max_bytes=max_bytes, kept=kept) if path else None
 
     def begin(
         self, id: str, method: str, path: str, agent: str = "", given: Sequence[bytes] = ()
@@ -185,17 +190,20 @@ class RequestLog:
 
     def end(self, entry: Entry, status: int, caller: Caller | None) -> None:
         """Takes what is written from now on; returns at once. Only what was posted is told."""
-        if self._file is None or entry.method not in ("POST", "PUT"):
+        if entry.method not in ("POST", "PUT"):
             return
         entry.status, entry.ended = status, time.monotonic()
         entry.caller = caller.name if caller is not None else ""
         size = entry.size
         with self._news:
+            if self._file is None:
+                return
+            entry.content = entry.content and self.content
             full = len(self._waiting) >= MAX_WAITING
             if full or self._closing or self._waiting_bytes + size > MAX_WAITING_BYTES:
                 self._dropped.add(1.0, self._model.replace("|", "_"))
                 return
-            self._waiting.append((entry, size))
+            self._waiting.append((entry, size, self._file))
             self._waiting_bytes += size
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
@@ -216,17 +224,21 @@ class RequestLog:
             self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
-        assert self._file is not None
+        last: RotatingFile | None = None
         while True:
             with self._news:
                 while not self._waiting and not self._closing:
                     self._news.wait()
                 if not self._waiting:
                     break
-                entry, size = self._waiting.popleft()
+                entry, size, file = self._waiting.popleft()
                 self._waiting_bytes -= size
-            self._write(self._file, entry)
-        self._file.close()
+            if last is not None and last is not file:
+                last.close()
+            last = file
+            self._write(file, entry)
+        if last is not None:
+            last.close()
 
     def _write(self, file: RotatingFile, entry: Entry) -> None:
         try:

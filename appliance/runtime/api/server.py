@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import socket
+import sys
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -290,10 +291,21 @@ class HttpServer:
         self._state = ServerState()
         self._server: asyncio.Server | None = None
 
+    def limit(self, per_address: int) -> None:
+        """Another limit for connections to come; those that are there stay."""
+        self._addresses.most = per_address
+
     async def start(self) -> None:
         self._config.load()
         loop = asyncio.get_running_loop()
         self.tick()
+        if self._listener.family == socket.AF_UNIX:
+            # its file belongs to the run, not to one of those who accept on it
+            kept: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+            self._server = await loop.create_unix_server(
+                self._protocol, sock=self._listener, backlog=2048, **kept
+            )
+            return
         self._server = await loop.create_server(self._protocol, sock=self._listener, backlog=2048)
 
     def tick(self) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.errors import RequestError
+from appliance.errors import RequestError, UsageError
+from appliance.runtime.config import RuntimeConfig, read_config
 from appliance.status import Cancels, RunState
 
 
@@ -51,6 +52,30 @@ class CancelFile:
         new = [name for name in ids if name not in self._told]
         self._told = set(ids)
         return new
+
+
+class ConfigFile:
+    """The run's settings, which a reload may change. config: those that this process began with."""
+
+    def __init__(self, path: Path, config: RuntimeConfig) -> None:
+        self._path, self.config = path, config
+        self.version = 0
+        """Of the file that was read last: the time at which it was written, in ns."""
+
+    def fresh(self) -> RuntimeConfig | None:
+        """The settings, where they are others than before. One stat while nothing changes."""
+        try:
+            version = self._path.stat().st_mtime_ns
+            if version == self.version:
+                return None
+            config = read_config(self._path)
+        except (OSError, UsageError):
+            return None
+        self.version = version
+        if config == self.config:
+            return None
+        self.config = config
+        return config
 
 
 def refusal(state: RunState, draining: bool, reachable: bool) -> RequestError | None:

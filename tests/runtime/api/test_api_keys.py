@@ -195,7 +195,7 @@ def test_tokens_in_flight(engine: FakeEngine, serve: Serve, keys_file: Path, key
 
 
 def _usage(served: Served) -> Usage:
-    keyring = served.process.server._config.app._app._keys
+    keyring = served.process.server._config.app._app._desk.ring
     usage: Usage = keyring._usage
     return usage
 

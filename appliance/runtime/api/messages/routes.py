@@ -19,11 +19,8 @@ from appliance.runtime.api.sse import encode
 class Messages:
     """chat: the route whose requests these become."""
 
-    def __init__(
-        self, frontend: Frontend, models: Models, chat: ChatCompletions, keep_alive_s: float
-    ) -> None:
+    def __init__(self, frontend: Frontend, models: Models, chat: ChatCompletions) -> None:
         self._frontend, self._models, self._chat = frontend, models, chat
-        self._keep_alive_s = keep_alive_s
 
     async def post(self, request: Request) -> Response:
         body = decode_body(MessagesRequest, await read_body(request))
@@ -38,7 +35,7 @@ class Messages:
         form = MessageForm(body, id, model, exchange.tokens)
         if not body.stream:
             return await exchange.whole(form)
-        return await exchange.stream(form, True, False, self._keep_alive_s, form.framing)
+        return await exchange.stream(form, True, False, self._frontend.keep_alive_s, form.framing)
 
     async def count(self, request: Request) -> Response:
         body = decode_body(CountRequest, await read_body(request))

@@ -23,8 +23,8 @@ from appliance.runtime.api.native.body import DEFAULT_MAX_TOKENS, NativeRequest,
 from appliance.runtime.api.native.form import NativeForm
 from appliance.runtime.api.schema import decode_body
 from appliance.runtime.api.sse import encode
+from appliance.runtime.api.state import ConfigFile
 from appliance.runtime.api.tgi import Tgi
-from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.wire.request import FlushCache
 from appliance.runtime.wire.text import AskedSampling, TextRequest
 
@@ -48,10 +48,10 @@ class Native:
         completions: Completions,
         tgi: Tgi,
         aborts: Aborts,
-        config: RuntimeConfig,
+        settings: ConfigFile,
     ) -> None:
         self._frontend, self._models, self._completions = frontend, models, completions
-        self._tgi, self._aborts, self._config = tgi, aborts, config
+        self._tgi, self._aborts, self._settings = tgi, aborts, settings
 
     async def generate(self, request: Request) -> Response:
         data = await read_body(request)
@@ -124,7 +124,7 @@ class Native:
     # What is served, and how
 
     async def model_info(self, request: Request) -> Response:
-        model = self._config.model
+        model = self._settings.config.model
         known = _model_config(Path(model.path))
         shown = {
             "model_path": model.path,
@@ -142,17 +142,17 @@ class Native:
         return Response(encode(shown), media_type=JSON)
 
     async def server_info(self, request: Request) -> Response:
-        model = self._config.model
+        model = self._settings.config.model
         shown = {
             "model_path": model.path,
             "tokenizer_path": model.path,
             "served_model_name": model.id,
             "context_length": self._frontend.context,
-            "tp_size": self._config.engine.tp,
-            "dp_size": self._config.engine.replicas,
-            "page_size": self._config.schedule.page_size,
+            "tp_size": self._settings.config.engine.tp,
+            "dp_size": self._settings.config.engine.replicas,
+            "page_size": self._settings.config.schedule.page_size,
             "max_total_num_tokens": sum(load["max_total_num_tokens"] for load in self._loads()),
-            "config": msgspec.to_builtins(self._config),
+            "config": msgspec.to_builtins(self._settings.config),
             "internal_states": self._loads(),
             "version": version("appliance"),
         }

@@ -25,15 +25,10 @@ class Responses:
     """chat: the route whose requests these become."""
 
     def __init__(
-        self,
-        frontend: Frontend,
-        models: Models,
-        chat: ChatCompletions,
-        store: ResponseStore,
-        keep_alive_s: float,
+        self, frontend: Frontend, models: Models, chat: ChatCompletions, store: ResponseStore
     ) -> None:
         self._frontend, self._models, self._chat = frontend, models, chat
-        self._store, self._keep_alive_s = store, keep_alive_s
+        self._store = store
 
     async def post(self, request: Request) -> Response:
         body = decode_body(ResponsesRequest, await read_body(request))
@@ -54,7 +49,7 @@ class Responses:
         form = ResponseForm(body, id, model, keep)
         if not body.stream:
             return await exchange.whole(form)
-        return await exchange.stream(form, True, False, self._keep_alive_s, form.framing)
+        return await exchange.stream(form, True, False, self._frontend.keep_alive_s, form.framing)
 
     async def count(self, request: Request) -> Response:
         """How many tokens the input of such a response has."""

@@ -1,0 +1,92 @@
+"""How a run is reached: the URL of a port or of a Unix socket, for programs, people and curl.
+
+The URL of a Unix socket is `http+unix://%2Frun%2Fllm.sock`: a route can be put behind it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import shlex
+import socket
+from urllib.parse import quote, unquote, urlsplit
+
+from appliance.errors import UsageError
+
+_UNIX = "http+unix"
+LOCAL = "http://localhost"
+"""What is asked for through a Unix socket, whose name says nothing to HTTP."""
+
+
+def unix_url(path: str) -> str:
+    return f"{_UNIX}://{quote(path, safe='')}"
+
+
+def normal(url: str) -> str:
+    """As it was typed: `unix:PATH` for a Unix socket, and `http://` may be left out."""
+    if url.startswith("unix:"):
+        return unix_url("/" + url.removeprefix("unix:").lstrip("/"))
+    return url if "://" in url else f"http://{url}"
+
+
+def socket_of(url: str) -> str | None:
+    """The path of the Unix socket that a URL names; None for a URL of a port."""
+    parts = urlsplit(url)
+    return unquote(parts.netloc) if parts.scheme == _UNIX else None
+
+
+def route_of(url: str) -> str:
+    """What stands behind the address, without a `/v1` and a slash at its end."""
+    return urlsplit(url).path.rstrip("/").removesuffix("/v1")
+
+
+def shown(url: str) -> str:
+    """For people: `http://127.0.0.1:8000/v1` or `unix:/run/llm.sock`."""
+    path = socket_of(url)
+    return f"{url}/v1" if path is None else f"unix:{path}"
+
+
+def curl(url: str, route: str) -> str:
+    """The words of a curl that asks for `route`: `http://…/v1/models` or `--unix-socket PATH …`."""
+    path = socket_of(url)
+    if path is None:
+        return shlex.quote(url + route)
+    return f"--unix-socket {shlex.quote(path)} {shlex.quote(LOCAL + route)}"
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+        self.wire: socket.socket | None = None
+        """Stays here when http.client has handed the socket on to the response."""
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(self.timeout)
+        try:
+            sock.connect(self._path)
+        except OSError:
+            sock.close()
+            raise
+        self.sock = self.wire = sock
+
+
+def connection(url: str, timeout: float) -> http.client.HTTPConnection:
+    """Not yet opened. UsageError when `url` names no server."""
+    path = socket_of(url)
+    if path:
+        return UnixConnection(path, timeout)
+    parts = urlsplit(url)
+    try:
+        port, known = parts.port, parts.scheme in ("http", "https")
+    except ValueError:
+        port, known = None, False
+    if not known or not parts.hostname:
+        raise UsageError(
+            f"'{url}' is no URL of a server.", "Use --url http://HOST:PORT or --url unix:PATH"
+        )
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(parts.hostname, port, timeout=timeout)
+    return http.client.HTTPConnection(parts.hostname, port, timeout=timeout)

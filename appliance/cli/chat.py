@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from appliance.cli import interrupt
 from appliance.cli.asking import Answer, url_of
 from appliance.cli.output import Output
 from appliance.errors import UsageError
@@ -168,6 +169,7 @@ def _repl(out: Output, given: dict[str, Any]) -> None:
         try:
             _print(answer)
         except KeyboardInterrupt:
+            interrupt.heard()
             out.note("\n(stopped)")
         messages.append({"role": "assistant", "content": answer.text})
         if given["stats"] and answer.seconds:

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from appliance.cli import interrupt
 from appliance.cli.output import Output, nearest
 from appliance.errors import ApplianceError, UsageError
 
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("chat", "run", "one prompt, one answer"),
     "complete": ("chat", "complete", "what follows a text, without a chat template"),
     "logs": ("logs", "logs", "what the processes say"),
+    "events": ("events", "events", "what has happened to a run"),
     "down": ("down", "down", "drain and stop"),
     "restart": ("down", "restart", "start the engines again; streams go on"),
     "reload": ("reload", "reload", "read settings anew while serving"),
@@ -254,4 +256,4 @@ def _unexpected(out: Output, e: Exception) -> ApplianceError:
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    interrupt.answering(lambda: run(sys.argv[1:]))

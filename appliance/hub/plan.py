@@ -29,6 +29,7 @@ from appliance.hub.source import (
     Patience,
     RemoteFile,
     Source,
+    aside,
     offline_variable,
     parse_name,
     refuse_offline,
@@ -251,7 +252,7 @@ def _config(
         content = present.read_bytes()
     else:
         with closing(Fetcher(patience, threading.Event())) as fetcher:
-            content = fetcher.small(source.request(listing, file), file)
+            content = aside(lambda: fetcher.small(source.request(listing, file), file))
     try:
         config = json.loads(content)
     except (ValueError, RecursionError):

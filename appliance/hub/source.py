@@ -188,7 +188,7 @@ def ask(title: str, question: Callable[[], T], patience: Patience) -> T:
     last = TryAgain("no try was made")
     for failures in range(1, patience.questions + 1):
         try:
-            return _bounded(question, patience.stall_s)
+            return aside(question, patience.stall_s)
         except TryAgain as again:
             last = again
         if failures < patience.questions:
@@ -203,7 +203,9 @@ def ask(title: str, question: Callable[[], T], patience: Patience) -> T:
     )
 
 
-def _bounded(question: Callable[[], T], limit_s: float) -> T:
+def aside(question: Callable[[], T], limit_s: float | None = None) -> T:
+    """The question's answer, from a thread that Ctrl-C does not wait for; nor does anything else
+    after `limit_s`, which raises TryAgain."""
     answers: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
 
     def work() -> None:
@@ -216,7 +218,7 @@ def _bounded(question: Callable[[], T], limit_s: float) -> T:
     try:
         answer, error = answers.get(timeout=limit_s)
     except queue.Empty:
-        raise TryAgain(f"no answer within {limit_s:g} s") from None
+        raise TryAgain(f"no answer within {limit_s or 0:g} s") from None
     if error is not None:
         raise error
     return answer  # type: ignore[return-value]

@@ -45,6 +45,7 @@ LIBRARIES = {
 """Library -> the only rooms that know it."""
 
 LATE_IMPORTS = {
+    "appliance/__main__.py": "Ctrl-C is heard before the command line is loaded",
     "appliance/bench/plot.py": "matplotlib is optional",
     "appliance/cli/chat.py": "readline is not in every Python",
     "appliance/cli/doctor.py": "the hub's clients load only when a check needs them",

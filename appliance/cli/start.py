@@ -22,12 +22,14 @@ from appliance.client import Client, error_of
 from appliance.errors import ApplianceError, BusyError, EngineError, NotRunningError
 from appliance.keys import write_digests
 from appliance.runtime.config import RuntimeConfig, write_config
-from appliance.status import RunStatus
+from appliance.status import RunStatus, start_words
 from appliance.supervisor import devices
 from appliance.supervisor.child import child_environment
 from appliance.supervisor.claim import RunLock, bind, held, listen
 
 _BIRTH_S = 15.0
+_SILENCE_S = 15.0
+"""After which a start that no terminal watches says how far it is."""
 _DONE = {
     "import": "Imported",
     "connect": "Connected",
@@ -206,6 +208,7 @@ class Display:
     def __init__(self, out: Output) -> None:
         self._out = out
         self._shown = 0
+        self._told_at = time.monotonic()
 
     def show(self, status: RunStatus) -> None:
         done = status.phases if status.state == "ready" else status.phases[:-1]
@@ -214,9 +217,14 @@ class Display:
             if word and phase["duration_s"] >= 0.05:
                 self._line(f"{word:<10}{phase['detail']:<60}{phase['duration_s']:6.1f}s")
         self._shown = max(self._shown, len(done))
-        if status.phase and self._out.interactive():
-            share = f" {status.progress:.0%}" if status.progress else ""
-            self._out.draw(f"{status.phase}{share} {status.detail}"[:100])
+        if not status.phase:
+            return
+        words = start_words(status.phase, status.progress, status.remaining_s)
+        if self._out.interactive():
+            basis = " (reckoned: the first start here)" if status.expected_from == "assumed" else ""
+            self._out.draw(f"{words}{basis if status.remaining_s else ''}  {status.detail}"[:100])
+        elif time.monotonic() - self._told_at >= _SILENCE_S:
+            self._line(f"Starting  {words}")
 
     def finish(self, status: RunStatus) -> None:
         self._out.draw("")
@@ -227,6 +235,7 @@ class Display:
             )
 
     def _line(self, text: str) -> None:
+        self._told_at = time.monotonic()
         self._out.note(text.rstrip())
 
 

@@ -14,7 +14,7 @@ from appliance.cli.output import Output, duration, gigabytes, table
 from appliance.cli.prepare import run_folder, runs
 from appliance.client import Client
 from appliance.errors import NotRunningError
-from appliance.status import ProcessRow, RunStatus
+from appliance.status import ProcessRow, RunStatus, start_words
 
 _WATCH_S = 0.5
 _COLORS = {"ready": "green", "failed": "red", "stopped": "dim"}
@@ -128,7 +128,8 @@ def status_text(out: Output, s: RunStatus) -> str:
     if s.state == "stopped":
         return f"{s.run}: not running.  Start it: appliance up"
     word = out.paint(s.state.upper(), _COLORS.get(s.state, "yellow"))
-    phase = f"  {s.phase} {s.progress:.0%} {s.detail}".rstrip() if s.phase else ""
+    how_far = start_words(s.phase, s.progress, s.remaining_s) if s.phase else ""
+    phase = f"  {how_far}  {s.detail}".rstrip() if how_far else ""
     lines = [
         f"{word}  {s.model}  at {address.shown(s.url)}{phase}",
         f"  run {s.run}   profile {s.profile}   up {duration(s.uptime_s)}   "

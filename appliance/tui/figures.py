@@ -10,7 +10,7 @@ from typing import get_args
 from rich.cells import cell_len
 
 from appliance import address
-from appliance.status import PhaseName, TopSnapshot
+from appliance.status import PhaseName, TopSnapshot, about
 from appliance.tui.styles import LEVELS, above
 from appliance.tui.text import (
     UNICODE,
@@ -40,7 +40,8 @@ def state_words(top: TopSnapshot, glyphs: Glyphs = UNICODE) -> str:
     if top.phase in PHASES:
         words += f" {PHASES.index(top.phase) + 1}/{len(PHASES)}"
     words += f" {inert(top.phase, glyphs)}"
-    return words if top.progress is None else f"{words} {percent(top.progress)}"
+    words += "" if top.progress is None else f" {percent(top.progress)}"
+    return words if top.remaining_s is None else f"{words}, {about(top.remaining_s)} left"
 
 
 def _title_parts(top: TopSnapshot, glyphs: Glyphs, *, short: bool) -> list[Span]:

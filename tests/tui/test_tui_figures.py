@@ -1,4 +1,5 @@
 import fakecontrol
+import msgspec
 import pytest
 from rich.cells import cell_len
 
@@ -53,6 +54,8 @@ def test_fit_is_exact_for_wide_characters(width):
 def test_state_words():
     starting = TopSnapshot(state="starting", phase="load", progress=0.41)
     assert figures.state_words(starting) == "STARTING 4/8 load 41%"
+    left = msgspec.structs.replace(starting, remaining_s=38.0)
+    assert figures.state_words(left) == "STARTING 4/8 load 41%, about 40 s left"
     assert figures.state_words(fakecontrol.snapshot(phase="load")) == "READY"
     assert figures.state_words(TopSnapshot(state="failed")) == "FAILED"
 

@@ -23,7 +23,7 @@ from appliance.runtime.api.schema import DetokenizeRequest, TokenizeRequest, dec
 from appliance.runtime.api.series import exposition, newest
 from appliance.runtime.api.sse import encode
 from appliance.runtime.wire.text import Chat
-from appliance.status import FrontendSnapshot, publish
+from appliance.status import FrontendSnapshot, RunState, publish
 
 JSON = "application/json"
 
@@ -187,3 +187,12 @@ class Admin:
 
     async def tokenizer_info(self, request: Request) -> Response:
         return Response(encode(self._frontend.text.facts()), media_type=JSON)
+
+
+def _how_far(state: RunState) -> dict[str, Any]:
+    """Phase and progress of a start, and how long it will take where that is known."""
+    body: dict[str, Any] = {"phase": state.phase, "progress": state.progress}
+    remaining = state.ready_at - time.time()
+    if remaining > 0:
+        body["remaining_s"] = round(remaining, 1)
+    return body

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
 
 from appliance.errors import RequestError, UsageError
 from appliance.runtime.config import RuntimeConfig, read_config
-from appliance.status import Cancels, RunState
+from appliance.status import Cancels, RunState, about
 
 
 class RunStateFile:
@@ -91,8 +92,12 @@ def refusal(state: RunState, draining: bool, reachable: bool) -> RequestError | 
     if reachable:
         return None
     detail = f" ({state.detail})" if state.detail else ""
+    remaining = state.ready_at - time.time()
+    left = f", {about(remaining)} left" if remaining > 0 else ""
     return _unavailable(
-        f"the model is still loading: {state.phase}, {state.progress:.0%}{detail}.", "loading", 2.0
+        f"the model is still loading: {state.phase}, {state.progress:.0%}{detail}{left}.",
+        "loading",
+        2.0,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,17 @@ def test_while_loading(serve: Callable[..., Served]) -> None:
     error = refused.json()["error"]
     assert error["code"] == "loading"
     assert "load, 41% (3 of 8 files)" in error["message"]
+
+
+def test_while_loading_it_tells_what_is_left(serve: Callable[..., Served]) -> None:
+    served = serve()
+    served.set_state(state="starting", phase="load", progress=0.5, ready_at=time.time() + 100)
+    body = get(served, "/health").json()
+    assert 0 < body["remaining_s"] <= 100
+    assert 0 < get(served, "/startupz").json()["remaining_s"] <= 100
+    assert "load, 50%, about 2 min left." in ask(served).json()["error"]["message"]
+    served.set_state(state="starting", phase="load", progress=0.5, ready_at=time.time() - 1)
+    assert "remaining_s" not in get(served, "/health").json()
 
 
 def test_models_and_pages_answer_at_any_time(serve: Callable[..., Served]) -> None:

@@ -229,6 +229,11 @@ class Display:
     def finish(self, status: RunStatus) -> None:
         self._out.draw("")
         if status.state == "ready":
+            if status.facts.get("plain"):
+                self._out.warn(
+                    f"plain torch computes, many times slower than kernels would: "
+                    f"{status.facts['plain']}  (appliance doctor names what to install)"
+                )
             self._out.note(
                 f"{self._out.paint('Ready', 'green', sys.stderr)}     in {status.uptime_s:.1f}s"
                 "   try: appliance chat    watch: appliance top"

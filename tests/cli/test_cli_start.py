@@ -38,6 +38,9 @@ class Teller(Output):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def warn(self, text: str) -> None:
+        self.notes.append(f"warning: {text}")
+
     def draw(self, text: str) -> None:
         self.drawn.append(text)
 
@@ -64,3 +67,11 @@ def test_a_terminal_shows_what_is_left_and_whether_it_is_reckoned() -> None:
     assert "about 2 min left (reckoned: the first start here)" in out.drawn[-1]
     Display(out).show(msgspec.structs.replace(STARTING, remaining_s=None, expected_from="assumed"))
     assert out.drawn[-1].strip() == "load 25%"
+
+
+def test_an_engine_without_its_kernels_is_not_ready_in_silence() -> None:
+    out = Teller(interactive=False)
+    facts = {"plain": "RuntimeError: Ninja is not there"}
+    Display(out).finish(RunStatus(state="ready", facts=facts))
+    assert "Ninja is not there" in out.notes[0] and "appliance doctor" in out.notes[0]
+    assert "Ready" in out.notes[1]

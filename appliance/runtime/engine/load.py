@@ -10,6 +10,7 @@ import torch
 
 from appliance.kernels.ops import Ops
 from appliance.kernels.ops import select as select_ops
+from appliance.kernels.torch_ops import TorchOps
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.model import weights
 from appliance.runtime.model.attention.backend import Backend
@@ -46,10 +47,11 @@ def load_model(
     comm: Comm,
     device: torch.device,
     progress: Callable[[float], None],
+    plain: bool = False,
 ) -> Loaded:
-    """Errors as in weights.load and attention.select."""
+    """plain: computed by torch alone. Errors as in weights.load and attention.select."""
     dtype = DTYPES[config.model.dtype]
-    ops = select_ops(device, dtype, config.engine.filter == "search")
+    ops = TorchOps() if plain else select_ops(device, dtype, config.engine.filter == "search")
     size = config.schedule.page_size
     columns = -(-config.model.context // size)
     backend = select(

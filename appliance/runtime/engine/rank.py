@@ -27,6 +27,7 @@ from appliance.runtime.engine.kv import pool
 from appliance.runtime.engine.load import DTYPES, Loaded, kv_dtype, load_model
 from appliance.runtime.engine.prefill_graphs import PrefillGraphs
 from appliance.runtime.engine.sample.state import SamplingState
+from appliance.runtime.engine.plain import NotCompiledError, first_line, in_plain_torch
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.batch import KVPages
 from appliance.runtime.model.few_rows import FewRows, why_not
@@ -154,10 +155,30 @@ class RankBuilder:
     @torch.inference_mode()
     def build(self) -> Built:
         c, spec = self._config, self._spec
+        """By plain torch where a kernel cannot be compiled here, which is said."""
+        why = ""
+        try:
+            return self._build()
+        except NotCompiledError as e:
+            why = str(e)
+        gc.collect()  # what the first try has loaded
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.error("plain torch computes, many times slower than kernels would: %s", why)
+        self._facts["plain"] = why
+        self._config = in_plain_torch(self._config)
+        return self._build()
+
+    @torch.inference_mode()
+    def _build(self) -> Built:
         self._tell("load", 0.0, "")
-        loaded = load_model(
-            c, spec, self._mesh, self._comm, self._device, lambda p: self._tell("load", p, "")
-        )
+        try:
+            loaded = load_model(
+                c, spec, self._mesh, self._comm, self._device,
+                lambda p: self._tell("load", p, ""), "plain" in self._facts,
+            )  # fmt: skip
+        except ImportError as e:
+            raise NotCompiledError(first_line(e)) from None
         self._lap("load")
         dtype, size = DTYPES[c.model.dtype], c.schedule.page_size
         span = record_function if c.engine.profile_steps else None
@@ -167,6 +188,8 @@ class RankBuilder:
         page_bytes = pool.page_bytes(spec, self._mesh, size, kv_dtype(c))
         self._tell("plan", 0.0, "")
         if self._device.type == "cuda":
+        if c.engine.attention != "reference":
+            self._compile(loaded, lanes, slots, state)
             count = self._measure(loaded, staging, slots, state, page_bytes)
         else:
             count = memory.cpu_pages(c, page_bytes)
@@ -194,6 +217,32 @@ class RankBuilder:
 
     def _try(self, executor: DeviceExecutor, tokens: int) -> None:
         """One prefill of `tokens` tokens, timed, and one decode step: nothing is made for the
+    def _compile(self, loaded: Loaded, lanes: Lanes, slots: Slots, state: SamplingState) -> None:
+        """Kernels that come as source are compiled now, by a small pass of each kind, not while
+        somebody waits for an answer. NotCompiledError, on every rank, when one cannot be."""
+        c, spec, size = self._config, self._spec, self._config.schedule.page_size
+        pages = pool.allocate(spec, self._mesh, size, 1, kv_dtype(c), self._device)
+        executor = self._executor(
+            Forward(loaded.model, slots, pages, size), loaded, slots, state, lanes
+        )
+        why = ""
+        try:
+            for at, kind in enumerate(("prefill", "decode")):
+                self._tell("compile", at / 3, f"kernels of {kind}")
+                executor.follow(trial_step(1, size, size, spec.vocab, prefill=kind == "prefill"))
+                if self._device.type == "cuda":
+                    torch.cuda.synchronize()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as e:  # each compiler has its own
+            why = first_line(e)
+        if self._comm.smallest(0 if why else 1) == 0:
+            raise NotCompiledError(why or "a kernel could not be compiled on another rank")
+        if c.engine.few_rows and self._device.type == "cuda":
+            self._tell("compile", 2 / 3, "the kernel of few rows")
+            self._few_rows(loaded, pages)
+        self._lap("compile")
+
         first time while somebody waits."""
         size, vocab = self._config.schedule.page_size, self._spec.vocab
         executor.follow(trial_step(1, tokens, size, vocab, prefill=True))

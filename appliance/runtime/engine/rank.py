@@ -25,9 +25,9 @@ from appliance.runtime.engine.graphs import DecodeGraphs, SmallPass
 from appliance.runtime.engine.inputs import Staging, Stopwatch
 from appliance.runtime.engine.kv import pool
 from appliance.runtime.engine.load import DTYPES, Loaded, kv_dtype, load_model
+from appliance.runtime.engine.plain import NotCompiledError, first_line, in_plain_torch
 from appliance.runtime.engine.prefill_graphs import PrefillGraphs
 from appliance.runtime.engine.sample.state import SamplingState
-from appliance.runtime.engine.plain import NotCompiledError, first_line, in_plain_torch
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.batch import KVPages
 from appliance.runtime.model.few_rows import FewRows, why_not
@@ -152,9 +152,7 @@ class RankBuilder:
         self._facts[f"{name}_s"] = round(now - self._clock, 3)
         self._clock = now
 
-    @torch.inference_mode()
     def build(self) -> Built:
-        c, spec = self._config, self._spec
         """By plain torch where a kernel cannot be compiled here, which is said."""
         why = ""
         try:
@@ -171,6 +169,7 @@ class RankBuilder:
 
     @torch.inference_mode()
     def _build(self) -> Built:
+        c, spec = self._config, self._spec
         self._tell("load", 0.0, "")
         try:
             loaded = load_model(
@@ -186,10 +185,10 @@ class RankBuilder:
         slots = Slots(c.schedule.max_running, loaded.columns, loaded.ops, self._device)
         state = SamplingState(c.schedule.max_running, spec.vocab, self._device)
         page_bytes = pool.page_bytes(spec, self._mesh, size, kv_dtype(c))
+        if c.engine.attention != "reference":
+            self._compile(loaded, staging, slots, state)
         self._tell("plan", 0.0, "")
         if self._device.type == "cuda":
-        if c.engine.attention != "reference":
-            self._compile(loaded, lanes, slots, state)
             count = self._measure(loaded, staging, slots, state, page_bytes)
         else:
             count = memory.cpu_pages(c, page_bytes)
@@ -215,15 +214,15 @@ class RankBuilder:
         gc.freeze()  # what is built now lives as long as the process; collections skip it
         return Built(executor, count, self._facts, self._warmup)
 
-    def _try(self, executor: DeviceExecutor, tokens: int) -> None:
-        """One prefill of `tokens` tokens, timed, and one decode step: nothing is made for the
-    def _compile(self, loaded: Loaded, lanes: Lanes, slots: Slots, state: SamplingState) -> None:
+    def _compile(
+        self, loaded: Loaded, staging: Staging, slots: Slots, state: SamplingState
+    ) -> None:
         """Kernels that come as source are compiled now, by a small pass of each kind, not while
         somebody waits for an answer. NotCompiledError, on every rank, when one cannot be."""
         c, spec, size = self._config, self._spec, self._config.schedule.page_size
         pages = pool.allocate(spec, self._mesh, size, 1, kv_dtype(c), self._device)
         executor = self._executor(
-            Forward(loaded.model, slots, pages, size), loaded, slots, state, lanes
+            Forward(loaded.model, slots, pages, size, staging), loaded, slots, state, staging
         )
         why = ""
         try:
@@ -243,6 +242,8 @@ class RankBuilder:
             self._few_rows(loaded, pages)
         self._lap("compile")
 
+    def _try(self, executor: DeviceExecutor, tokens: int) -> None:
+        """One prefill of `tokens` tokens, timed, and one decode step: nothing is made for the
         first time while somebody waits."""
         size, vocab = self._config.schedule.page_size, self._spec.vocab
         executor.follow(trial_step(1, tokens, size, vocab, prefill=True))

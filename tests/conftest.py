@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 
+import httpx._transports.default as httpx_transport
 import pytest
 from hypothesis import settings
 
@@ -15,6 +17,9 @@ from hypothesis import settings
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("suite")
+
+# Each client of httpx reads all certificate authorities anew, which takes most of a short test.
+httpx_transport.create_ssl_context = cache(httpx_transport.create_ssl_context)
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Literal
 
 import msgspec
@@ -82,7 +83,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
         }
 
 
-def field_types() -> dict[str, Any]:
+@cache
+def field_types() -> Mapping[str, Any]:
     """Dotted name of every field of the runtime config's sections -> its type."""
     return {
         f"{section}.{name}": hint

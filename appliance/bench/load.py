@@ -189,6 +189,7 @@ class Child:
             f"appliance.bench.{module}",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            process_group=0,  # a terminal's Ctrl-C is the parent's alone
         )
         child = cls(name, process)
         child._stdin.write(msgspec.json.encode(task) + b"\n")

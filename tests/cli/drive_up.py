@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "supervisor"))
 
 from supervisor_stage import FAST, StandIns
 
-from appliance.cli import prepare
+from appliance.cli import interrupt, prepare
 from appliance.cli.main import run
 from appliance.hardware import HardwareSnapshot
 from appliance.profiles import pick
@@ -25,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupt.answering(main)

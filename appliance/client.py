@@ -32,7 +32,7 @@ from appliance.errors import (
     NotRunningError,
     UsageError,
 )
-from appliance.status import Reloaded, RunStatus, TopSnapshot
+from appliance.status import Event, Reloaded, RunStatus, TopSnapshot
 
 _BASE = "/appliance/v1"
 _T = TypeVar("_T")
@@ -165,6 +165,21 @@ class Client:
         body = json.dumps({"values": dict(values), "answers": dict(answers or {})}).encode()
         return self._decode("/reload", Reloaded, "POST", body)
 
+    def events(
+        self, *, after: str = "", history: int = 1000, follow: bool = True
+    ) -> Iterator[Event]:
+        """What has happened to the run, oldest first, then each new event until the run ends.
+
+        after: the id of an event; those behind it. history: at most so many of what has been.
+        follow: False ends with what has been.
+        """
+        with self._happened(after, history, follow) as answer:
+            yield from filter(None, map(_event_of, answer.lines()))
+
+    def _happened(self, after: str, history: int, follow: bool) -> _Answer:
+        told = {"after": after, "history": str(history), "follow": str(int(follow))}
+        return self._ask("GET", f"/events?{urlencode(told)}", timeout=None if follow else -1.0)
+
     def _decode(
         self, path: str, kind: type[_T], method: str = "GET", body: bytes | None = None
     ) -> _T:
@@ -259,6 +274,19 @@ class AsyncClient:
         finally:
             answer.stop()
 
+    async def events(
+        self, *, after: str = "", history: int = 1000, follow: bool = True
+    ) -> AsyncIterator[Event]:
+        """Leaving the loop, or its cancellation, closes the connection."""
+        answer = await asyncio.to_thread(self._client._happened, after, history, follow)
+        try:
+            while (line := await asyncio.to_thread(answer.line)) is not None:
+                event = _event_of(line)
+                if event is not None:
+                    yield event
+        finally:
+            answer.stop()
+
     async def down(
         self, drain_s: float = 30.0, on_step: Callable[[str], None] | None = None
     ) -> None:
@@ -326,6 +354,16 @@ class _Answer:
         except OSError as e:
             raise _gone(self._path, e) from e
         return line.decode(errors="replace").rstrip("\n") if line else None
+
+
+def _event_of(line: str) -> Event | None:
+    """Of a line of server-sent events; None for one that holds no data, or is not understood."""
+    if not line.startswith("data: "):
+        return None
+    try:
+        return msgspec.json.decode(line[6:], type=Event)
+    except msgspec.DecodeError:
+        return None  # of a later version; the others are
 
 
 def _log_query(

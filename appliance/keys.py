@@ -34,10 +34,12 @@ Slot = Annotated[int, Meta(ge=0, lt=MAX_KEYS)]
 Limit = Annotated[int, Meta(ge=0, le=(1 << 53))]
 
 
-class Key(Struct, frozen=True, forbid_unknown_fields=True):
+class Key(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """slot: the key's place in the tables of what is used; unique in its file.
 
-    created: seconds since 1970. Limits: 0 is none.
+    created: seconds since 1970. Limits: 0 is none. admin: may see the log, the settings and the
+    events of a run from elsewhere. What is a default is not written, so that older versions, which
+    do not know it, go on reading files without it.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Key(Struct, frozen=True, forbid_unknown_fields=True):
     created: float = 0.0
     requests_per_minute: Limit = 0
     tokens_in_flight: Limit = 0
+    admin: bool = False
 
     @property
     def namespace(self) -> str:
@@ -95,7 +98,12 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 
 def add_key(
-    path: Path, name: str, *, requests_per_minute: int = 0, tokens_in_flight: int = 0
+    path: Path,
+    name: str,
+    *,
+    requests_per_minute: int = 0,
+    tokens_in_flight: int = 0,
+    admin: bool = False,
 ) -> str:
     """Makes a key and keeps its digest; the key itself, which is told only this once."""
     if not _NAME.fullmatch(name):
@@ -127,6 +135,7 @@ def add_key(
             created=float(int(time.time())),
             requests_per_minute=requests_per_minute,
             tokens_in_flight=tokens_in_flight,
+            admin=admin,
         )
         return (*keys, key)
 

@@ -398,3 +398,33 @@ class Reloaded(Struct, frozen=True):
     """Engines can be started again one after the other, while others serve."""
     late: list[str] = []
     """Processes that had not taken over the settings when this was told; they will."""
+
+
+EventKind = Literal[
+    "started", "phase", "ready", "death", "restart", "reload", "alert", "alert_over", "drain",
+    "failed", "stopped", "gap",
+]  # fmt: skip
+"""phase: of a start, also of an engine's. death: of a process; restart: it is started again. drain:
+each step of stopping. gap: events before are not known here."""
+EventLevel = Literal["info", "warn", "error"]
+
+
+class Event(Struct, frozen=True):
+    """One thing that happened to a run; schema appliance.event/1."""
+
+    schema: str = "appliance.event/1"
+    """Name and version of this shape."""
+    id: str = ""
+    """Names it for whoever comes back for what is behind it; empty for a gap."""
+    at: str = ""
+    """ISO time in UTC."""
+    run: str = "default"
+    """Name of the run."""
+    kind: EventKind = "started"
+    """What it is."""
+    level: EventLevel = "info"
+    """How bad it is."""
+    message: str = ""
+    """One line for people."""
+    detail: dict[str, Any] = {}
+    """why: further lines. Of an alert: code, place and fix."""

@@ -75,6 +75,10 @@ def test_nobody_there(tmp_path: Path) -> None:
         assert caught.value.exit_code == 3
     with pytest.raises(NotRunningError):
         next(client.follow_logs())
+    with pytest.raises(NotRunningError):
+        next(client.events())
+    with pytest.raises(NotRunningError):
+        client.reload({})
 
 
 def test_stale_socket_file(tmp_path: Path) -> None:

@@ -112,3 +112,13 @@ def test_many_at_once_lose_nothing(tmp_path: Path) -> None:
     kept = keys.read_keys(path)
     assert sorted(k.name for k in kept) == sorted(names)
     assert {k.slot for k in kept} == set(range(24))
+
+
+def test_an_admin_is_told_apart_and_others_are_written_as_ever(tmp_path: Path) -> None:
+    """A file without an admin can be read by versions that know of none."""
+    path = tmp_path / "keys.json"
+    keys.add_key(path, "joe")
+    assert "admin" not in path.read_text()
+    keys.add_key(path, "boss", admin=True)
+    assert [(k.name, k.admin) for k in keys.read_keys(path)] == [("joe", False), ("boss", True)]
+    assert path.read_text().count("admin") == 1

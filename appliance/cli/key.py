@@ -26,6 +26,7 @@ _FILE = click.option(
 @click.argument("name")
 @click.option("--requests-per-minute", type=click.IntRange(1), help="Requests it may send.")
 @click.option("--tokens-in-flight", type=click.IntRange(1), help="Tokens its requests may hold.")
+@click.option("--admin", is_flag=True, help="It may read log, settings and events over HTTP.")
 @_FILE
 @click.pass_obj
 def add(
@@ -34,6 +35,7 @@ def add(
     name: str,
     requests_per_minute: int | None,
     tokens_in_flight: int | None,
+    admin: bool,
     path: Path | None,
 ) -> None:
     """Make a key called NAME and print it, this once."""
@@ -44,6 +46,7 @@ def add(
         name,
         requests_per_minute=requests_per_minute or 0,
         tokens_in_flight=tokens_in_flight or 0,
+        admin=admin,
     )
     out.result(made, {"schema": "appliance.key/1", "name": name, "key": made, "file": str(place)})
     out.note("Keep it: it is shown this once. Clients send it as their API key.")
@@ -60,10 +63,11 @@ def list_(out: Output, /, path: Path | None) -> None:
     """Every key's name and limits; never the key."""
     place = path or paths.keys_file()
     known = keys.read_keys(place) if place.exists() else ()
-    rows = [("NAME", "MADE", "REQUESTS/MIN", "TOKENS IN FLIGHT")]
+    rows = [("NAME", "MADE", "REQUESTS/MIN", "TOKENS IN FLIGHT", "ADMIN")]
     for k in known:
         made = datetime.fromtimestamp(k.created, UTC).strftime("%Y-%m-%d %H:%M")
-        rows.append((k.name, made, _limit(k.requests_per_minute), _limit(k.tokens_in_flight)))
+        limits = _limit(k.requests_per_minute), _limit(k.tokens_in_flight)
+        rows.append((k.name, made, *limits, "yes" if k.admin else "no"))
     data = [msgspec.structs.asdict(k) for k in known]
     for one in data:
         del one["sha256"], one["slot"]

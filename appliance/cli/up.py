@@ -221,7 +221,7 @@ def _foreground(out: Output, claim: start.Claim, json_logs: bool) -> None:
             return  # the log's lines say it
         if kind == "death":
             out.warn(text)
-        elif kind == "step":
+        elif kind in ("step", "stopped"):
             out.note(text)
 
     journal = on_journal(2)

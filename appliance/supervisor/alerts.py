@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -97,15 +97,22 @@ class Finding(Struct, frozen=True):
 
 
 class Alerts:
-    """Remembers since when each alert has stood."""
+    """Remembers since when each alert has stood. told: of each that begins (True) and is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[bool, Finding], None] = lambda begins, found: None) -> None:
         self._since: dict[tuple[str, str], float] = {}
+        self._standing: dict[tuple[str, str], Finding] = {}
+        self._told = told
 
     def judge(self, seen: Seen) -> list[tuple[float, Finding]]:
         """(Unix time since when, alert), newest first; errors before warnings of the same time."""
         found = findings(seen)
-        keys = {(f.code, f.place) for f in found}
+        keys = {(f.code, f.place): f for f in found}
+        for key in keys.keys() - self._standing.keys():
+            self._told(True, keys[key])
+        for key in self._standing.keys() - keys.keys():
+            self._told(False, self._standing[key])
+        self._standing = keys
         self._since = {k: at for k, at in self._since.items() if k in keys}
         dated = [
             (

@@ -19,6 +19,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from appliance import paths
 from appliance.errors import UsageError
 from appliance.supervisor.cancels import CancelDesk
+from appliance.supervisor.events import KEPT, EventBook
 from appliance.supervisor.lifecycle import Lifecycle
 from appliance.supervisor.logs import Filter, LogBook
 from appliance.supervisor.reload import Reloader
@@ -70,6 +71,7 @@ def make_app(
     book: LogBook,
     steps: Steps,
     reloader: Reloader,
+    events: EventBook,
 ) -> FastAPI:
     cancels = CancelDesk(run)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -123,6 +125,18 @@ def make_app(
         if query.get("follow"):
             return StreamingResponse(_follow(book, count, wanted), media_type="text/plain")
         return PlainTextResponse("".join(line.text + "\n" for line in book.tail(count, wanted)))
+
+    @app.get(f"{base}/events")
+    async def happened(request: Request) -> Response:
+        query = request.query_params
+        after = query.get("after") or request.headers.get("last-event-id", "")
+        try:
+            history = max(0, int(query.get("history", str(KEPT))))
+        except ValueError:
+            return _refuse(400, 2, "APL-USE-001", "history is not a number.")
+        stream = events.stream(after, history, query.get("follow", "1") != "0")
+        headers = {"cache-control": "no-cache"}
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     @app.post(f"{base}/down")
     async def down(request: Request) -> Response:

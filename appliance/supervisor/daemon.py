@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from appliance import paths
 from appliance.errors import ApplianceError
 from appliance.metrics import Dump
 from appliance.runtime.config import RuntimeConfig, read_config
+from appliance.status import EventKind
 from appliance.supervisor.child import Commands, RuntimeCommands
 from appliance.supervisor.claim import Listening, RunLock, listen
 from appliance.supervisor.control import ControlServer, Steps, make_app
 from appliance.supervisor.disks import Disks
+from appliance.supervisor.events import EventBook
 from appliance.supervisor.export import dump, keep_exporting
 from appliance.supervisor.health import Limits
 from appliance.supervisor.lifecycle import Lifecycle, Watcher
@@ -31,6 +34,13 @@ from appliance.supervisor.snapshot import Sampler
 from appliance.supervisor.view import View
 
 log = logging.getLogger("appliance.supervisor")
+
+
+_EVENTS: dict[str, EventKind] = {
+    "phase": "phase", "ready": "ready", "death": "death", "restart": "restart",
+    "reload": "reload", "step": "drain", "failed": "failed", "stopped": "stopped",
+}  # fmt: skip
+"""What is told of a lifecycle -> what it is among the run's events."""
 
 
 async def supervise(
@@ -55,14 +65,17 @@ async def supervise(
     root.addHandler(LogHandler(book))
     root.setLevel(config.log_level.upper())
     steps = Steps()
+    events = EventBook(config.run, time.time())
     sampler = Sampler(run, gpus=config.engine.device == "cuda")
     failed = asyncio.Event()
 
     def watch(kind: str, text: str) -> None:
         if watcher is not None:
             watcher(kind, text)
-        if kind == "step":
+        if kind in ("step", "stopped"):
             steps.tell(text)
+        if kind in _EVENTS:
+            events.tell(_EVENTS[kind], text)
         if kind == "failed":
             failed.set()
 
@@ -77,10 +90,13 @@ async def supervise(
     )
     disks = Disks(book.path.parent, Path(config.model.path))
     at = Listening(config, listener)
-    view = View(at.url, lifecycle, sampler, book, disks)
-    control = ControlServer(run, make_app(run, lifecycle, view, book, steps, Reloader(lifecycle)))
+    view = View(at.url, lifecycle, sampler, book, disks, events)
+    control = ControlServer(
+        run, make_app(run, lifecycle, view, book, steps, Reloader(lifecycle), events)
+    )
     _take_signals(lifecycle, watch)
     log.info("run '%s' of %s at %s", config.run, config.model.id, at.url)
+    events.tell("started", f"{config.model.id} at {at.url}", profile=config.profile)
     await control.start()
     sampling = asyncio.create_task(sampler.run())
     exporting = asyncio.create_task(
@@ -99,6 +115,7 @@ async def supervise(
         sampling.cancel()
         exporting.cancel()
         book.close()
+        events.close()
         await control.close()
         at.close()
     return lifecycle.failure

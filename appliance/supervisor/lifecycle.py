@@ -285,6 +285,8 @@ class Lifecycle:
             self._fail(Death(f"frontend {index} cannot be started: {e.strerror}"))
             return
         watch = Watch(time.monotonic(), self.limits.spawn_s)
+        if index in self.frontends:
+            self.tell("restart", f"frontend {index} is started again")
         self.frontends[index] = Frontend(child, watch, deaths)
 
     def _start_replica(self, replica: Replica) -> None:
@@ -298,6 +300,9 @@ class Lifecycle:
             replica.kill()
             self._fail(Death(f"engine {replica.index} cannot be started: {e.strerror}"))
             return
+        if replica.generation > 1:
+            what = f"engine {replica.index} is started again"
+            self.tell("restart", f"{what} (generation {replica.generation})")
         if self.config.engine.device == "cuda":
             devices.remember(self.run, [c.pid for r in self.replicas for c in r.ranks])
         self._update()
@@ -309,13 +314,16 @@ class Lifecycle:
         engines = all(r.ready and r.dying is None for r in self.replicas)
         doors = all(f.ready for f in self.frontends.values())
         if engines and (doors or self.state.reached_ready):
-            first = not self.state.reached_ready
+            first, again = not self.state.reached_ready, self.state.state == "degraded"
             if first:
                 self._times.learn(self.replicas[0].phases)
             self._set("ready", phase="", progress=1.0, reached=True)
             if first:
                 self.tell("ready", f"ready in {time.monotonic() - self.started:.1f} s")
                 self._notify.tell(READY="1", STATUS="serving")
+            elif again:
+                self.tell("ready", "every engine is there again")
+                self._notify.tell(STATUS="serving")
             return
         slow = min(self.replicas, key=_how_far)
         at = slow.phases[-1]
@@ -325,7 +333,8 @@ class Lifecycle:
         self._set(state, phase, at.progress, at.detail, self.state.reached_ready)
         if changed:
             self._said_at = time.monotonic()
-            self.tell("phase", phase)
+            if slow.alive:  # the phase that a dead one was in is no news
+                self.tell("phase", phase)
             self._notify.tell(STATUS=f"{state}: {phase}")
 
     def _set(
@@ -479,7 +488,7 @@ class Lifecycle:
         for task in list(self._tasks):
             task.cancel()
         self._set("stopped", phase="", progress=0.0)
-        self.tell("step", f"stopped in {time.monotonic() - began:.1f} s")
+        self.tell("stopped", f"stopped in {time.monotonic() - began:.1f} s")
         self._lifeline.close()
         self.ended.set()
 

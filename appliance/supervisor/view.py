@@ -14,6 +14,8 @@ from appliance import paths
 from appliance.runtime.config import RuntimeConfig
 from appliance.status import (
     ClientRow,
+    EventKind,
+    EventLevel,
     FrontendSnapshot,
     ProcessRow,
     RequestRow,
@@ -23,12 +25,14 @@ from appliance.status import (
 from appliance.supervisor.alerts import (
     KV_HIGH,
     Alerts,
+    Finding,
     Seen,
     alert_row,
     seconds_above,
 )
 from appliance.supervisor.child import Child
 from appliance.supervisor.disks import Disks
+from appliance.supervisor.events import EventBook
 from appliance.supervisor.lifecycle import Lifecycle
 from appliance.supervisor.logs import LogBook
 from appliance.supervisor.replica import Death
@@ -48,6 +52,7 @@ class View:
         sampler: Sampler,
         book: LogBook,
         disks: Disks,
+        events: EventBook,
     ) -> None:
         self._url = url
         self._lifecycle = lifecycle
@@ -56,7 +61,8 @@ class View:
         self._disks = disks
         self._started = time.time()
         self._planned: tuple[RuntimeConfig, list[dict[str, Any]]] | None = None
-        self._standing = Alerts()
+        self._events = events
+        self._standing = Alerts(self._tell_alert)
         # judged also while nobody looks, or an alert would be as old as the first look at it
         sampler.after_each(self._alerts)
         self._restarts_seen = 0
@@ -232,6 +238,20 @@ class View:
             frontends=sampler.late_frontends(now),
         )
         return [alert_row(iso(since), found) for since, found in self._standing.judge(seen)]
+
+    def _tell_alert(self, begins: bool, found: Finding) -> None:
+        if self._lifecycle.failure is not None:
+            return  # told as such; with a run that has failed, what it was warned of is no news
+        kind: EventKind = "alert" if begins else "alert_over"
+        level: EventLevel = "error" if found.level == "error" else "warn"
+        self._events.tell(
+            kind,
+            found.message,
+            level if begins else "info",
+            code=found.code,
+            place=found.place,
+            fix=found.fix,
+        )
 
     def _gpus(self) -> list[dict[str, Any]]:
         """Each process on a GPU says whether it is one of this run's."""

@@ -8,7 +8,7 @@ from time import monotonic
 
 from textual.message import Message
 
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, NotAuthorisedError
 from appliance.tui.messages import Away, Planned, Polled
 from appliance.tui.source import History, Source
 
@@ -70,6 +70,8 @@ class Poller:
             self._planned = True
             try:
                 self._tell(Planned(self._source.plan()))
+            except NotAuthorisedError as refused:
+                self._tell(Planned({"refused": refused.message}))
             except ApplianceError:
                 pass  # a run without a plan file has no origins to show
         self._tell(Polled(self._history.merge(top)))

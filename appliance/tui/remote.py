@@ -39,8 +39,25 @@ class Remote:
         self._timeout = timeout
 
     def top(self, history: int = HISTORY_S, lines: int = 50) -> TopSnapshot:
+        body = self._get(f"/top?history={history}&lines={lines}")
+        try:
+            top = msgspec.json.decode(body, type=TopSnapshot)
+        except msgspec.DecodeError as e:
+            raise NotRunningError(
+                f"what {self.url} answers is no snapshot: {e}.", "Is it an appliance?"
+            ) from e
+        return msgspec.structs.replace(top, url=self.url)
+
+    def plan(self) -> dict[str, Any]:
+        """Where values come from; NotAuthorisedError unless the key is an admin's."""
+        try:
+            return msgspec.json.decode(self._get("/plan"), type=dict[str, Any])
+        except msgspec.DecodeError as e:
+            raise NotFoundError(f"what {self.url} answers is no plan: {e}.") from e
+
+    def _get(self, route: str) -> bytes:
         connection = address.connection(self._asked, self._timeout)
-        target = f"{self._base}/appliance/v1/top?history={history}"
+        target = f"{self._base}/appliance/v1{route}"
         try:
             connection.request("GET", target, headers=self._headers)
             answer = connection.getresponse()
@@ -53,17 +70,7 @@ class Remote:
             connection.close()
         if status != 200:
             raise self._refusal(status, body)
-        try:
-            top = msgspec.json.decode(body, type=TopSnapshot)
-        except msgspec.DecodeError as e:
-            raise NotRunningError(
-                f"what {self.url} answers is no snapshot: {e}.", "Is it an appliance?"
-            ) from e
-        return msgspec.structs.replace(top, url=self.url)
-
-    def plan(self) -> dict[str, Any]:
-        """Where values come from is told on the machine itself only."""
-        return {}
+        return body
 
     def cancel(self, id: str) -> None:
         raise UsageError("requests are cancelled on the server's own machine.", "Use ssh.")

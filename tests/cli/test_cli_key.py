@@ -29,6 +29,12 @@ def test_add_list_revoke(cli: Cli) -> None:
     data = json.loads(cli("key", "list", "--json").out)
     assert [k["name"] for k in data["keys"]] == ["ci", "bob"]
     assert "sha256" not in data["keys"][0]
+    assert cli("key", "add", "boss", "--admin").code == 0
+    assert [k["admin"] for k in json.loads(cli("key", "list", "--json").out)["keys"]] == [
+        False,
+        False,
+        True,
+    ]
     assert cli("key", "revoke", "ci").code == 0
     again = cli("key", "revoke", "ci")
     assert again.code == 4 and "bob" in again.err

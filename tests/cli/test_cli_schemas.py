@@ -220,7 +220,7 @@ def test_where_nothing_runs(told: Told, home: Path) -> None:
         ("up", "--dry-run", "--profile", "cpu"),
         ("up", "--dry-run", "--assume-gpus", "h100x2"),
         ("top", "--demo", "--once"),
-        ("key", "add", "alice"),
+        ("key", "add", "alice", "--admin"),
         ("key", "list"),
         ("key", "revoke", "alice"),
     ):
@@ -233,7 +233,7 @@ def test_where_nothing_runs(told: Told, home: Path) -> None:
 
 def test_of_a_live_run(told: Told, live: Path) -> None:
     for words in (
-        ("status",), ("ps",), (), ("logs",), ("top", "--once"), ("restart",),
+        ("status",), ("ps",), (), ("logs",), ("top", "--once"), ("events",), ("restart",),
         ("reload", "--set", "log_level=debug", "--set", "schedule.policy=lpm"),
         ("reload", "--set", "engine.tp=2"), ("down", "-t", "1"),
     ):  # fmt: skip

@@ -43,7 +43,7 @@ from appliance.runtime.api.series import Series
 from appliance.runtime.api.server import HttpServer, raise_file_limit
 from appliance.runtime.api.state import CancelFile, ConfigFile, RunStateFile
 from appliance.runtime.api.tgi import DIALECT
-from appliance.runtime.api.window import ROUTE, Window
+from appliance.runtime.api.window import BASE, Window
 from appliance.runtime.config import RuntimeConfig, ServeConfig
 from appliance.runtime.wire.text import TextRoom
 from appliance.status import Beat, Phase, Ready, StatusPipe
@@ -71,6 +71,8 @@ def routes(
     """(method, path, endpoint, body)"""
     chat = ChatCompletions(frontend, models)
     completions = Completions(frontend, models)
+    control = paths.control_socket(Path(settings.config.dir))
+    window = Window(control, lambda: frontend.draining)
     return [
         ("POST", "/v1/chat/completions", chat.post, schema.ChatRequest),
         ("POST", "/v1/completions", completions.post, schema.CompletionRequest),
@@ -86,7 +88,9 @@ def routes(
         ("GET", "/startupz", admin.startup, None),
         ("GET", "/metrics", admin.metrics, None),
         ("GET", "/version", admin.version, None),
-        ("GET", ROUTE, Window(paths.control_socket(Path(settings.config.dir))).top, None),
+        ("GET", f"{BASE}/top", window.top, None),
+        ("GET", f"{BASE}/plan", window.plan, None),
+        ("GET", f"{BASE}/events", window.events, None),
         ("GET", "/", admin.root, None),
     ]
 

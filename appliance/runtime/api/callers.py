@@ -78,6 +78,11 @@ class Caller:
         self.namespace = key.namespace if key else ""
         self.priority: int | None = None
 
+    @property
+    def admin(self) -> bool:
+        """May see how the run is operated: never where anybody is let in."""
+        return self.key is not None and self.key.admin
+
     def cache_key(self, asked: str) -> str:
         return f"{self.namespace}/{asked}" if self.namespace else asked
 

@@ -30,6 +30,8 @@ def config_panel(top: TopSnapshot, plan: dict[str, Any], width: int, glyphs: Gly
     """Every value with where it came from; what is not the profile's or a default stands out."""
     answers = plan.get("answers") or []
     if not answers:
+        if plan.get("refused"):
+            return [said(inert(str(plan["refused"]), glyphs), "dim")]
         name = inert(top.profile.get("name", ""), glyphs)
         return [said(f"profile {name or glyphs.dash}: the run has left no plan to show", "dim")]
     field = min(30, max((len(str(a.get("field", ""))) for a in answers), default=0))

@@ -118,6 +118,8 @@ class LogLines(Lines):
             return "no line is left by the filter; Esc clears it"
         if self.level:
             return "no warnings, no errors; w shows every line"
+        if self.told.plan.get("refused"):
+            return "the log is shown to a key of `appliance key add NAME --admin`"
         return "nothing has been logged yet"
 
 

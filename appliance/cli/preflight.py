@@ -7,6 +7,7 @@ from pathlib import Path
 from appliance.cli import conditions
 from appliance.cli.prepare import Prepared
 from appliance.errors import HardwareError, NotFoundError
+from appliance.runtime.text.siblings import chat_sibling
 
 
 def check_start(prepared: Prepared) -> None:
@@ -27,6 +28,20 @@ def check_start(prepared: Prepared) -> None:
                 f"{check.fix}\nappliance doctor     checks all of it",
                 code="APL-HW-005",
             )
+
+
+def base_model_note(prepared: Prepared) -> str:
+    """What can be had of a model without a chat template; empty where there is nothing to say."""
+    from appliance.hub import local
+
+    model, spec = prepared.plan.config.model, prepared.spec
+    if model.chat_template or spec.pooling or spec.labels or spec.headless:
+        return ""
+    if local.card(Path(model.path)).chat_template:
+        return ""
+    sibling = chat_sibling(model.id)
+    other = f"made for chats, by its maker's names: {sibling}; or " if sibling else ""
+    return f"A base model: completions, no chats.  {other}--chat-template FILE gives it a template"
 
 
 def _check_files(folder: Path) -> None:

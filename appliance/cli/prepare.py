@@ -35,6 +35,7 @@ FLAGS = {
     "load_format": "model.load_format",
     "tp": "engine.tp",
     "context": "model.context",
+    "chat_template": "model.chat_template",
     "no_auth": "serve.no_auth",
     "api_key_file": "serve.keys_file",
     "request_log": "serve.request_log",

@@ -17,6 +17,7 @@ from appliance.profiles.pick import verdict
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.spec import ModelSpec
 from appliance.runtime.text.reasoning import reasoning_form_of
+from appliance.runtime.text.siblings import chat_sibling
 from appliance.runtime.text.tools.forms import tool_form_of
 
 
@@ -72,6 +73,7 @@ def _tell_card(out: Output, name: str, folder: Path, data: dict[str, Any]) -> No
         "parameters": card.parameters,
         "license": card.license,
         "chat_template": card.chat_template,
+        "chat_sibling": None if card.chat_template else chat_sibling(name) or None,
         "tool_calls": tool_form_of(template) if template else None,
         "reasoning": reasoning_form_of(template) if template else None,
         "fit": fit,
@@ -86,13 +88,18 @@ def _tell_card(out: Output, name: str, folder: Path, data: dict[str, Any]) -> No
         ["context", f"{spec.max_context} tokens" if spec else "–"],
         ["size", gigabytes(card.weight_bytes)],
         ["licence", card.license or "–"],
-        ["chat template", "yes" if card.chat_template else "no: a base model, completions only"],
+        ["chat template", "yes" if card.chat_template else _base_text(data["chat_sibling"])],
         ["tool calls", _calls_text(template)],
         ["reasoning", data["reasoning"] or "–"],
         ["this machine", fit or "–"],
         ["path", str(folder)],
     ]
     out.result(table(rows), data)
+
+
+def _base_text(sibling: str | None) -> str:
+    text = "no: a base model, completions only"
+    return f"{text}; made for chats, by its maker's names: {sibling}" if sibling else text
 
 
 def _calls_text(template: str) -> str:

@@ -20,7 +20,7 @@ from appliance.cli import start
 from appliance.cli.given import check_door
 from appliance.cli.lines import log_data
 from appliance.cli.output import Output
-from appliance.cli.preflight import check_start
+from appliance.cli.preflight import base_model_note, check_start
 from appliance.cli.prepare import (
     FLAGS,
     Asked,
@@ -71,6 +71,12 @@ class _WaitOption(click.Command):
 @click.option("--gpus", metavar="LIST", help="GPUs to use: 0,1 or UUIDs.")
 @click.option("--tp", type=click.IntRange(1), help="GPUs that share one model.")
 @click.option("--context", type=click.IntRange(1), help="Longest prompt and answer, in tokens.")
+@click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    metavar="FILE",
+    help="Jinja template that makes messages a prompt, in place of the model's own.",
+)
 @click.option("--load-format", type=click.Choice(["auto", "dummy"]), help="dummy: made-up weights.")
 @click.option(
     "--api-key-file",
@@ -145,6 +151,9 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
     out.note(f"Listening {at}  (answers 503 until ready)")
     if serve.uds:
         out.note(f"Reach it  curl {address.curl(address.unix_url(serve.uds), '/v1/models')}")
+    base = base_model_note(prepared)
+    if base:
+        out.note(base)
     for text in start.traces(claim):
         out.note(text)
     if given["detach"] or given["wait"]:

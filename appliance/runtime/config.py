@@ -55,6 +55,8 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """dummy: made-up weights of the model's shape, for measuring."""
     context: NotNegative = 0
     """Longest prompt + output in tokens; 0: the longest that the model knows and memory fits."""
+    chat_template: str = ""
+    """File of a Jinja template that makes messages a prompt; empty: the model's own."""
     tool_parser: ToolParser = "auto"
     """How the model writes tool calls; auto: as its chat template says."""
     reasoning_parser: ReasoningParser = "auto"

@@ -70,6 +70,7 @@ def run_frontend(config: RuntimeConfig, index: int, listen_fd: int, status: Stat
         model=config.model.id,
         tool_parser=config.model.tool_parser,
         reasoning_parser=config.model.reasoning_parser,
+        chat_template=config.model.chat_template,
     )
     try:
         uvloop.run(serve(config, text, index, listen_fd, status))

@@ -145,7 +145,9 @@ class Engine:
         self._ranks = self._start_ranks(run)
         undo.callback(self._end_ranks)
         self._text = (
-            TextWorker(folder, self.spec) if (folder / "tokenizer.json").is_file() else None
+            TextWorker(folder, self.spec, chat_template=self.config.model.chat_template)
+            if (folder / "tokenizer.json").is_file()
+            else None
         )
         if self._text is not None:
             undo.callback(self._text.close)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_stage import write_tiny
 
 from appliance import keys, paths
-from appliance.cli import doctor, prepare, start, version
+from appliance.cli import doctor, preflight, prepare, show, start, version
 from appliance.cli.amounts import byte_count, seconds
 from appliance.cli.lines import log_data
 from appliance.errors import UsageError
@@ -126,3 +127,26 @@ def test_keys_of_one_run_from_a_file(
     assert said.code == 2 and "shorter than 16 characters" in said.err
     said = cli(*words[:-1], str(own_home / "none"))
     assert said.code == 2 and "cannot be read" in said.err
+
+
+def test_a_base_model_is_told_what_chats_need(cli: Cli, own_home: Path) -> None:
+    folder = write_tiny(own_home / "Thing-Base")
+    (folder / "tokenizer_config.json").write_text("{}")
+    base = preflight.base_model_note(
+        prepare.prepare(prepare.Asked(str(folder), options={"load_format": "dummy"}))
+    )
+    assert base.startswith("A base model") and "--chat-template FILE" in base
+    given = own_home / "chat.jinja"
+    given.write_text("{{ messages[0].content }}")
+    options = {"load_format": "dummy", "chat_template": str(given)}
+    asked = prepare.Asked(str(folder), options=options)
+    assert preflight.base_model_note(prepare.prepare(asked)) == ""
+    words = ["up", str(folder), "--load-format", "dummy", "--dry-run", "--json"]
+    told = json.loads(cli(*words, "--chat-template", str(given)).out)["config"]["model"]
+    assert told["chat_template"] == str(given.resolve())
+    said = cli(*words, "--chat-template", str(own_home / "none.jinja"))
+    assert said.code == 2 and "does not exist" in said.out
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    shown = json.loads(cli("show", str(folder), "--json").out)
+    assert shown["chat_template"] is False and shown["chat_sibling"] is None
+    assert show._base_text("org/Thing-Instruct").endswith("names: org/Thing-Instruct")

@@ -11,9 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, TemplateSyntaxError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from appliance.errors import RequestError, UsageError
+from appliance.runtime.text.siblings import chat_sibling
 from appliance.runtime.text.vocabulary import Vocabulary, read_object
 from appliance.runtime.wire.text import Chat
 
@@ -27,9 +29,32 @@ _OURS = frozenset({"conversations", "chat_template", "tools", "documents", "mess
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
 
 
-def find_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """chat_template.jinja, then chat_template.json, then tokenizer_config.json; None for a base
-    model. Of several named templates the one named `default` is taken."""
+def read_template(path: Path) -> str:
+    """A template of the operator's. UsageError when it is not there, empty, or no Jinja."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "it is not text"
+        raise UsageError(f"the chat template {path} cannot be read: {why}.") from e
+    if not text.strip():
+        raise UsageError(f"the chat template {path} is empty.")
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_without_marks(text))
+    except TemplateSyntaxError as e:
+        raise UsageError(f"{path}, line {e.lineno}, is no Jinja template: {e.message}.") from e
+    return text
+
+
+def _without_marks(text: str) -> str:
+    """transformers' own tag around what the assistant says, which plain Jinja does not know."""
+    return re.sub(r"{%(-?)\s*(end)?generation\s*(-?)%}", "", text)
+
+
+def find_template(folder: Path, config: dict[str, Any], given: str = "") -> str | None:
+    """The file that was given; else chat_template.jinja, chat_template.json, tokenizer_config.json;
+    None for a base model. Of several named templates the one named `default` is taken."""
+    if given:
+        return read_template(Path(given))
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text()
@@ -68,9 +93,12 @@ class ChatTemplate:
 
     def _render(self, chat: Chat) -> tuple[str, bool]:
         if self._template is None:
+            sibling = chat_sibling(self._model)
+            by_name = f", by its maker's names {sibling}" if sibling else ""
             raise RequestError(
-                f"{self._model} is a base model: it has no chat template. Use /v1/completions, "
-                "or serve the model's instruct variant.",
+                f"{self._model} is a base model: it has no chat template. Use /v1/completions; "
+                f"or serve its sibling that is made for chats{by_name}; or give it a template: "
+                "appliance up --chat-template FILE.",
                 code="no_chat_template",
                 param="messages",
             )

@@ -45,13 +45,14 @@ class TextWorker:
         threads: int = 2,
         tool_parser: str = "auto",
         reasoning_parser: str = "auto",
+        chat_template: str = "",
     ) -> None:
         """NotFoundError or UsageError when the folder's tokenizer cannot be used.
 
-        tool_parser, reasoning_parser: as in ModelConfig.
+        tool_parser, reasoning_parser, chat_template: as in ModelConfig.
         """
         vocabulary = Vocabulary.load(folder)
-        template = find_template(folder, vocabulary.config)
+        template = find_template(folder, vocabulary.config, chat_template)
         generation = read_object(folder / "generation_config.json")
         self._vocabulary = vocabulary
         self._template = template

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tiny_llama import LLAMA
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from appliance import paths
@@ -26,18 +27,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "supervisor"))
 
 from supervisor_stage import FAST, StandIns, make_config
 
-SHAPE = {
-    "architectures": ["LlamaForCausalLM"],
+SHAPE = LLAMA | {
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "torch_dtype": "bfloat16",
     "bos_token_id": 0,
-    "eos_token_id": 1,
 }
 
 

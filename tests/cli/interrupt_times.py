@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "hub"))
 
@@ -116,8 +117,7 @@ def pull_checking(home: Path, hub: FakeHub) -> Iterator[Begun]:
 
 
 def reached(hub: FakeHub, count: int) -> None:
-    while hub.body_bytes < count:
-        time.sleep(0.01)
+    until(lambda: hub.body_bytes > count)
     time.sleep(0.1)
 
 
@@ -178,7 +178,9 @@ def asked(silent: socket.socket) -> None:
 
 
 def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
     while not condition():
+        assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from cli_stage import FakeModel
+from tiny_llama import LLAMA
 
 from appliance import paths
 from appliance.cli import conditions, doctor, prepare
@@ -24,19 +25,6 @@ from appliance.supervisor.claim import bind, held
 GOLDEN = Path(__file__).with_name("golden")
 Cli = Callable[..., Any]
 
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "torch_dtype": "bfloat16",
-    "eos_token_id": 1,
-}
 MACHINE = HardwareSnapshot(8, 64 << 30, 60 << 30)
 
 
@@ -44,7 +32,7 @@ MACHINE = HardwareSnapshot(8, 64 << 30, 60 << 30)
 def tiny(own_home: Path) -> Path:
     folder = own_home / "tiny"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(TINY))
+    (folder / "config.json").write_text(json.dumps(LLAMA))
     return folder
 
 
@@ -136,7 +124,7 @@ def test_up_refuses_what_does_not_fit(cli: Cli, tiny: Path, monkeypatch: Any) ->
     gpu = Gpu(0, "GPU-0", "NVIDIA H100 80GB HBM3", 81559 << 20, 1 << 29, 90)
     seen = HardwareSnapshot(8, 64 << 30, 60 << 30, (gpu,), "580.95")
     monkeypatch.setattr(prepare, "detect", lambda: seen)
-    large = TINY | {"hidden_size": 16384, "num_hidden_layers": 80, "intermediate_size": 53248}
+    large = LLAMA | {"hidden_size": 16384, "num_hidden_layers": 80, "intermediate_size": 53248}
     (tiny / "config.json").write_text(json.dumps(large))
     said = cli("up", str(tiny), "--load-format", "dummy", "--json")
     assert said.code == 7

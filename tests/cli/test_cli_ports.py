@@ -8,31 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_llama import LLAMA
 
 from appliance.cli import output, start
 from appliance.errors import UsageError
 from appliance.supervisor.claim import bind
 
 Cli = Callable[..., Any]
-MODEL = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "torch_dtype": "bfloat16",
-}
 
 
 @pytest.fixture
 def words(own_home: Path) -> Iterator[list[str]]:
     """Of an `up` whose port is taken; the last of them is the port."""
     (own_home / "tiny").mkdir()
-    (own_home / "tiny" / "config.json").write_text(json.dumps(MODEL))
+    (own_home / "tiny" / "config.json").write_text(json.dumps(LLAMA))
     taken = bind("127.0.0.1", 0)
     port = str(taken.getsockname()[1])
     yield ["up", str(own_home / "tiny"), "--load-format", "dummy", "-d", "--port", port]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_llama import LLAMA
 
 from appliance import keys, paths
 from appliance.cli import main, prepare, service
@@ -37,17 +38,6 @@ BY_NAME = {
     # fields whose keys are data: settings, metrics, buckets
     "overrides", "properties", "$defs", "config_json", "usage", "progress_by_file",
 }  # fmt: skip
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-    "max_position_embeddings": 512,
-    "eos_token_id": 1,
-}
 
 
 def kind(value: Any) -> str:
@@ -177,7 +167,7 @@ def home(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(own_home / "xdg"))
     folder = own_home / "hf/hub/models--org--tiny/snapshots/c0ffee"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(LLAMA))
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (folder / "tokenizer.json").write_text("{}")
     log = paths.supervisor_log("default")

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
+from tiny_llama import LLAMA
 
 TOKEN = "hf_good"
 
@@ -423,19 +424,7 @@ def safetensors(floats: int, seed: int) -> bytes:
 
 def tiny_model(shards: int = 2, floats: int = 50_000, seed: int = 0) -> dict[str, bytes]:
     """The files of a llama-shaped repository: two shards of 200 kB by default."""
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 256,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "torch_dtype": "float32",
-    }
+    config = LLAMA | {"torch_dtype": "float32"}
     names = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
     weights = {n: safetensors(floats, seed + i) for i, n in enumerate(names)}
     index = {"metadata": {}, "weight_map": {f"w{seed + i:03d}": n for i, n in enumerate(names)}}

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
 from fakehub import FakeHub, Repo, tiny_model
+from on_terminal import on_terminal
 from pulling import Puller
 
 from appliance.cli import bars
 from appliance.cli.output import Output
 from appliance.hub.pull import Progress
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
-
-from on_terminal import on_terminal
 
 SHARD = "model-00001-of-00001.safetensors"
 PULL = [sys.executable, "-m", "appliance", "pull", "org/tiny", "--source", "hf"]

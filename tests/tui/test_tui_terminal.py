@@ -1,30 +1,23 @@
 """In a real terminal: a pty of our own, and tmux, which draws what can be read back."""
 
-import fcntl
 import os
-import pty
 import re
-import select
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import fakecontrol
 import pytest
+from on_terminal import OnTerminal, on_terminal
 
 from appliance.tui.source import read_recording
 
 HERE = Path(__file__).parent
 TMUX = shutil.which("tmux")
-_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
 class Terminal:
@@ -78,84 +71,22 @@ def test_in_tmux_keys_work_and_q_gives_the_terminal_back(tmp_path):
             terminal.tmux("kill-server")
 
 
-class Pty:
-    """`appliance top` on a pseudo-terminal. controls: it is the process's controlling terminal."""
-
-    def __init__(self, *words: str, controls: bool = True, **env: str) -> None:
-        self.master, slave = pty.openpty()
-        self.resize(24, 80, tell=False)
-
-        def take() -> None:
-            if controls:
-                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "appliance", "top", *words],
-            stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=take,
-            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **env},
-        )  # fmt: skip
-        os.close(slave)
-        self.seen = ""
-
-    def resize(self, rows: int, columns: int, tell: bool = True) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        if tell:
-            self.process.send_signal(signal.SIGWINCH)
-
-    def keys(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def sees(self, *wanted: str) -> str:
-        """What was written since the last call, as soon as all the words are in it. Between the
-        letters of a word there may be colours."""
-        end = time.monotonic() + 60
-        while not all(word in _COLOUR.sub("", self.seen) for word in wanted):
-            if not select.select([self.master], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise AssertionError(f"{wanted} did not come; there is {self.seen[-2000:]!r}")
-            try:
-                self.seen += os.read(self.master, 65536).decode(errors="replace")
-            except OSError as gone:
-                raise AssertionError(f"{wanted} did not come before the end") from gone
-        found, self.seen = self.seen, ""
-        return found
-
-    def rest(self) -> str:
-        """Everything until the process has closed the terminal."""
-        while True:
-            try:
-                data = os.read(self.master, 65536)
-            except OSError:
-                return self.seen
-            self.seen += data.decode(errors="replace")
-
-    def close(self) -> None:
-        os.close(self.master)
-        self.master = -1
-
-
-@contextmanager
-def dashboard(*words: str, controls: bool = True, **env: str) -> Iterator[Pty]:
-    terminal = Pty(*words, controls=controls, **env)
-    try:
-        yield terminal
-    finally:
-        if terminal.process.poll() is None:
-            terminal.process.kill()
-        terminal.process.wait()
-        if terminal.master >= 0:
-            terminal.close()
+def dashboard(*words: str, controls: bool = True, **env: str) -> AbstractContextManager[OnTerminal]:
+    """`appliance top` on a terminal of 80×24."""
+    command = [sys.executable, "-m", "appliance", "top", *words]
+    return on_terminal(command, 80, 24, controls=controls, **env)
 
 
 def test_a_pty_keys_a_new_size_and_the_terminal_is_given_back() -> None:
     with dashboard("--demo") as terminal:
-        first = terminal.sees("DEMO READY", "gen", "q quit")
+        first = terminal.news("DEMO READY", "gen", "q quit")
         assert "\x1b[?1049h" in first
         terminal.keys("3")
-        terminal.sees("tokens/J", "GPU 1")
+        terminal.news("tokens/J", "GPU 1")
         terminal.resize(8, 30)
-        terminal.sees("needs 40")
+        terminal.news("needs 40")
         terminal.resize(30, 120)
-        terminal.sees("tokens/J")
+        terminal.news("tokens/J")
         terminal.keys("q")
         assert "\x1b[?1049l" in terminal.rest()
         assert terminal.process.wait(20) == 0
@@ -164,14 +95,14 @@ def test_a_pty_keys_a_new_size_and_the_terminal_is_given_back() -> None:
 @pytest.mark.parametrize("controls, code", [(True, -signal.SIGHUP), (False, 129)])
 def test_the_dashboard_ends_with_its_terminal(controls: bool, code: int) -> None:
     with dashboard("--demo", controls=controls) as terminal:
-        terminal.sees("DEMO READY")
+        terminal.news("DEMO READY")
         terminal.close()
         assert terminal.process.wait(20) == code
 
 
 def test_no_color_has_no_colors() -> None:
     with dashboard("--demo", NO_COLOR="1", COLORTERM="truecolor") as terminal:
-        seen = terminal.sees("DEMO READY", "q quit")
+        seen = terminal.news("DEMO READY", "q quit")
         colours = set(re.findall(r"[34]8;2;(\d+);(\d+);(\d+)[;m]", seen))
         assert all(red == green == blue for red, green, blue in colours)
         terminal.keys("q")
@@ -186,7 +117,7 @@ def test_what_is_recorded_on_a_screen_begins_with_all_the_history(tmp_path: Path
     file, run = tmp_path / "frames", {"APPLIANCE_RUNTIME_DIR": str(tmp_path)}
     with fakecontrol.serving(control, shown):
         with dashboard("--record", str(file), **run) as terminal:
-            terminal.sees("READY", "q quit")
+            terminal.news("READY", "q quit")
             terminal.keys("q")
             assert "The server keeps running" in terminal.rest()
             assert terminal.process.wait(20) == 0
@@ -196,7 +127,7 @@ def test_what_is_recorded_on_a_screen_begins_with_all_the_history(tmp_path: Path
 
 def test_inline_stays_under_the_prompt() -> None:
     with dashboard("--demo", "--inline") as terminal:
-        seen = terminal.sees("DEMO READY", "q quit", "req-")
+        seen = terminal.news("DEMO READY", "q quit", "req-")
         assert "\x1b[?1049h" not in seen
         terminal.keys("q")
         terminal.rest()
@@ -205,7 +136,7 @@ def test_inline_stays_under_the_prompt() -> None:
 
 def test_a_terminal_without_utf8_gets_ascii_alone() -> None:
     with dashboard("--demo", LC_ALL="C") as terminal:
-        seen = terminal.sees("DEMO READY", "[1 overview]")
+        seen = terminal.news("DEMO READY", "[1 overview]")
         terminal.keys("q")
         seen += terminal.rest()
         assert terminal.process.wait(20) == 0
@@ -214,16 +145,16 @@ def test_a_terminal_without_utf8_gets_ascii_alone() -> None:
 
 def test_on_a_serial_line_help_scrolls_and_a_resize_is_followed() -> None:
     with dashboard("--demo", TERM="vt220") as terminal:
-        terminal.sees("DEMO READY", "q quit")
+        terminal.news("DEMO READY", "q quit")
         terminal.resize(12, 40)
-        terminal.sees("hit 60s")
+        terminal.news("hit 60s")
         terminal.keys("?")
-        terminal.sees("quit; the server")
+        terminal.news("quit; the server")
         terminal.keys("\x1b[F")  # End
-        terminal.sees("other key", "closes it")
+        terminal.news("other key", "closes it")
         terminal.keys("x")
         terminal.resize(42, 140)
-        terminal.sees("KV cache", "errors/min", "frontend-0")
+        terminal.news("KV cache", "errors/min", "frontend-0")
         terminal.keys("q")
         terminal.rest()
         assert terminal.process.wait(20) == 0

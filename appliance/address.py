@@ -6,6 +6,7 @@ The URL of a Unix socket is `http+unix://%2Frun%2Fllm.sock`: a route can be put 
 from __future__ import annotations
 
 import http.client
+import re
 import shlex
 import socket
 from urllib.parse import quote, unquote, urlsplit
@@ -29,9 +30,10 @@ def normal(url: str) -> str:
 
 
 def socket_of(url: str) -> str | None:
-    """The path of the Unix socket that a URL names; None for a URL of a port."""
-    parts = urlsplit(url)
-    return unquote(parts.netloc) if parts.scheme == _UNIX else None
+    """The path of the Unix socket that a URL names; None for a URL of a port, or none at all."""
+    if not url.startswith(f"{_UNIX}://"):
+        return None
+    return unquote(re.split("[/?#]", url.removeprefix(f"{_UNIX}://"), maxsplit=1)[0])
 
 
 def route_of(url: str) -> str:
@@ -78,15 +80,15 @@ def connection(url: str, timeout: float) -> http.client.HTTPConnection:
     path = socket_of(url)
     if path:
         return UnixConnection(path, timeout)
-    parts = urlsplit(url)
     try:
-        port, known = parts.port, parts.scheme in ("http", "https")
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
-        port, known = None, False
-    if not known or not parts.hostname:
+        scheme, host, port = "", None, None
+    if scheme not in ("http", "https") or not host:
         raise UsageError(
             f"'{url}' is no URL of a server.", "Use --url http://HOST:PORT or --url unix:PATH"
         )
-    if parts.scheme == "https":
-        return http.client.HTTPSConnection(parts.hostname, port, timeout=timeout)
-    return http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
+    if scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=timeout)
+    return http.client.HTTPConnection(host, port, timeout=timeout)

@@ -25,6 +25,12 @@ def test_a_port_is_no_socket() -> None:
     assert address.curl("http://127.0.0.1:8000", "/v1/models") == "http://127.0.0.1:8000/v1/models"
 
 
+@pytest.mark.parametrize("odd", ["", "http://[", "\x1b[2J", "http+unix:", "unix"])
+def test_what_a_hostile_server_calls_itself_is_shown_and_no_more(odd: str) -> None:
+    assert address.socket_of(odd) is None
+    assert odd in address.shown(odd)
+
+
 def test_what_is_typed() -> None:
     assert address.normal("127.0.0.1:8000") == "http://127.0.0.1:8000"
     assert address.normal("https://h/v1") == "https://h/v1"
@@ -39,7 +45,9 @@ def test_curl_is_for_a_shell() -> None:
     )
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "", "http+unix:///v1"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "http://", "http://h:port", "", "http+unix:///v1", "http://[x"]
+)
 def test_what_names_no_server(url: str) -> None:
     with pytest.raises(UsageError, match="is no URL"):
         address.connection(url, 1.0)

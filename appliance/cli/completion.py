@@ -16,7 +16,7 @@ from appliance.cli.output import Output
 from appliance.profiles import store
 
 VARIABLE = "_APPLIANCE_COMPLETE"
-_OF_RUNS = ("status", "top", "logs", "down", "restart", "config", "connect")
+_OF_RUNS = ("status", "top", "logs", "down", "restart", "reload", "events", "config", "connect")
 _PLACES = {
     "bash": "~/.local/share/bash-completion/completions/appliance",
     "zsh": "~/.zfunc/_appliance",

@@ -123,6 +123,8 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     hardware = assumed(asked.assume) if asked.assume else detect()
     read = compose.config_files()
     files = own_keys(paths.keys_file()) | compose.file_values(read)
+    if flags.keys() & {"serve.host", "serve.port"} and "serve.uds" in {*files, *environment}:
+        flags.setdefault("serve.uds", "")  # what is typed is stronger
 
     def composed_with(profile: Profile) -> compose.Composed:
         return compose.compose(

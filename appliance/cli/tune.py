@@ -50,7 +50,7 @@ def tune(out: Output, /, model: str | None, name: str, **given: Any) -> None:
     """Serve MODEL again and again with other settings, measure, and write what won as a profile."""
     budget = seconds(given["budget"])
     place_for(name, out.yes)
-    options = {"port": 0, "load_format": given["load_format"]}
+    options = {"port": 0, "uds": "", "load_format": given["load_format"]}
     asked = Asked(model, f"tune-{os.getpid()}", given["profile"], options)
     base = prepare(asked)
     candidates = search.axes(base.plan.config, base.hardware.cores)

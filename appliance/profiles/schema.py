@@ -21,7 +21,14 @@ SECTIONS: dict[str, type[Struct]] = {
     "engine": EngineConfig,
 }
 
-_OF_A_RUN = {"model.path", "model.id", "model.served_names", "model.revision", "serve.host"}
+_OF_A_RUN = {
+    "model.path",
+    "model.id",
+    "model.served_names",
+    "model.revision",
+    "serve.host",
+    "serve.uds",
+}
 """Fields that say what is served and where: never a profile's business."""
 
 

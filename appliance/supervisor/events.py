@@ -73,7 +73,7 @@ class EventBook:
             return oldest, self._gap("the last event that was known is of another start of the run")
         known = int(found[2])
         if known < oldest:
-            return oldest, self._gap(f"{oldest - known} events are no longer kept")
+            return oldest, self._gap(_no_longer(oldest - known))
         return known, None
 
     async def stream(self, after: str, history: int, follow: bool) -> AsyncIterator[bytes]:
@@ -85,11 +85,16 @@ class EventBook:
         if gap is not None:
             yield _frame(gap)
         while True:
-            for event in self.since(place):
-                yield _frame(event)
+            lost = self._count - len(self._kept) - place
+            if lost > 0:
+                yield _frame(self._gap(_no_longer(lost)))
+            told, place = self.since(place), self._count
+            for event in told:
+                yield _frame(event)  # more may happen meanwhile: a reader takes its time
+            if place < self._count:
+                continue
             if self._closed or not follow:
                 return
-            place = self._count
             self._news.clear()
             try:
                 async with asyncio.timeout(ALIVE_S):
@@ -99,6 +104,10 @@ class EventBook:
 
     def _gap(self, message: str) -> Event:
         return Event(at=iso(time.time()), run=self._run, kind="gap", level="warn", message=message)
+
+
+def _no_longer(count: int) -> str:
+    return f"{count} event{' is' if count == 1 else 's are'} no longer kept"
 
 
 def _frame(event: Event) -> bytes:

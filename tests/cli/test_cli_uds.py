@@ -95,10 +95,15 @@ def test_clients_that_know_sockets_and_those_that_know_ports(cli: Cli) -> None:
     assert said.code == 2 and "socat" in said.err and "--url http://127.0.0.1:8000" in said.err
 
 
-def test_a_path_in_the_settings_gives_way_to_nothing(cli: Cli, up: Cli) -> None:
-    """A socket in a file and a port in a flag: the socket, for that is what the file is for."""
+def test_a_path_in_the_settings_gives_way_to_a_port_that_is_typed(cli: Cli, up: Cli) -> None:
     path = paths.config_dir() / "config.toml"
     path.parent.mkdir(parents=True)
     path.write_text(f'[serve]\nuds = "{SOCKET}"\n')
-    plan = json.loads(up("--json").out)
-    assert plan["config"]["serve"]["uds"] == SOCKET
+
+    def plan(*words: str) -> Any:
+        return json.loads(up(*words, "--json").out)["config"]["serve"]
+
+    assert plan()["uds"] == SOCKET
+    assert (plan("--port", "9")["uds"], plan("--port", "9")["port"]) == ("", 9)
+    assert plan("--host", "::1")["uds"] == ""
+    assert plan("--uds", "/run/other.sock")["uds"] == "/run/other.sock"

@@ -77,6 +77,24 @@ async def test_who_follows_is_told_each_in_order_until_the_end() -> None:
         assert found == [*(f"p{n}" for n in range(1, 8)), "stopped in 0.1 s"]
 
 
+async def test_a_slow_reader_misses_nothing_or_is_told_so() -> None:
+    """Whatever happens between two reads."""
+    made = book(3, kept=4)
+    stream = made.stream("", 1000, follow=True)
+    seen = [event_of(await anext(stream)).message]
+    for number in range(4, 6):
+        made.tell("phase", f"p{number}")
+    seen += [event_of(await anext(stream)).message for _ in range(4)]
+    assert seen == ["p1", "p2", "p3", "p4", "p5"]
+    for number in range(6, 13):
+        made.tell("phase", f"p{number}")
+    made.close()
+    assert [e.message for e in await frames(stream)] == [
+        "3 events are no longer kept",
+        *(f"p{n}" for n in range(9, 13)),
+    ]
+
+
 async def test_silence_is_a_comment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events_module, "ALIVE_S", 0.01)
     stream = book().stream("", 1000, follow=True)

@@ -43,6 +43,12 @@ def own_keys(path: Path, wanted: bool = False) -> dict[str, tuple[Any, str]]:
     return {"serve.keys_file": (str(path), "of the keys")}
 
 
+def address_that_was_typed(flags: dict[str, Any], others: set[str]) -> dict[str, Any]:
+    """A host or a port among the flags is stronger than a socket that weaker layers set."""
+    typed = flags.keys() & {"serve.host", "serve.port"}
+    return {"serve.uds": "", **flags} if typed and "serve.uds" in others else flags
+
+
 def write_given(given: Given, run: Path) -> None:
     path = paths.given_file(run)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -67,15 +73,17 @@ def compose_anew(given: Given) -> compose.Composed:
     old = given.composed
     asks = old.serve.keys_file == given.own_keys
     files = own_keys(Path(given.own_keys), asks) | compose.file_values(map(Path, given.files))
+    environment = _converted(given.environment)
+    flags = address_that_was_typed(_converted(given.flags), {*files, *environment})
     model = ModelConfig(path=old.model.path, id=old.model.id, revision=old.model.revision)
     return compose.compose(
         given.name,
         old.dir,
         model,
         store.find(given.profile).profile if given.profile != "none" else None,
-        environment=_converted(given.environment),
+        environment=environment,
         files=files,
-        flags=_converted(given.flags),
+        flags=flags,
     )
 
 

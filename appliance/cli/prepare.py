@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from appliance import paths
-from appliance.cli.given import Given, content_warning, own_keys
+from appliance.cli.given import Given, address_that_was_typed, content_warning, own_keys
 from appliance.cli.output import gigabytes, nearest, table
 from appliance.errors import NotFoundError
 from appliance.hardware import HardwareSnapshot, detect
@@ -123,8 +123,7 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     hardware = assumed(asked.assume) if asked.assume else detect()
     read = compose.config_files()
     files = own_keys(paths.keys_file()) | compose.file_values(read)
-    if flags.keys() & {"serve.host", "serve.port"} and "serve.uds" in {*files, *environment}:
-        flags.setdefault("serve.uds", "")  # what is typed is stronger
+    flags = address_that_was_typed(flags, {*files, *environment})
 
     def composed_with(profile: Profile) -> compose.Composed:
         return compose.compose(

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,8 @@ from appliance import paths
 from appliance.address import unix_url
 from appliance.errors import ApplianceError, BusyError, UsageError
 from appliance.runtime.config import RuntimeConfig
+
+_FOLDER_S = 2.0
 
 
 class RunLock:
@@ -145,8 +148,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def bind_unix(path: Path, mode: int) -> socket.socket:
-    """A listening Unix socket at `path`, of this mode from its first moment. One that a dead run
-    left there is replaced. BusyError names who listens on it; UsageError says what else is wrong.
+    """A listening Unix socket at `path`, of this mode before anybody can connect. One that a dead
+    run left there is replaced. BusyError names who listens; UsageError says what else is wrong.
     """
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -157,11 +160,11 @@ def bind_unix(path: Path, mode: int) -> socket.socket:
             code="APL-USE-042",
         ) from e
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old = os.umask(0o777 & ~mode)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # two runs that look at once find each other
+        _hold(folder)
         _clear(path)
         sock.bind(str(path))
+        path.chmod(mode)  # nobody can connect before it listens
         sock.listen(4096)
     except OSError as e:
         sock.close()
@@ -174,10 +177,23 @@ def bind_unix(path: Path, mode: int) -> socket.socket:
         sock.close()
         raise
     finally:
-        os.umask(old)
         os.close(folder)
     sock.setblocking(False)
     return sock
+
+
+def _hold(folder: int) -> None:
+    """So that two runs that look at once find each other. Who holds a folder for longer is none of
+    ours, and is not waited for."""
+    end = time.monotonic() + _FOLDER_S
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return
+            time.sleep(0.02)
 
 
 def _clear(path: Path) -> None:

@@ -101,6 +101,13 @@ def test_keys_of_a_file_of_the_run(cli: Cli, live: Path, own_home: Path) -> None
     assert keys.read_keys(paths.run_keys(live)) == (held,)
 
 
+def test_a_socket_that_a_file_gains_is_weaker_than_the_port_that_was_typed(
+    cli: Cli, live: Path
+) -> None:
+    settings('[serve]\nuds = "/run/llm.sock"')
+    assert cli("reload").out == "default: no setting has changed\n"
+
+
 def test_where_there_is_nothing_to_reload(cli: Cli, live: Path) -> None:
     assert cli("reload", "nobody").code == 4
     paths.given_file(live).unlink()

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -29,7 +30,6 @@ def place(own_folders: Path) -> Iterator[Path]:
 def test_the_mode_is_what_was_asked_for(place: Path, mode: int) -> None:
     with closing(bind_unix(place, mode)):
         assert stat.S_IMODE(place.stat().st_mode) == mode
-    assert os.umask(0o022) == os.umask(0o022)
 
 
 def test_what_a_dead_run_left_is_replaced(place: Path) -> None:
@@ -46,6 +46,23 @@ def test_one_that_lives_is_named(place: Path) -> None:
         assert refused.value.code == "APL-BSY-004"
         assert refused.value.detail == {"uds": str(place), "pid": os.getpid()}
         assert first.fileno() >= 0 and place.exists()
+
+
+def test_two_that_begin_at_once(place: Path) -> None:
+    """One has it, whoever is first; the folder is locked while they look."""
+    bind_unix(place, 0o600).close()  # stale
+
+    def begin() -> socket.socket | BusyError:
+        try:
+            return bind_unix(place, 0o600)
+        except BusyError as e:
+            return e
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: begin(), range(8)))
+    winners = [one for one in found if isinstance(one, socket.socket)]
+    assert len(winners) == 1
+    winners[0].close()
 
 
 def test_one_that_takes_nobody_just_now_lives_too(place: Path) -> None:

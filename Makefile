@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 EXTRAS := $(if $(shell command -v nvidia-smi),[gpu])
 # Options of `appliance up`, such as UP="--port 8123".
 UP ?=
+JSON := Content-Type: application/json
 BODY := {"model": "default", "messages": [{"role": "user", "content": "Who are you?"}]}
 # Says nothing when all is well. (mkdocs --quiet would pass over what --strict is for.)
 SITE = @mkdir -p build && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict >build/site.log 2>&1 || \
@@ -18,11 +19,13 @@ SITE = @mkdir -p build && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict >bu
 
 up: $(VENV)/.installed
 	@$(BIN)/appliance status --quiet >/dev/null 2>&1 || $(BIN)/appliance up --detach --wait $(UP)
-	@url=$$($(BIN)/appliance status --json | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["url"])'); \
-	set -- -sS --fail-with-body "$$url/v1/chat/completions" -H 'Content-Type: application/json' -d '$(BODY)'; \
-	printf '\nThe OpenAI API is at %s/v1. Ask it:\n\n' "$$url"; \
-	printf "    curl %s -H '%s' -d '%s'\n\n" "$$3" "$$5" "$$7"; \
-	if command -v curl >/dev/null; then curl "$$@"; else $(BIN)/appliance run "Who are you?"; fi && \
+	@at=$$($(BIN)/appliance status --json | $(BIN)/python -c 'import json, sys; s = json.load(sys.stdin); \
+	    print("--unix-socket " + s["uds"] + " http://localhost" if s["uds"] else s["url"])'); \
+	printf '\nThe OpenAI API is at %s/v1. Ask it:\n\n' "$${at##* }"; \
+	printf "    curl %s/v1/chat/completions -H '%s' -d '%s'\n\n" "$$at" '$(JSON)' '$(BODY)'; \
+	if command -v curl >/dev/null; then \
+	    curl -sS --fail-with-body $$at/v1/chat/completions -H '$(JSON)' -d '$(BODY)'; \
+	else $(BIN)/appliance run "Who are you?"; fi && \
 	printf '\n\nWatch it with %s, stop it with make down.\n' '$(BIN)/appliance top'
 
 down:

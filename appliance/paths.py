@@ -17,27 +17,65 @@ from appliance.errors import ApplianceError, UsageError
 _APP = "appliance"
 SOCKET_NAME = 107
 """Bytes of a Unix socket's path on Linux."""
+MACHINE = {
+    "CONFIG": Path("/etc/appliance"),
+    "STATE": Path("/var/lib/appliance"),
+    "CACHE": Path("/var/cache/appliance"),
+    "LOGS": Path("/var/log/appliance"),
+    "RUNTIME": Path("/run/appliance"),
+}
+"""Folders of a service of the whole machine. Its user's commands find them without being told."""
+_SYSTEMD = {
+    "CONFIG": "CONFIGURATION_DIRECTORY", "STATE": "STATE_DIRECTORY", "CACHE": "CACHE_DIRECTORY",
+    "LOGS": "LOGS_DIRECTORY", "RUNTIME": "RUNTIME_DIRECTORY",
+}  # fmt: skip
+"""Variables in which systemd tells a unit the folders that it made for it."""
 
 
 def config_dir() -> Path:
-    return Path(os.environ.get("APPLIANCE_CONFIG_DIR") or platformdirs.user_config_dir(_APP))
+    return _told("CONFIG") or Path(platformdirs.user_config_dir(_APP))
 
 
 def state_dir() -> Path:
-    """Run records, rotated logs, download state."""
-    return Path(os.environ.get("APPLIANCE_STATE_DIR") or platformdirs.user_state_dir(_APP))
+    """Run records, download state, batches."""
+    return _told("STATE") or Path(platformdirs.user_state_dir(_APP))
+
+
+def logs_dir() -> Path:
+    """Logs of runs and their requests, rotated."""
+    return _told("LOGS") or state_dir() / "logs"
 
 
 def cache_dir() -> Path:
     """Compiled kernels and other things that can be made again."""
-    return Path(os.environ.get("APPLIANCE_CACHE_DIR") or platformdirs.user_cache_dir(_APP))
+    return _told("CACHE") or Path(platformdirs.user_cache_dir(_APP))
+
+
+def _told(kind: str) -> Path | None:
+    """A folder by our own variable, by systemd's, or because this user is the machine's service."""
+    given = os.environ.get(f"APPLIANCE_{kind}_DIR")
+    if given:
+        return Path(given)
+    if kind == "LOGS" and os.environ.get("APPLIANCE_STATE_DIR"):
+        return None
+    made = Path(os.environ.get(_SYSTEMD[kind], "").partition(":")[0])
+    if made.name.startswith(_APP):  # another unit's, which calls us, are not ours
+        return made
+    return MACHINE[kind] if _serves_machine() else None
+
+
+def _serves_machine() -> bool:
+    try:
+        return os.getuid() != 0 and MACHINE["STATE"].stat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def runtime_dir() -> Path:
     """Sockets, locks and status files; private to the user, gone after a reboot."""
-    given = os.environ.get("APPLIANCE_RUNTIME_DIR")
-    if given:
-        return Path(given)
+    told = _told("RUNTIME")
+    if told is not None:
+        return told
     xdg = os.environ.get("XDG_RUNTIME_DIR")
     if xdg and Path(xdg).is_dir():
         return Path(xdg) / _APP
@@ -164,12 +202,12 @@ def supervisor_metrics(run: Path) -> Path:
 
 
 def supervisor_log(name: str) -> Path:
-    return state_dir() / "logs" / f"{name}.log"
+    return logs_dir() / f"{name}.log"
 
 
 def request_log(name: str, frontend: int) -> Path:
     """Requests that ended in one frontend of a run, a JSON line each; rotated like the log."""
-    return state_dir() / "logs" / f"{name}.requests-{frontend}.jsonl"
+    return logs_dir() / f"{name}.requests-{frontend}.jsonl"
 
 
 def keys_file() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -20,6 +21,48 @@ def test_folders_follow_the_environment(tmp_path: Path, monkeypatch: pytest.Monk
     }.items():
         monkeypatch.setenv(f"APPLIANCE_{name}_DIR", str(tmp_path / name))
         assert folder() == tmp_path / name
+
+
+def test_folders_that_systemd_made_are_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {
+        "CONFIGURATION": paths.config_dir,
+        "STATE": paths.state_dir,
+        "CACHE": paths.cache_dir,
+        "LOGS": paths.logs_dir,
+        "RUNTIME": paths.runtime_dir,
+    }
+    for name in ("CONFIG", "STATE", "CACHE", "LOGS", "RUNTIME"):
+        monkeypatch.delenv(f"APPLIANCE_{name}_DIR", raising=False)
+    for name, folder in made.items():
+        monkeypatch.setenv(f"{name}_DIRECTORY", "/var/lib/another")
+        assert folder() != Path("/var/lib/another")
+        monkeypatch.setenv(f"{name}_DIRECTORY", f"/{name}/appliance:/{name}/second")
+        assert folder() == Path(f"/{name}/appliance")
+    assert paths.supervisor_log("one") == Path("/LOGS/appliance/one.log")
+    assert paths.request_log("one", 0).parent == Path("/LOGS/appliance")
+    monkeypatch.setenv("APPLIANCE_STATE_DIR", "/mine")
+    assert paths.supervisor_log("one") == Path("/mine/logs/one.log")
+
+
+def test_the_user_of_the_machines_service_finds_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CONFIG", "STATE", "CACHE", "LOGS", "RUNTIME"):
+        monkeypatch.delenv(f"APPLIANCE_{name}_DIR", raising=False)
+    monkeypatch.setitem(paths.MACHINE, "STATE", tmp_path)
+    monkeypatch.setattr("os.getuid", lambda: tmp_path.stat().st_uid + 1)
+    assert paths.runtime_dir() != Path("/run/appliance")
+    if os.geteuid() == 0:  # root has runs of its own
+        os.chown(tmp_path, 4321, -1)
+    uid = tmp_path.stat().st_uid
+    monkeypatch.setattr("os.getuid", lambda: uid)
+    assert paths.runtime_dir() == Path("/run/appliance")
+    assert paths.state_dir() == tmp_path and paths.config_dir() == Path("/etc/appliance")
+    assert paths.supervisor_log("one") == Path("/var/log/appliance/one.log")
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    assert paths.runtime_dir() != Path("/run/appliance")
 
 
 def test_sockets_lie_in_the_users_runtime_folder(

@@ -61,7 +61,7 @@ def write_bundle(path: Path, doctor: dict[str, Any], version: dict[str, Any]) ->
             parts[f"config/{file.parent.name}-{file.name}"] = text
     for plan in sorted(paths.runtime_dir().glob("*/plan.json")):
         parts[f"runs/{plan.parent.name}-plan.json"] = _read(plan)
-    for log in sorted((paths.state_dir() / "logs").glob("*.log")):
+    for log in sorted(paths.logs_dir().glob("*.log")):
         parts[f"logs/{log.name}"] = _read(log)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

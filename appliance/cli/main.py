@@ -240,7 +240,7 @@ def _unexpected(out: Output, e: Exception) -> ApplianceError:
     else:
         from appliance import paths
 
-        path = paths.state_dir() / "logs" / "cli-traceback.txt"
+        path = paths.logs_dir() / "cli-traceback.txt"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)

@@ -1,4 +1,4 @@
-"""appliance service: a systemd unit of the user, so that a model is served from the start on."""
+"""appliance service: a unit of systemd, so that a model is served from the start on."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import os
 import pwd
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import click
 
 from appliance import paths
+from appliance.cli import machine
 from appliance.cli.output import Output
 from appliance.cli.prepare import locate
-from appliance.errors import ApplianceError, HardwareError, NotFoundError, UsageError
+from appliance.cli.unit import machine_unit, user_unit
+from appliance.errors import (
+    ApplianceError,
+    HardwareError,
+    NotAuthorisedError,
+    NotFoundError,
+    UsageError,
+)
 from appliance.hub.local import is_folder_name
 from appliance.runtime.config import ServeConfig
 
-_KEPT = (
-    "HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE", "CUDA_VISIBLE_DEVICES",
-    "APPLIANCE_CONFIG_DIR", "APPLIANCE_STATE_DIR", "APPLIANCE_CACHE_DIR",
-)  # fmt: skip
-"""Variables that decide where things are, kept from the shell that installs; no secrets."""
+_SYSTEM = click.option(
+    "--system", is_flag=True, help="A unit of the whole machine, with a user of its own (root)."
+)
 
 
 @click.group()
@@ -44,10 +49,11 @@ def service() -> None:
     default=int(ServeConfig().drain_s),
     help="Seconds to finish requests in.",
 )
+@_SYSTEM
 @click.option("--print", "only_print", is_flag=True, help="Print the unit; write nothing.")
-@click.pass_obj
+@click.pass_context
 def install(
-    out: Output,
+    ctx: click.Context,
     /,
     model: str | None,
     name: str,
@@ -56,9 +62,11 @@ def install(
     port: int | None,
     settings: tuple[str, ...],
     drain: int,
+    system: bool,
     only_print: bool,
 ) -> None:
     """Write a unit that serves MODEL, and start it."""
+    out = ctx.find_object(Output) or Output()
     if model and is_folder_name(model):
         model = str(Path(model).expanduser().absolute())  # the unit runs in another folder
     words = ["up", *([model] if model else []), "--name", name]
@@ -68,20 +76,37 @@ def install(
         words += ["--set", setting]
     if drain != ServeConfig().drain_s:
         words += ["--set", f"serve.drain_s={drain}"]
-    text = unit_text(words, drain, name)
-    path = unit_path(name)
+    path = unit_path(name, system)
+    if system:
+        reads = [Path(sys.prefix), *([Path(model)] if model and is_folder_name(model) else [])]
+        text = machine_unit(words, drain, name, reads, port)
+    else:
+        text = user_unit(words, drain, name)
     if only_print:
         out.result(text, {"schema": "appliance.service/1", "path": None, "unit": text})
         return
+    if system and not machine.is_root():
+        out.result(
+            f"{text}\n{machine.by_hand(path, sys.argv[1:])}",
+            {"schema": "appliance.service/1", "path": None, "unit": text},
+        )
+        out.note("Nothing was installed: a unit of the machine takes root.")
+        ctx.exit(NotAuthorisedError.exit_code)
     systemctl = _systemctl()
+    if system:
+        machine.prepare(model)
+        _put([systemctl], path, text)
+        out.result(
+            f"{path.name} is installed and starting: appliance service status --system\n"
+            f"Its user asks it: {machine.AS_USER} {machine.shown()} status",
+            {"schema": "appliance.service/1", "path": str(path), "unit": text},
+        )
+        return
     if model and is_folder_name(model):
         check_reach(Path(model))
     check_reach(Path(locate(model, None).path))
     check_writable(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    _call([systemctl, "--user", "daemon-reload"])
-    _call([systemctl, "--user", "enable", "--now", path.name])
+    _put([systemctl, "--user"], path, text)
     out.note("To go on after you log out: loginctl enable-linger")
     out.result(
         f"{path.name} is installed and starting: appliance service status",
@@ -89,35 +114,48 @@ def install(
     )
 
 
+def _put(systemctl: list[str], path: Path, text: str) -> None:
+    """Writes the unit and starts it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    machine.call([*systemctl, "daemon-reload"])
+    machine.call([*systemctl, "enable", "--now", path.name])
+
+
 @service.command()
 @click.option("--name", default="default", help="Name of the run, and of the unit.")
+@_SYSTEM
 @click.pass_obj
-def uninstall(out: Output, /, name: str) -> None:
-    """Stop the unit and remove it."""
-    path = _installed(name)
-    systemctl = _systemctl()
-    _call([systemctl, "--user", "disable", "--now", path.name])
+def uninstall(out: Output, /, name: str, system: bool) -> None:
+    """Stop the unit and remove it. What a service of the machine has kept stays."""
+    path = _installed(name, system)
+    systemctl = [_systemctl(), *([] if system else ["--user"])]
+    machine.call([*systemctl, "disable", "--now", path.name])
     path.unlink()
-    _call([systemctl, "--user", "daemon-reload"])
+    machine.call([*systemctl, "daemon-reload"])
     data = {"schema": "appliance.service/1", "path": str(path), "unit": None}
     out.result(f"{path.name} is stopped and removed", data)
 
 
 @service.command()
 @click.option("--name", default="default", help="Name of the run, and of the unit.")
+@_SYSTEM
 @click.pass_context
-def status(ctx: click.Context, /, name: str) -> None:
+def status(ctx: click.Context, /, name: str, system: bool) -> None:
     """What systemd says of the unit. Exit code 0 when it is active, else 3."""
     out = ctx.find_object(Output) or Output()
-    path = _installed(name)
+    path = _installed(name, system)
+    whose = [] if system else ["--user"]
     asked = ["ActiveState", "SubState", "StatusText", "MainPID", "NRestarts"]
-    said = _call([_systemctl(), "--user", "show", path.name, *(f"--property={p}" for p in asked)])
+    said = machine.call(
+        [_systemctl(), *whose, "show", path.name, *(f"--property={p}" for p in asked)]
+    )
     found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
     active = found.get("ActiveState", "unknown")
     text = (
         f"{path.name}: {active} ({found.get('SubState', '?')})  {found.get('StatusText', '')}\n"
         f"  pid {found.get('MainPID', '?')}   restarts {found.get('NRestarts', '?')}   {path}\n"
-        f"  journalctl --user -u {path.name} has its log"
+        f"  {' '.join(['journalctl', *whose])} -u {path.name} has its log"
     )
     data = {
         "active": active,
@@ -130,57 +168,14 @@ def status(ctx: click.Context, /, name: str) -> None:
         ctx.exit(3)
 
 
-def unit_path(name: str) -> Path:
+def unit_path(name: str, system: bool = False) -> Path:
     if not name or "/" in name or name.startswith("."):
         raise UsageError(f"'{name}' cannot be the name of a run.", "Use letters and digits.")
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     unit = "appliance.service" if name == "default" else f"appliance-{name}.service"
+    if system:
+        return machine.ROOT / "etc/systemd/system" / unit
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(base).expanduser() / "systemd" / "user" / unit
-
-
-def unit_text(words: list[str], drain_s: int, name: str) -> str:
-    """A user unit: told when it is ready, watched, reloaded, drained before it is ended."""
-
-    def command(*words: str) -> str:
-        return " ".join(_quoted(word) for word in [sys.executable, "-m", "appliance", *words])
-
-    kept = [f"Environment={_quoted(f'{k}={os.environ[k]}')}" for k in _KEPT if os.environ.get(k)]
-    return "\n".join(
-        [
-            "[Unit]",
-            "Description=appliance: a served language model",
-            "After=network-online.target",
-            "",
-            "[Service]",
-            "Type=notify",
-            "NotifyAccess=main",
-            "SyslogIdentifier=appliance",
-            "UMask=0077",
-            f"ExecStart={command(*words)}",
-            f"ExecReload={command('reload', name)}",
-            *kept,
-            "# loading has no limit of its own; the supervisor ends what hangs",
-            "TimeoutStartSec=infinity",
-            "WatchdogSec=30",
-            "Restart=on-failure",
-            "RestartSec=5",
-            "# SIGTERM drains; the processes behind the supervisor end with it",
-            "KillMode=mixed",
-            f"TimeoutStopSec={drain_s + 60}",
-            "LimitNOFILE=65536",
-            "LimitMEMLOCK=infinity",
-            "",
-            "[Install]",
-            "WantedBy=default.target",
-            "",
-        ]
-    )
-
-
-def _quoted(word: str) -> str:
-    """A word of a unit's line: % and $ are systemd's own."""
-    safe = word.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$")
-    return safe if shlex.quote(word) == word else '"' + safe.replace('"', '\\"') + '"'
 
 
 def check_reach(folder: Path) -> None:
@@ -226,12 +221,12 @@ def _closed(path: Path, what: str, needed: str, target: Path) -> ApplianceError:
     )
 
 
-def _installed(name: str) -> Path:
-    path = unit_path(name)
+def _installed(name: str, system: bool) -> Path:
+    path = unit_path(name, system)
     if not path.is_file():
         raise NotFoundError(
             f"no unit is installed for the run '{name}'.",
-            f"appliance service install --name {name}",
+            f"appliance service install{' --system' if system else ''} --name {name}",
             code="APL-NOT-017",
         )
     return path
@@ -246,15 +241,3 @@ def _systemctl() -> str:
             code="APL-HW-004",
         )
     return found
-
-
-def _call(words: list[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise ApplianceError(
-            f"`{shlex.join([Path(words[0]).name, *words[1:]])}` failed"
-            + (f": {said[-1]}" if said else "."),
-            "A user's systemd needs a login session: `loginctl enable-linger`, then log in again.",
-        )
-    return done.stdout

@@ -164,6 +164,7 @@ def path(out: Output) -> None:
         "config": str(paths.config_dir()),
         "profiles": str(paths.user_profiles()),
         "state": str(paths.state_dir()),
+        "logs": str(paths.logs_dir()),
         "cache": str(paths.cache_dir()),
         "runs": str(paths.runtime_dir()),
     }

@@ -16,6 +16,7 @@ from appliance.paths import MACHINE
 
 ROOT = Path("/")
 AS_USER = f"sudo -u {USER} -H env"
+_VENV = "/usr/local/lib/appliance"
 _OWN = ("STATE", "CACHE", "LOGS")
 
 
@@ -72,8 +73,9 @@ def prepare(model: str | None) -> None:
     except PermissionError as e:
         raise ApplianceError(
             f"{sys.executable} cannot be run by {USER}, as whom the unit would run.",
-            "python3 -m venv /opt/appliance && /opt/appliance/bin/pip install appliance,\n"
-            "then: sudo /opt/appliance/bin/appliance service install --system …",
+            f"sudo python3 -m venv {_VENV}\n"
+            f"sudo {_VENV}/bin/pip install appliance\n"
+            f"sudo {_VENV}/bin/appliance service install --system …",
             code="APL-DSK-003",
         ) from e
     if done.returncode:

@@ -224,7 +224,7 @@ def test_the_machines_user_must_reach_the_model(
 
     monkeypatch.setattr(machine, "as_user", refused)
     said = cli("service", "install", "--system")
-    assert said.code == 1 and "venv /opt/appliance" in said.err
+    assert said.code == 1 and "venv /usr/local/lib/appliance" in said.err
     assert not (whole.root / "etc").exists()
 
 

@@ -21,7 +21,8 @@ HOSTS = {
     "huggingface.co", "www.modelscope.ai", "www.modelscope.cn", "modelscope.cn",
     "www.apache.org", "download.pytorch.org", "flashinfer.ai", "www.nvidia.com",
 }  # fmt: skip
-"""Hosts a file may name, for people are sent there. A mirror, a registry or a machine of somebody's is none of them."""
+"""Hosts a file may name, for people are sent there. A mirror, a registry or a machine of somebody's
+is none of them."""
 
 
 def _everywhere() -> list[Module]:

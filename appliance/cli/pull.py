@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,10 +11,10 @@ from typing import Any, Literal
 
 import click
 
-from appliance import paths
 from appliance.cli.amounts import byte_count
 from appliance.cli.bars import Drawing, Style, drawing
 from appliance.cli.output import Output, duration, gigabytes
+from appliance.cli.rate import LARGE_PULL, keep_rate, last_rate
 from appliance.errors import DoesNotFitError, NotFoundError, UsageError
 from appliance.hub import local
 from appliance.hub.plan import Plan, SourceChoice, Want, already_here, check_disk, make_plan
@@ -27,8 +26,6 @@ from appliance.profiles.schema import Profile
 
 ABSENT = ("APL-NOT-001", "APL-NOT-003", "APL-NOT-008")
 """Codes of a model that is not here, not in that revision, or only in part."""
-LARGE_PULL = 10_000_000
-"""Bytes from which on a pull's rate says something of the next one's."""
 
 
 @click.command("pull")
@@ -108,7 +105,7 @@ def pull(
     draw = drawing(progress, out)
     pulled = fetch(out, plan, patience, jobs, draw, max_rate=limit, read_all=verify == "full")
     if not limit:
-        keep_rate(pulled)
+        keep_rate(pulled.received_bytes, pulled.seconds)
     out.result(pulled_text(plan, pulled), plan_data(plan, fit) | _pulled_data(pulled))
 
 
@@ -145,25 +142,6 @@ def token_of(file: Path | None) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def keep_rate(pulled: Pulled) -> None:
-    """Remembers how fast a large pull was, so that the next one can say how long it may take."""
-    if pulled.received_bytes < LARGE_PULL:
-        return
-    file = paths.last_pull()
-    rate = pulled.received_bytes / max(pulled.seconds, 1e-3)
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"bytes_per_s": rate}))
-
-
-def last_rate() -> float:
-    """Bytes a second of the last large pull; 0 where there was none."""
-    try:
-        return float(json.loads(paths.last_pull().read_bytes())["bytes_per_s"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
 
 
 def fits(plan: Plan, profile: Profile | None = None) -> str | None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from appliance import address, paths
 from appliance.cli.output import Output, gigabytes
-from appliance.cli.prepare import DEFAULT_ID, machine_text
+from appliance.cli.prepare import DEFAULT_ID, locate, machine_text
+from appliance.cli.rate import Download, download_of
 from appliance.client import Client
-from appliance.errors import NotRunningError
+from appliance.errors import ApplianceError, NotRunningError
 from appliance.hardware import detect
 from appliance.profiles import match, store
 
@@ -41,10 +44,11 @@ def welcome(out: Output) -> None:
     chosen = match.choose(store.load().values(), hardware).profile
     free = gigabytes(shutil.disk_usage(Path.home()).free)
     suggested = chosen.suggest or "MODEL"
+    here, download = _is_here(suggested), download_of(suggested)
     text = "\n".join(
         [
             f"No model is being served.   {machine_text(hardware)}   {free} free",
-            f"  1. appliance pull {suggested}    download",
+            f"  1. appliance pull {suggested}    {_pull_text(download, here)}",
             f"  2. appliance up {suggested}      serve on http://127.0.0.1:8000/v1 "
             f"with profile {chosen.name} (chosen for you)",
             "  3. appliance chat",
@@ -52,7 +56,24 @@ def welcome(out: Output) -> None:
             "Check this machine: appliance doctor      All commands: appliance --help",
         ]
     )
-    out.result(text, _told(None, None, suggested))
+    data: dict[str, Any] = {**_told(None, None, suggested), "here": here, "download": None}
+    if download is not None:
+        data["download"] = msgspec.to_builtins(download) | {"duration_s": round(download.seconds, 1)}
+    out.result(text, data)
+
+
+def _is_here(model: str) -> bool:
+    try:
+        locate(model, None)
+    except ApplianceError:
+        return False
+    return True
+
+
+def _pull_text(download: Download | None, here: bool) -> str:
+    if here:
+        return "is here already"
+    return f"download ({download.words})" if download else "download"
 
 
 def _told(run: str | None, url: str | None, suggested: str | None) -> dict[str, str | None]:

@@ -44,6 +44,20 @@ KNOWN = (
 """In the order of their memory."""
 
 
+SUGGESTED_BYTES = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 269_000_000,
+    "Qwen/Qwen3-0.6B": 1_503_000_000,
+    "Qwen/Qwen3-1.7B": 4_064_000_000,
+    "Qwen/Qwen3-4B": 8_045_000_000,
+    "Qwen/Qwen3-8B": 16_381_000_000,
+    "Qwen/Qwen3-14B": 29_537_000_000,
+    "Qwen/Qwen3-32B": 65_524_000_000,
+    "Qwen/Qwen2.5-72B-Instruct": 145_412_000_000,
+}
+"""What the models that profiles suggest take to download, by their parameters in two bytes each:
+told before any hub is asked."""
+
+
 def assumed(text: str) -> HardwareSnapshot:
     """`h100x8` -> an idle machine of eight H100s with 16 cores and 128 GiB for each; `h100` is
     one. UsageError lists the words there are."""

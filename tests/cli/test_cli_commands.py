@@ -16,9 +16,10 @@ from cli_stage import FakeModel
 from tiny_llama import LLAMA
 
 from appliance import paths
-from appliance.cli import conditions, doctor, prepare
+from appliance.cli import conditions, doctor, prepare, rate, welcome
 from appliance.cli import status as status_module
 from appliance.hardware import Gpu, HardwareSnapshot
+from appliance.profiles import known, store
 from appliance.status import RunStatus
 from appliance.supervisor.claim import bind, held
 
@@ -217,6 +218,34 @@ def test_first_screen(cli: Cli) -> None:
     said = cli()
     assert said.code == 0
     assert "appliance pull" in said.out and "appliance up" in said.out
+
+
+def test_first_screen_tells_size_and_time_of_the_download(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(0, "GPU-0", "NVIDIA A10", 24 << 30, 1 << 30, 86)
+    machine = HardwareSnapshot(8, 64 << 30, 60 << 30, (gpu,), "580.95", "13.0")
+    monkeypatch.setattr(welcome, "detect", lambda: machine)
+    said = cli()
+    assert "pull Qwen/Qwen3-8B    download (16.4 GB, about 5 min at 50 MB/s, which is a guess)" in (
+        said.out
+    )
+    told = json.loads(cli("--json").out)
+    assert told["here"] is False and told["download"]["assumed"] is True
+    rate.keep_rate(5_000_000, 0.001)  # too little to say anything
+    assert json.loads(cli("--json").out)["download"]["assumed"] is True
+    rate.keep_rate(820_000_000, 2.0)
+    assert "download (16.4 GB, about 40 s at your last rate)" in cli().out
+    told = json.loads(cli("--json").out)["download"]
+    assert (told["bytes"], told["bytes_per_s"]) == (16_381_000_000, 410e6)
+    assert (told["duration_s"], told["assumed"]) == (40, False)
+    monkeypatch.setattr(welcome, "locate", lambda name, load_format: None)
+    assert "pull Qwen/Qwen3-8B    is here already" in cli().out
+
+
+def test_each_suggested_model_has_a_size() -> None:
+    suggested = {s.profile.suggest for s in store.load().values()} - {""}
+    assert suggested == set(known.SUGGESTED_BYTES)
 
 
 def test_doctor_on_machines(cli: Cli, monkeypatch: Any) -> None:

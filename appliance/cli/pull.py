@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import click
 
+from appliance.cli import rate as rates
 from appliance.cli.amounts import byte_count
 from appliance.cli.bars import Drawing, Style, drawing
 from appliance.cli.output import Output, duration, gigabytes
-from appliance.cli.rate import LARGE_PULL, keep_rate, last_rate
 from appliance.errors import DoesNotFitError, NotFoundError, UsageError
 from appliance.hub import local
 from appliance.hub.plan import Plan, SourceChoice, Want, already_here, check_disk, make_plan
@@ -105,7 +105,7 @@ def pull(
     draw = drawing(progress, out)
     pulled = fetch(out, plan, patience, jobs, draw, max_rate=limit, read_all=verify == "full")
     if not limit:
-        keep_rate(pulled.received_bytes, pulled.seconds)
+        rates.keep_rate(pulled.received_bytes, pulled.seconds)
     out.result(pulled_text(plan, pulled), plan_data(plan, fit) | _pulled_data(pulled))
 
 
@@ -204,8 +204,8 @@ def plan_text(plan: Plan, fit: str | None) -> str:
     to_come = f"{gigabytes(plan.remaining_bytes)} to download"
     if plan.here_bytes:
         to_come = f"already here {gigabytes(plan.here_bytes)}, {to_come}"
-    rate = last_rate()
-    if rate and plan.remaining_bytes > LARGE_PULL:
+    rate = rates.last_rate()
+    if rate and plan.remaining_bytes > rates.LARGE_PULL:
         to_come += f", about {duration(plan.remaining_bytes / rate)} at your last rate"
     lines.append(f"      to {plan.layout.cache} ({gigabytes(plan.free_bytes)} free); {to_come}")
     if plan.free_bytes < plan.needed_bytes:

@@ -58,7 +58,8 @@ def welcome(out: Output) -> None:
     )
     data: dict[str, Any] = {**_told(None, None, suggested), "here": here, "download": None}
     if download is not None:
-        data["download"] = msgspec.to_builtins(download) | {"duration_s": round(download.seconds, 1)}
+        took = {"duration_s": round(download.seconds, 1)}
+        data["download"] = msgspec.to_builtins(download) | took
     out.result(text, data)
 
 

@@ -13,7 +13,7 @@ from fakehub import TOKEN, FakeHub, Repo, tiny_model
 from pulling import QUICK, Puller
 
 from appliance.cli import pull as pull_module
-from appliance.cli import start
+from appliance.cli import rate, start
 from appliance.cli.main import run
 from appliance.errors import UsageError
 from appliance.hub.throttle import Throttle
@@ -190,7 +190,7 @@ def test_a_token_from_a_file(
 def test_how_long_it_may_take(
     hf: Puller, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull_module, "LARGE_PULL", 100_000)
+    monkeypatch.setattr(rate, "LARGE_PULL", 100_000)
     assert run(["pull", "org/tiny"]) == 0
     assert "last rate" not in capsys.readouterr().err
     assert run(["rm", "org/tiny", "-y"]) == 0

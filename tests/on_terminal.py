@@ -35,10 +35,12 @@ class OnTerminal:
             if controls:
                 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
+        # what pytest says of its own terminal would stand for the size of this one
+        own = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             preexec_fn=take,
-            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **env},
+            env={**own, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **env},
         )  # fmt: skip
         os.close(slave)
         self.raw = ""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,21 @@ def test_a_conversation_remembers_what_was_said(url: str) -> None:
         ["be brief", "one two", "two one ", "three four"],
         ["be brief", "five six"],
     ]
+
+
+def test_a_conversation_goes_on_after_an_answer_that_was_stopped() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with on_terminal([sys.executable, "-m", "appliance", "chat", "--url", url]) as terminal:
+            terminal.sees(">>> ")
+            terminal.keys("hello\r")
+            with silent.accept()[0]:
+                terminal.keys("\x03")
+                terminal.sees("(stopped)\r\n>>> ")
+                # longer than an interrupt that nobody heard is waited for
+                threading.Event().wait(0.4)
+                terminal.keys("\x04")
+                assert terminal.left() == 0
 
 
 def test_the_log_as_json_lines(own_home: Path) -> None:

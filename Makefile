@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Extras of `make up`; a machine with an NVIDIA driver takes the GPU kernels too.
 EXTRAS := $(if $(shell command -v nvidia-smi),[gpu])
+# Processes of `make test`. Each has an engine of its own at times, so not one for each core.
+WORKERS ?= 2
 # Options of `appliance up`, such as UP="--port 8123".
 UP ?=
 JSON := Content-Type: application/json
@@ -34,7 +36,7 @@ down:
 venv: $(VENV)/.developed
 
 test: $(VENV)/.developed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.developed
 	$(BIN)/ruff check .

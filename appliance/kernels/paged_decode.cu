@@ -36,6 +36,7 @@ struct Given {
   float *parts;          // [2 * ranges, KV_HEADS, EACH, HEAD]
   float2 *sums;          // [2 * ranges, KV_HEADS, EACH]: largest score, sum
   int *arrived;          // [rows, KV_HEADS], zero before and after
+  const int *programs;   // blocks that take part; null: all
   int rows;
   float scale;           // of q k^T, times log2(e), times the keys' own
   float value_scale;
@@ -342,7 +343,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) paged_decode(const Give
   const int worker = blockIdx.x * WARPS + warp;
   const int head = worker % KV_HEADS, range = worker / KV_HEADS;
   const int pages = given.indptr[given.rows];
-  const int ranges = min((int)gridDim.x * WARPS / KV_HEADS, pages);  // none is empty
+  const int programs = given.programs ? *given.programs : gridDim.x;
+  const int ranges = min(programs * WARPS / KV_HEADS, pages);  // none is empty
   if (range >= ranges) return;
   const int begin = (int)((u64)range * pages / ranges);
   const int end = (int)((u64)(range + 1) * pages / ranges);

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from appliance.kernels.cuda_source import Kernel, architecture, image
+from appliance.kernels.multiprocessors import spared
 
 _SOURCE = Path(__file__).with_suffix(".cu")
 _TILE = 16
@@ -44,6 +45,7 @@ class _Given(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_uint64) for name in (
             "q", "k", "v", "indptr", "last_len", "indices", "out", "parts", "sums", "arrived",
+            "programs",
         )),
         ("rows", ctypes.c_int),
         ("scale", ctypes.c_float),
@@ -100,7 +102,16 @@ class PagedDecode:
         parts = 2 * ranges * shape.heads
         self._parts = torch.zeros(parts * shape.head_dim, dtype=torch.float32, device=device)
         self._sums = torch.zeros(parts * 2, dtype=torch.float32, device=device)
+        self._taking = torch.full((1,), self.programs, dtype=torch.int32, device=device)
+        self._room, self._few = False, spared(device)
         self._arrived = torch.zeros(rows * shape.kv_heads, dtype=torch.int32, device=device)
+
+    def leave_room(self, room: bool) -> None:
+        """Whether runs from now on, captured ones too, leave multiprocessors to others. Queued on
+        the current stream."""
+        if room != self._room:
+            self._taking.fill_(self._few if room else self.programs)
+            self._room = room
 
     def run(
         self,
@@ -118,8 +129,8 @@ class PagedDecode:
         """softmax(q k^T / sqrt(D)) v of B rows with one token each; out as q [B, H, D].
 
         k, v [pages, P, K, D]; the pages of row b are indices[indptr[b] : indptr[b + 1]], at least
-        one, the last of which holds last_len[b] tokens; int32. programs: blocks, of which each
-        takes a multiprocessor; all when 0.
+        one, the last of which holds last_len[b] tokens; int32. programs: multiprocessors to take
+        whatever `leave_room` said.
         """
         rows = q_BHD.shape[0]
         assert q_BHD.is_contiguous() and out.is_contiguous()
@@ -128,6 +139,7 @@ class PagedDecode:
             last_len=last_len.data_ptr(), indices=indices.data_ptr(), out=out.data_ptr(),
             parts=self._parts.data_ptr(), sums=self._sums.data_ptr(),
             arrived=self._arrived.data_ptr(), rows=rows,
+            programs=0 if programs else self._taking.data_ptr(),
             scale=self._shape.head_dim**-0.5 * math.log2(math.e) * k_scale, value_scale=v_scale,
         )  # fmt: skip
         self._kernel.launch(given, programs or self.programs, 32 * self._warps)

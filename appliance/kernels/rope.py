@@ -5,6 +5,8 @@ Shapes: T tokens, H query heads, K kv heads, D head size, P page size.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -23,42 +25,44 @@ def _stored(value, scale, LARGEST: tl.constexpr):
 def _rope_store(
     qkv, positions, cos_sin, kv_rows, q_out, k_pages, v_pages, q_weight, k_weight, eps,
     stride_token, k_scale, v_scale,
-    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr, LARGEST: tl.constexpr,
+    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):  # fmt: skip
-    """One program turns one head of one token; programs past the q heads write k and v."""
+    """One program turns N heads of one token; programs past the q heads write k and v."""
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
+    first = tl.program_id(1) * N
     half = tl.arange(0, D // 2)
-    source = qkv + token * stride_token + head * D
-    left = tl.load(source + half).to(tl.float32)
-    right = tl.load(source + D // 2 + half).to(tl.float32)
-    if NORM:
-        scale = tl.rsqrt((tl.sum(left * left) + tl.sum(right * right)) / D + eps)
-        weight = q_weight if head < H else k_weight
-        # the norm rounds to the model's dtype before its weight, as the models were trained
-        left = (left * scale).to(qkv.dtype.element_ty) * tl.load(weight + half)
-        right = (right * scale).to(qkv.dtype.element_ty) * tl.load(weight + D // 2 + half)
-        left, right = left.to(tl.float32), right.to(tl.float32)
+    place = tl.arange(0, N)[:, None] * D + half[None, :]
+    source = qkv + token * stride_token + first * D + place
+    left = tl.load(source).to(tl.float32)
+    right = tl.load(source + D // 2).to(tl.float32)
     angles = cos_sin + tl.load(positions + token).to(tl.int64) * D
-    cos = tl.load(angles + half)
-    sin = tl.load(angles + D // 2 + half)
+    cos = tl.load(angles + half)[None, :]
+    sin = tl.load(angles + D // 2 + half)[None, :]
+    if NORM:
+        total = tl.sum(left * left, axis=1) + tl.sum(right * right, axis=1)
+        scale = tl.rsqrt(total / D + eps)[:, None]
+        weight = q_weight if first < H else k_weight
+        # the norm rounds to the model's dtype before its weight, as the models were trained
+        left = (left * scale).to(qkv.dtype.element_ty) * tl.load(weight + half)[None, :]
+        right = (right * scale).to(qkv.dtype.element_ty) * tl.load(weight + D // 2 + half)[None, :]
+        left, right = left.to(tl.float32), right.to(tl.float32)
     out_left = left * cos - right * sin
     out_right = right * cos + left * sin
-    if head < H:
-        target = q_out + (token * H + head) * D
-        tl.store(target + half, out_left.to(q_out.dtype.element_ty))
-        tl.store(target + D // 2 + half, out_right.to(q_out.dtype.element_ty))
+    if first < H:
+        target = q_out + (token * H + first) * D + place
+        tl.store(target, out_left.to(q_out.dtype.element_ty))
+        tl.store(target + D // 2, out_right.to(q_out.dtype.element_ty))
     else:
         row = tl.load(kv_rows + token).to(tl.int64)
-        place = (row * K + head - H) * D
+        stored_at = (row * K + first - H) * D + place
         kind = k_pages.dtype.element_ty
-        tl.store(k_pages + place + half, _stored(out_left, k_scale, LARGEST).to(kind))
-        tl.store(k_pages + place + D // 2 + half, _stored(out_right, k_scale, LARGEST).to(kind))
-        values = source + K * D
-        low = _stored(tl.load(values + half), v_scale, LARGEST)
-        high = _stored(tl.load(values + D // 2 + half), v_scale, LARGEST)
-        tl.store(v_pages + place + half, low.to(kind))
-        tl.store(v_pages + place + D // 2 + half, high.to(kind))
+        tl.store(k_pages + stored_at, _stored(out_left, k_scale, LARGEST).to(kind))
+        tl.store(k_pages + stored_at + D // 2, _stored(out_right, k_scale, LARGEST).to(kind))
+        low = _stored(tl.load(source + K * D), v_scale, LARGEST)
+        high = _stored(tl.load(source + K * D + D // 2), v_scale, LARGEST)
+        tl.store(v_pages + stored_at, low.to(kind))
+        tl.store(v_pages + stored_at + D // 2, high.to(kind))
 
 
 def rope_store(
@@ -85,9 +89,16 @@ def rope_store(
         largest = torch.finfo(k_pages.dtype).max if narrow else 0.0
     q = torch.empty((tokens, heads, size), dtype=qkv.dtype, device=qkv.device)
     norm = q_weight_D is not None
-    _rope_store[(tokens, heads + kv_heads)](
+    together = heads_together(heads, kv_heads)
+    _rope_store[(tokens, (heads + kv_heads) // together)](
         qkv, positions_T, cos_sin, kv_rows_T, q, k_pages, v_pages,
         q_weight_D if norm else q, k_weight_D if norm else q, eps, qkv.stride(0),
-        k_scale, v_scale, H=heads, K=kv_heads, D=size, NORM=norm, LARGEST=largest, num_warps=1,
+        k_scale, v_scale, H=heads, K=kv_heads, D=size, N=together, NORM=norm, LARGEST=largest,
+        num_warps=max(1, together // 2),
     )  # fmt: skip
     return q
+
+
+def heads_together(heads: int, kv_heads: int) -> int:
+    """Heads that one program turns: a power of two that divides both."""
+    return math.gcd(heads, kv_heads, 8)

@@ -69,7 +69,8 @@ def footprint(spec: ModelSpec, config: RuntimeConfig) -> Footprint:
     """config: resolved (no `auto` left)."""
     tp, dtype = config.engine.tp, config.model.dtype
     weights = parameter_bytes(spec, dtype, tp, config.model.quantization)
-    steps = max(_prefill(spec, config), _sampling(spec, config))
+    parts = _prefill(spec, config), _sampling(spec, config)
+    steps = sum(parts) if config.schedule.beside_rows else max(parts)
     if config.engine.device != "cuda":
         return Footprint(weights, steps, 0)
     weights += _tables(spec, config)

@@ -120,6 +120,9 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     share_from: NotNegative = 0
     """Pages a decode step must save by reading those that rows share once, before it does so; 0: by
     what a page holds, where that is FlashInfer's to read, else never."""
+    beside_rows: NotNegative = 0
+    """Decode rows from which on a long prefill runs beside their steps, on the same GPU at the same
+    time; 0: by rule, where that can be, else never."""
     depth: Annotated[int, Meta(ge=0, le=1)] = 1
     """Flights kept in the air beside the one being settled: 0 plain, 1 overlapped."""
     jump_forward: bool = True

@@ -41,6 +41,8 @@ SHARED_BYTES = 4 << 30
 """What a decode step must not have to read to be worth running eager, by its shared pages."""
 PREFILL_GRAPH = 1024
 """Tokens of the largest captured prefill."""
+BESIDE_ROWS = 64
+"""Decode rows whose steps are long enough for a prefill to run beside them."""
 _WHERE_IT_CAN = ("engine.graphs", "engine.few_rows", "engine.even_decode", "engine.fuse_rounding")
 """Switches that are on where they can be; asked for too, what cannot be is not."""
 
@@ -56,9 +58,9 @@ GPU_CLASSES = (
     GpuClass(20480, 2048, 32, 128),
     GpuClass(35840, 4096, 64, 256),
     GpuClass(61440, 4096, 128, 256),
-    GpuClass(92160, 8192, 1024, 2048),
-    GpuClass(163840, 8192, 1024, 2048),
-    GpuClass(1 << 40, 16384, 1024, 2048),
+    GpuClass(92160, 8192, 2048, 2048),
+    GpuClass(163840, 8192, 2048, 2048),
+    GpuClass(1 << 40, 16384, 2048, 2048),
 )
 
 
@@ -68,7 +70,8 @@ def gpu_class(memory_bytes: int) -> GpuClass:
 
 GRAPH_ROWS = (
     1, 2, 4, 8, 12, *range(16, 65, 8), *range(80, 209, 16), 240, 256, 272, 304, 320, 368, 384, 432,
-    512, 576, 640, 736, 768, 800, 928, 960, 1024, 1088, 1280, 1536, *range(2048, 4097, 512),
+    512, 576, 640, 736, 768, 800, 928, 960, 1024, 1088, *range(1280, 1793, 128),
+    *range(2048, 4097, 512),
 )  # fmt: skip
 """Row counts whose matmuls are fast: by the four of a layer of the Llama-3.1-8B shape, timed on an
 H100 in bfloat16, 448 rows take 440 us and 512 take 305, 832 take 623 and 928 take 559, so that the
@@ -130,6 +133,7 @@ class _Rules:
             "schedule.max_running": self._max_running(),
             "schedule.mixed_tokens": self._mixed_tokens(),
             "schedule.share_from": self._share_from(),
+            "schedule.beside_rows": self._beside_rows(),
             "engine.device": self._device(),
             "engine.memory_fraction": self._memory_fraction(),
             "engine.attention": self._attention(),
@@ -260,6 +264,18 @@ class _Rules:
         values = 2 * self.spec.layers * max(1, a.kv_heads // c.engine.tp) * a.head_dim
         page = 2 * values * c.schedule.page_size
         return -(-SHARED_BYTES // page), f"{SHARED_BYTES >> 30} GiB not read outweigh the launches"
+
+    def _beside_rows(self) -> tuple[int, str]:
+        c = self.config
+        if not self._graphs()[0]:
+            return 0, "no graphs"
+        if c.engine.tp > 1:
+            return 0, "the model is shared by several GPUs"
+        if min(g.sm for g in self.hardware.gpus) < 90 or c.model.kv_dtype in ("e4m3", "e5m2"):
+            return 0, "for GPUs of class 9.0 and later, and pages of 16 bits"
+        if not self._even_decode()[0] or any(self.spec.attention.windows(self.spec.layers)):
+            return 0, "FlashInfer's kernels take turns"
+        return BESIDE_ROWS, "arithmetic and reading at the same time"
 
     def _fuse_rounding(self) -> tuple[bool, str]:
         asked = self.config.model.quantization

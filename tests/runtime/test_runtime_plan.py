@@ -212,7 +212,7 @@ def test_weights_of_8_bits_have_sizes_of_their_own() -> None:
     asked = config(model=ModelConfig(path="/m", id="m", quantization="fp8"))
     for wanted, eight_bit in ((config(), False), (asked, True)):
         found = resolve(wanted, SPEC, gpus(1, 80)).config.engine.graph_batch_sizes
-        assert found == graph_sizes(1024, eight_bit)
+        assert found == graph_sizes(2048, eight_bit)
 
 
 def test_every_memory_has_a_class() -> None:

@@ -1,7 +1,7 @@
 """Executor: launch(step), sample(masks), wait(). One rank's device.
 
-All device work of a step is queued in order on one stream: page-table changes, forward pass,
-choice of tokens, their copy to the host. Nothing waits for the device but `wait`.
+All device work of a step is queued in order on one stream, that of its lane: page-table changes,
+forward pass, choice of tokens, their copy to the host. Nothing waits for the device but `wait`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from appliance.kernels.ops import Ops
 from appliance.runtime.engine.forward import Forward
-from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.lanes import Lane, Lanes
 from appliance.runtime.engine.pooling import Pooled, Pooling
 from appliance.runtime.engine.sample import logprobs as lp
 from appliance.runtime.engine.sample.sampler import INVALID, Sampled, Sampler
@@ -39,6 +39,9 @@ class _Home:
             self._done = torch.cuda.Event()
             self._done.record()
 
+    def done(self) -> bool:
+        return self._done is None or self._done.query()
+
     def wait(self) -> list[Tensor]:
         if self._done is not None:
             self._done.synchronize()
@@ -59,8 +62,10 @@ class StepFlight:
         hidden: Tensor,
         whole: Tensor,
         inputs_s: float,
+        lane: Lane,
     ) -> None:
         self.step = step
+        self.lane = lane
         self._inputs_s = inputs_s
         self._executor = executor
         self._sampled_rows = np.flatnonzero(step.samples)
@@ -73,13 +78,17 @@ class StepFlight:
 
     def sample(self, masks: Masks | None) -> None:
         if self._home is None:
-            self._home = _Home(self.choose(masks), self._cuda)
+            with self.lane.current():
+                self._home = _Home(self.choose(masks), self._cuda)
+                self._executor.lanes.queued(self.step, self.lane)
 
     def choose(self, masks: Masks | None) -> list[Tensor]:
         """Queues the choice of tokens; gives what the host wants to know of it."""
         leaving: list[Tensor] = []
         if self._logits is not None:
-            sampled = self._executor.choose(self.step, self._sampled_rows, self._logits, masks)
+            sampled = self._executor.choose(
+                self.step, self._sampled_rows, self._logits, masks, self.lane
+            )
             self._logits = None
             leaving.append(sampled.tokens)
             self._has_logprobs = sampled.logprobs is not None
@@ -87,6 +96,9 @@ class StepFlight:
         for _, chosen in self._prompts:
             leaving += chosen.fields()
         return [*leaving, self._pooled.values] if self._pooled is not None else leaving
+
+    def done(self) -> bool:
+        return self._home is not None and self._home.done()
 
     def wait(self) -> StepResult:
         assert self._home is not None, "a flight is sampled before it is waited for"
@@ -122,28 +134,32 @@ class DeviceExecutor:
         slots: Slots,
         state: SamplingState,
         ops: Ops,
-        staging: Staging,
+        lanes: Lanes,
         comm: Comm,
         leads: bool,
     ) -> None:
-        self.head = head
+        self.head, self.lanes = head, lanes
         self._forward, self._slots, self._state = forward, slots, state
-        self._sampler = Sampler(state, ops, staging)
+        self._samplers = {
+            lane: Sampler(state, ops, lane.staging) for lane in {lanes.main, lanes.side}
+        }
         self._pooling = Pooling(state)
-        self._staging, self._comm, self._leads = staging, comm, leads
+        self._comm, self._leads = comm, leads
         self._cuda = slots.page_table.is_cuda
 
     @torch.inference_mode()
     def launch(self, step: Step) -> StepFlight:
-        stopwatch = self._staging.stopwatch
-        with stopwatch:
-            for slot in step.freed:
-                self._state.drop(slot)
-            for new in step.new:
-                self._state.take(new)
-            self._slots.apply(step, self._staging)
-        hidden, whole = self._forward.run(step)
-        return StepFlight(step, self, hidden, whole, stopwatch.take())
+        crowded = self.lanes.crowded
+        with self.lanes.run(step, self._forward.has_prefill(step)) as lane:
+            stopwatch = lane.staging.stopwatch
+            with stopwatch:
+                for slot in step.freed:
+                    self._state.drop(slot)
+                for new in step.new:
+                    self._state.take(new)
+                self._slots.apply(step, lane.staging)
+            hidden, whole = self._forward.run(step, lane.staging, crowded)
+            return StepFlight(step, self, hidden, whole, stopwatch.take(), lane)
 
     def close(self) -> None:
         """Leaves the other ranks; no step may follow."""
@@ -154,21 +170,25 @@ class DeviceExecutor:
 
     def follow(self, step: Step) -> None:
         """A rank other than 0: the same pass, with the tokens that rank 0 chooses."""
-        self.launch(step).choose(None)
+        flight = self.launch(step)
+        with flight.lane.current():
+            flight.choose(None)
+            self.lanes.queued(step, flight.lane)
 
     @torch.inference_mode()
     def choose(
-        self, step: Step, rows: np.ndarray, logits_SV: Tensor, masks: Masks | None
+        self, step: Step, rows: np.ndarray, logits_SV: Tensor, masks: Masks | None, lane: Lane
     ) -> Sampled:
         """Rank 0 samples; the others take its tokens. Every rank keeps them as next inputs."""
         slots, outputs = step.slots[rows], step.outputs[rows]
         if self._leads:
-            sampled = self._sampler.sample(logits_SV, slots, outputs, self._of_sampled(masks, rows))
+            sampler = self._samplers[lane]
+            sampled = sampler.sample(logits_SV, slots, outputs, self._of_sampled(masks, rows))
         else:
             empty = torch.empty(len(rows), dtype=torch.int64, device=logits_SV.device)
             sampled = Sampled(empty, None)
         self._comm.broadcast(sampled.tokens)
-        (where,) = self._staging.send([slots])
+        (where,) = lane.staging.send([slots])
         self._slots.last_token.index_copy_(
             0, where.long(), sampled.tokens.clamp(min=0).to(torch.int32)
         )

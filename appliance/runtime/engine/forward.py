@@ -23,22 +23,27 @@ class Forward:
         slots: Slots,
         pages: list[KVPages],
         page_size: int,
-        staging: Staging,
         graphs: DecodeGraphs | None = None,
         prefill_graphs: PrefillGraphs | None = None,
     ) -> None:
         self._model, self._slots, self._pages = model, slots, pages
-        self._page_size, self._staging = page_size, staging
+        self._page_size = page_size
         self._graphs, self._prefill_graphs = graphs, prefill_graphs
 
-    def run(self, step: Step) -> tuple[Tensor, Tensor]:
-        """(hidden states [S, hidden] of the sampling rows, of all tokens [T, hidden])."""
+    def has_prefill(self, step: Step) -> bool:
+        """Whether a captured prefill takes the step."""
+        return self._prefill_size(step) is not None
+
+    def run(self, step: Step, staging: Staging, crowded: bool = False) -> tuple[Tensor, Tensor]:
+        """(hidden states [S, hidden] of the sampling rows, of all tokens [T, hidden]).
+
+        staging: of the current stream. crowded: a prefill runs beside this step."""
         if self._graphs is not None and step.prefill_rows == 0 and step.shared is None:
-            size = self._graphs.size_for(len(step.slots))
+            size = self._graphs.size_for(len(step.slots), crowded)
             if size is not None:
-                hidden = self._graphs.replay(step, size)
+                hidden = self._graphs.replay(step, size, crowded)
                 return hidden, hidden
-        hidden = self._whole(step)
+        hidden = self._whole(step, staging)
         if step.prefill_rows == 0:
             return hidden, hidden
         at = last_tokens(step)
@@ -51,16 +56,20 @@ class Forward:
         """Captured collectives hold on to the other ranks; without them one can leave."""
         self._graphs = self._prefill_graphs = None
 
-    def _whole(self, step: Step) -> Tensor:
+    def _prefill_size(self, step: Step) -> int | None:
+        """A step beside others is none: its matmuls must leave them room."""
+        if self._prefill_graphs is None or step.beside:
+            return None
+        return self._prefill_graphs.size_for(step)
+
+    def _whole(self, step: Step, staging: Staging) -> Tensor:
         """Hidden states of all tokens of a step that has prefill rows, or no graph of its size."""
-        if self._prefill_graphs is not None:
-            size = self._prefill_graphs.size_for(step)
-            if size is not None:
-                return self._prefill_graphs.replay(step, size)
+        size = self._prefill_size(step)
+        if size is not None:
+            assert self._prefill_graphs is not None
+            return self._prefill_graphs.replay(step, size)
         slots = self._slots
-        with self._staging.stopwatch:
-            batch = batch_of(
-                step, slots.page_table, slots.last_token, self._page_size, self._staging
-            )
+        with staging.stopwatch:
+            batch = batch_of(step, slots.page_table, slots.last_token, self._page_size, staging)
         hidden: Tensor = self._model(batch, self._pages)
         return hidden

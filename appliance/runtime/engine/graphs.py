@@ -6,15 +6,15 @@ device (last token, page, page list), and leaves hidden states in a buffer all g
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from appliance.kernels.ops import CaptureOps
+from appliance.runtime.engine.captures import Captures
 from appliance.runtime.engine.inputs import Staging, decode_tables
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.attention.backend import Backend, Int32s, RowTables
@@ -56,48 +56,31 @@ class DecodeGraphs:
         self._slots, self._pages, self._page_size = slots, pages, page_size
         self._staging = staging
         self._few, self._few_rows = few, few_rows if few is not None else 0
-        self._sizes = sorted(sizes)
-        most = self._sizes[-1]
+        most = max(sizes)
         self._table = torch.zeros(2 * most, dtype=torch.int32, device=device)
         self._ids = torch.zeros(most, dtype=torch.int64, device=device)
         self._positions = torch.zeros(most, dtype=torch.int64, device=device)
         self._kv_rows = torch.zeros(most, dtype=torch.int64, device=device)
         self._hidden = torch.zeros((most, hidden), dtype=dtype, device=device)
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._memory: Any = None  # handle of the memory pool that all graphs share
+        self._captures = Captures(sizes, self._prepare, self._body)
 
-    def size_for(self, rows: int) -> int | None:
-        """The smallest captured size that takes `rows` rows; None when there is none yet."""
-        at = bisect.bisect_left(self._sizes, rows)
-        while at < len(self._sizes):
-            if self._sizes[at] in self._graphs:
-                return self._sizes[at]
-            at += 1
-        return None
+    def size_for(self, rows: int, crowded: bool = False) -> int | None:
+        """The smallest captured size that takes `rows` rows; None when there is none yet. crowded:
+        not the one kernel of few rows, which needs all multiprocessors at once."""
+        return self._captures.size_for(max(rows, self._few_rows + 1) if crowded else rows)
 
     def capture_all(self, progress: Callable[[float], None]) -> None:
-        """Largest first, so that the smaller ones find their memory in its pool."""
-        for done, size in enumerate(reversed(self._sizes)):
-            self.capture(size)
-            progress((done + 1) / len(self._sizes))
+        self._captures.capture_all(progress)
 
     def capture(self, size: int) -> None:
+        self._captures.capture(size)
+
+    def _prepare(self, size: int) -> None:
         self._table.zero_()
         self._table[:size] = self._slots.spare
         indptr = np.arange(size + 1, dtype=np.int32)
         self._backend.graph_inputs(size).indptr.copy_(torch.from_numpy(indptr))
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._plan(size, indptr)
-            self._body(size)
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            self._body(size)
-        self._memory = self._memory or graph.pool()
-        self._graphs[size] = graph
+        self._plan(size, indptr)
 
     def _body(self, size: int) -> None:
         tables = self._backend.graph_inputs(size)
@@ -136,13 +119,15 @@ class DecodeGraphs:
         if size > self._few_rows:  # the one kernel reads the page lists and needs no plan
             self._backend.plan_graph(size, indptr)
 
-    def replay(self, step: Step, size: int) -> Tensor:
-        """Hidden states [rows, hidden] of a step of decode rows; overwritten by the next replay."""
+    def replay(self, step: Step, size: int, crowded: bool = False) -> Tensor:
+        """Hidden states [rows, hidden] of a step of decode rows; overwritten by the next replay.
+        crowded: a prefill runs beside it."""
         rows = len(step.slots)
+        self._backend.leave_room(crowded)
         with self._staging.stopwatch:
             table, indptr = decode_tables(step, size, self._slots.spare, self._page_size)
             self._staging.send([table], into=self._table)
             self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
             self._plan(size, indptr)
-        self._graphs[size].replay()
+        self._captures.replay(size)
         return self._hidden[:rows]

@@ -6,14 +6,13 @@ one graph it takes the time of its arithmetic. Longer ones hide their launches a
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from appliance.runtime.engine.captures import Captures
 from appliance.runtime.engine.inputs import Staging
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.attention.backend import PREFILL_ROWS, Backend
@@ -43,46 +42,29 @@ class PrefillGraphs:
         self._model, self._backend = model, backend
         self._slots, self._pages, self._page_size = slots, pages, page_size
         self._staging = staging
-        self._sizes = sorted(sizes)
-        self.largest = self._sizes[-1]
-        most = self._sizes[-1]
+        most = self.largest = max(sizes)
         self._table = torch.zeros(3 * most + PREFILL_ROWS, dtype=torch.int32, device=device)
         self._hidden = torch.zeros((most, hidden), dtype=dtype, device=device)
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._memory: Any = None
+        self._captures = Captures(sizes, self._prepare, self._body)
 
     def size_for(self, step: Step) -> int | None:
         """The captured size that takes `step`, decode rows of it too; None when none does."""
         if len(step.slots) > PREFILL_ROWS or step.prefill_rows == 0 or step.shared is not None:
             return None
-        at = bisect.bisect_left(self._sizes, int(step.lengths.sum()))
-        if at == len(self._sizes):
-            return None
-        return self._sizes[at] if self._sizes[at] in self._graphs else None
+        return self._captures.size_for(int(step.lengths.sum()))
 
     def capture_all(self, progress: Callable[[float], None]) -> None:
-        """Largest first, so that the smaller ones find their memory in its pool."""
-        for done, size in enumerate(reversed(self._sizes)):
-            self.capture(size)
-            progress((done + 1) / len(self._sizes))
+        self._captures.capture_all(progress)
 
     def capture(self, size: int) -> None:
+        self._captures.capture(size)
+
+    def _prepare(self, size: int) -> None:
         self._table.zero_()
         self._table[2 * size :] = self._slots.spare
         full = np.array([size], dtype=np.int32)
         slots = self._table[3 * size : 3 * size + 1]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._backend.plan_prefill_graph(size, slots, self._slots.page_table, full, full)
-            self._body(size)
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            self._body(size)
-        self._memory = self._memory or graph.pool()
-        self._graphs[size] = graph
+        self._backend.plan_prefill_graph(size, slots, self._slots.page_table, full, full)
 
     def _body(self, size: int) -> None:
         """The table holds ids, positions and owners' slots of `size` tokens, then the rows' slots.
@@ -130,5 +112,5 @@ class PrefillGraphs:
                 step.starts + lengths,
                 lengths,
             )
-        self._graphs[size].replay()
+        self._captures.replay(size)
         return self._hidden[:tokens]

@@ -16,6 +16,7 @@ from torch.profiler import record_function
 
 from appliance.errors import HardwareError
 from appliance.kernels.few_rows import MAX_ROWS
+from appliance.kernels.multiprocessors import Room, spared
 from appliance.kernels.ops import CaptureOps
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.engine import memory
@@ -24,6 +25,7 @@ from appliance.runtime.engine.forward import Forward
 from appliance.runtime.engine.graphs import DecodeGraphs, SmallPass
 from appliance.runtime.engine.inputs import Staging, Stopwatch
 from appliance.runtime.engine.kv import pool
+from appliance.runtime.engine.lanes import Lanes
 from appliance.runtime.engine.load import DTYPES, Loaded, kv_dtype, load_model
 from appliance.runtime.engine.plain import NotCompiledError, first_line, in_plain_torch
 from appliance.runtime.engine.prefill_graphs import PrefillGraphs
@@ -181,15 +183,16 @@ class RankBuilder:
         self._lap("load")
         dtype, size = DTYPES[c.model.dtype], c.schedule.page_size
         span = record_function if c.engine.profile_steps else None
-        staging = Staging(self._device, 1 << 20, Stopwatch(span))
+        lanes = self._lanes(loaded, Stopwatch(span))
+        staging = lanes.main.staging
         slots = Slots(c.schedule.max_running, loaded.columns, loaded.ops, self._device)
         state = SamplingState(c.schedule.max_running, spec.vocab, self._device)
         page_bytes = pool.page_bytes(spec, self._mesh, size, kv_dtype(c))
         if c.engine.attention != "reference":
-            self._compile(loaded, staging, slots, state)
+            self._compile(loaded, lanes, slots, state)
         self._tell("plan", 0.0, "")
         if self._device.type == "cuda":
-            count = self._measure(loaded, staging, slots, state, page_bytes)
+            count = self._measure(loaded, lanes, slots, state, page_bytes)
         else:
             count = memory.cpu_pages(c, page_bytes)
         if c.engine.max_total_tokens:
@@ -206,23 +209,23 @@ class RankBuilder:
         if prefills is not None:
             prefills.capture_all(lambda p: self._tell("capture", p, "prefill"))
             self._lap("capture_prefill")
-        forward = Forward(loaded.model, slots, pages, size, staging, graphs, prefills)
-        executor = self._executor(forward, loaded, slots, state, staging)
-        if self._device.type == "cpu":
+        forward = Forward(loaded.model, slots, pages, size, graphs, prefills)
+        executor = self._executor(forward, loaded, slots, state, lanes)
+        if self._device.type == "cuda":
+            self._fill_caches(executor, count)
+        else:
             self._try(executor, min(_CPU_TRIAL, count * size, c.model.context))
         gc.collect()
         gc.freeze()  # what is built now lives as long as the process; collections skip it
         return Built(executor, count, self._facts, self._warmup)
 
-    def _compile(
-        self, loaded: Loaded, staging: Staging, slots: Slots, state: SamplingState
-    ) -> None:
+    def _compile(self, loaded: Loaded, lanes: Lanes, slots: Slots, state: SamplingState) -> None:
         """Kernels that come as source are compiled now, by a small pass of each kind, not while
         somebody waits for an answer. NotCompiledError, on every rank, when one cannot be."""
         c, spec, size = self._config, self._spec, self._config.schedule.page_size
         pages = pool.allocate(spec, self._mesh, size, 1, kv_dtype(c), self._device)
         executor = self._executor(
-            Forward(loaded.model, slots, pages, size, staging), loaded, slots, state, staging
+            Forward(loaded.model, slots, pages, size), loaded, slots, state, lanes
         )
         why = ""
         try:
@@ -242,6 +245,17 @@ class RankBuilder:
             self._few_rows(loaded, pages)
         self._lap("compile")
 
+    def _fill_caches(self, executor: DeviceExecutor, pages: int) -> None:
+        """The largest steps once more, now that all is in its place: torch keeps their memory, by
+        stream. What it must ask the driver for later waits until the GPU has nothing to do."""
+        c, spec, size = self._config, self._spec, self._config.schedule.page_size
+        tokens = c.schedule.chunk or c.schedule.max_prefill
+        length = min(tokens, c.model.context, pages * size)
+        executor.follow(trial_step(max(1, tokens // length), length, size, spec.vocab, True))
+        executor.follow(trial_step(c.schedule.max_running, size, size, spec.vocab, False))
+        torch.cuda.synchronize()
+        self._lap("fill")
+
     def _try(self, executor: DeviceExecutor, tokens: int) -> None:
         """One prefill of `tokens` tokens, timed, and one decode step: nothing is made for the
         first time while somebody waits."""
@@ -252,13 +266,31 @@ class RankBuilder:
         self._warmup = (tokens, time.perf_counter() - begin)
         executor.follow(trial_step(1, tokens, size, vocab, prefill=False))
 
+    def _lanes(self, loaded: Loaded, stopwatch: Stopwatch) -> Lanes:
+        """Two where prefills may run beside decode steps. On a GPU the main one becomes the current
+        stream; what it queues goes first."""
+        device = self._device
+        main = Staging(device, 1 << 20, stopwatch)
+        if device.type != "cuda":
+            return Lanes(main)
+        torch.cuda.synchronize()
+        torch.cuda.set_stream(torch.cuda.Stream(device, priority=-1))
+        if not self._config.schedule.beside_rows or not loaded.backend.apart or self._mesh.tp > 1:
+            return Lanes(main)
+        try:
+            room = Room(device, spared(device))
+        except RuntimeError as e:
+            log.warning("prefills and decode steps take turns: %s", e)
+            return Lanes(main)
+        return Lanes(main, Staging(device, 1 << 20, stopwatch), room)
+
     def _executor(
         self,
         forward: Forward,
         loaded: Loaded,
         slots: Slots,
         state: SamplingState,
-        staging: Staging,
+        lanes: Lanes,
     ) -> DeviceExecutor:
         return DeviceExecutor(
             forward,
@@ -266,7 +298,7 @@ class RankBuilder:
             slots,
             state,
             loaded.ops,
-            staging,
+            lanes,
             self._comm,
             leads=self._mesh.rank == 0,
         )
@@ -340,7 +372,7 @@ class RankBuilder:
     def _measure(
         self,
         loaded: Loaded,
-        staging: Staging,
+        lanes: Lanes,
         slots: Slots,
         state: SamplingState,
         page_bytes: int,
@@ -354,25 +386,25 @@ class RankBuilder:
         small = -(-length // size) + 1
         pages = pool.allocate(spec, self._mesh, size, small, kv_dtype(c), device)
         trial = torch.cuda.memory_allocated(device) - weights
-        torch.cuda.reset_peak_memory_stats(device)
         executor = self._executor(
-            Forward(loaded.model, slots, pages, size, staging), loaded, slots, state, staging
+            Forward(loaded.model, slots, pages, size), loaded, slots, state, lanes
         )
         tokens = c.schedule.chunk or c.schedule.max_prefill
         prefill = trial_step(max(1, tokens // length), length, size, spec.vocab, prefill=True)
-        for step in (
-            prefill,
-            trial_step(c.schedule.max_running, size, size, spec.vocab, prefill=False),
-            prefill,
-        ):
+        decode = trial_step(c.schedule.max_running, size, size, spec.vocab, prefill=False)
+        peaks = []
+        for step in (decode, prefill, prefill):
+            torch.cuda.reset_peak_memory_stats(device)
             begin = time.perf_counter()
             executor.follow(step)
             torch.cuda.synchronize()
             self._warmup = (tokens, time.perf_counter() - begin)
-        peak = torch.cuda.max_memory_allocated(device) - trial
+            peaks.append(torch.cuda.max_memory_allocated(device) - trial - weights)
+        both, most = peaks[0] + peaks[-1], max(peaks)
+        peak = weights + (both if lanes.apart else most)
         torch.cuda.empty_cache()
         self._lap("trial")
-        graphs = self._trial_graphs(loaded, staging, slots, pages, dtype)
+        graphs = self._trial_graphs(loaded, lanes.main.staging, slots, pages, dtype)
         del executor, pages
         gc.collect()
         torch.cuda.empty_cache()
@@ -394,11 +426,11 @@ class RankBuilder:
         one, which finds its working memory in the pool of the largest. The smallest of all may be
         one kernel, which takes next to nothing."""
         sizes = self._config.engine.graph_batch_sizes
-        small = next((size for size in sizes if size > MAX_ROWS), sizes[0])
         graphs = self._graphs(loaded, staging, slots, pages, dtype)
         prefills = self._prefill_graphs(loaded, staging, slots, pages, dtype)
         if graphs is None or prefills is None:
             return 0
+        small = next((size for size in sizes if size > MAX_ROWS), sizes[0])
         before = torch.cuda.mem_get_info(self._device)[0]
         graphs.capture(sizes[-1])
         middle = torch.cuda.mem_get_info(self._device)[0]

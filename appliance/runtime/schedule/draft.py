@@ -108,7 +108,16 @@ class Draft:
         self._decode, self._decode_starts, self._decode_outputs = slots, starts, outputs
         self._shared = shared
 
-    def step(self, id: int, freed: list[int]) -> Step:
+    @property
+    def plain(self) -> bool:
+        """Its prefill touches nothing but its own rows: no penalties' counts, no vectors, nothing
+        told of prompts."""
+        return not any(
+            n.sampling.penalized or n.sampling.pool or n.sampling.prompt_logprobs >= 0
+            for n in self._new
+        )
+
+    def step(self, id: int, freed: list[int], beside: bool = False) -> Step:
         decode = len(self._decode)
         slots, columns, pages = (
             np.concatenate(part) if part else _NONE
@@ -129,6 +138,7 @@ class Draft:
             new=self._new,
             freed=freed,
             shared=self._shared,
+            beside=beside,
         )
 
 

@@ -51,26 +51,51 @@ class Loop:
         self._pulse = Pulse(beat, warmup)
         self._watch = _Watch()
         self._phases = Phases(span)
+        self._flying: deque[Flight] = deque()
+        self._beside: deque[Flight] = deque()
 
     def run(self) -> None:
         """Serves until `stop`. What the executor raises ends it."""
-        scheduler = self._scheduler
-        flying: deque[Flight] = deque()
+        scheduler, flying, beside = self._scheduler, self._flying, self._beside
         while not self.stopping:
-            self._drain(block=scheduler.idle and not flying)
+            self._drain(block=scheduler.idle and not flying and not beside)
             step = self._next_step()
+            if step is not None and step.beside:
+                beside.append(self._launch(step))
+                beside[-1].sample(None)  # none of its rows is under a grammar
+                continue
             if step is not None:
                 flying.append(self._launch(step))
+            while beside and (beside[0].done() or not flying):
+                self._settle_beside()
             while flying:
                 head = flying[0]
                 self._sample(head)
                 if step is not None and len(flying) <= self._depth:
                     break
-                self._settle(flying.popleft())
+                self._settle_head()
 
     def stop(self) -> None:
         """The loop ends before its next step. May be called from a signal's function."""
         self.stopping = True
+
+    def _settle_head(self) -> None:
+        """The oldest step that is not beside others, after those that it may go on from."""
+        head = self._flying.popleft()
+        if head.step.prefill_rows:
+            while self._beside and self._beside[0].step.id < head.step.id:
+                self._settle_beside()
+        self._settle(head)
+
+    def _settle_beside(self) -> None:
+        """The oldest beside decode steps, after prefills before it that it may go on from."""
+        head = self._beside.popleft()
+        while self._flying and self._flying[0].step.id < head.step.id:
+            if not any(f.step.prefill_rows and f.step.id < head.step.id for f in self._flying):
+                break
+            self._sample(self._flying[0])
+            self._settle(self._flying.popleft())
+        self._settle(head)
 
     def _drain(self, block: bool) -> None:
         if block:
@@ -90,7 +115,7 @@ class Loop:
 
     def _launch(self, step: Step) -> Flight:
         now = time.monotonic()
-        self._watch.launched.append(now)
+        self._watch.launched[step.id] = now
         # On a CPU the forward pass may run inside launch; on a GPU the wait is in `_settle`.
         self._pulse.before(int(step.lengths.sum()), self._watch.steps, now)
         with self._phases.launch:
@@ -112,9 +137,11 @@ class Loop:
             landed = phases.settle.began
             deltas = self._scheduler.settle(flight.step, result)
             watch.steps += 1
-            took = landed - max(watch.launched.popleft(), watch.landed)
-            watch.landed = landed
-            self._pulse.after(tokens, took, watch.steps, landed)
+            launched = watch.launched.pop(flight.step.id)
+            if not flight.step.beside:  # those share the GPU, and tell nothing of their size
+                took = landed - max(launched, watch.landed)
+                watch.landed = landed
+                self._pulse.after(tokens, took, watch.steps, landed)
             due = landed - watch.told >= STATS_EVERY
             self._desk.send(deltas, self._stats(landed) if due else None)
 
@@ -143,12 +170,12 @@ class Loop:
 class _Watch:
     """Times of the loop in seconds of the monotonic clock.
 
-    launched: of the flights in the air. landed: of the last flight. told, told_steps: when stats
-    were last sent, and after how many steps.
+    launched: of the flights in the air, by step. landed: of the last flight. told, told_steps: when
+    stats were last sent, and after how many steps.
     """
 
     def __init__(self) -> None:
-        self.launched: deque[float] = deque()
+        self.launched: dict[int, float] = {}
         self.landed = 0.0
         self.steps = 0
         self.told = 0.0

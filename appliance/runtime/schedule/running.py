@@ -59,7 +59,8 @@ class Running:
 
     position: next position to compute. end: decode computes positions below it only, so that a
     row whose end by length is known is not launched again. capacity: positions its pages cover.
-    flights: steps in the air with this row. decoding: takes part in decode steps. constrained: its
+    flights: steps in the air with this row; beside: those of them that run beside decode steps.
+    decoding: takes part in decode steps. constrained: its
     output is under a grammar. tenancy: how often the slot was taken.
     """
 
@@ -71,6 +72,7 @@ class Running:
         self.capacity = np.zeros(n, dtype=np.int32)
         self.prompt_length = np.zeros(n, dtype=np.int32)
         self.flights = np.zeros(n, dtype=np.int32)
+        self.beside = np.zeros(n, dtype=np.int32)
         self.decoding = np.zeros(n, dtype=np.bool_)
         self.stops = np.full((n, STOP_WIDTH), NO_TOKEN, dtype=np.int32)
         self.min_tokens = np.zeros(n, dtype=np.int32)
@@ -133,10 +135,10 @@ class Running:
         """The row reads `pages`, from `column` on, instead of its own; the next step says so."""
         self._moved.setdefault(slot, []).append((column, pages))
 
-    def take_moved(self) -> list[tuple[int, int, Int32s]]:
-        """(slot, column, pages) moved since the last call."""
-        moved, self._moved = self._moved, {}
-        return [(slot, *part) for slot, parts in moved.items() for part in parts]
+    def take_moved(self, slots: Iterable[int] | None = None) -> list[tuple[int, int, Int32s]]:
+        """(slot, column, pages) moved since the last call; of these slots alone, if given."""
+        taken = list(self._moved if slots is None else (s for s in slots if s in self._moved))
+        return [(slot, *part) for slot in taken for part in self._moved.pop(slot)]
 
     def take_freed(self) -> list[int]:
         """Slots left since the last call, for the next step."""
@@ -145,7 +147,8 @@ class Running:
 
     def ready(self) -> Int32s:
         """Slots that a decode step is to compute, ascending."""
-        return np.flatnonzero(self.decoding & (self.position < self.end)).astype(np.int32)
+        computed = self.decoding & (self.beside == 0)
+        return np.flatnonzero(computed & (self.position < self.end)).astype(np.int32)
 
     def crossing(self, slots: Int32s) -> Int32s:
         """Those of `slots` whose next position lies beyond their pages."""

@@ -31,25 +31,34 @@ TOUCH_EVERY = 32
 ROOM_AHEAD = 20
 """Decode steps for which pages are freed at once after a retraction."""
 PREFIXES_TOLD = 8
+BESIDE_MOST = 2
+"""Steps beside decode steps in the air: one at work, one that waits for it."""
+BESIDE_FILLED = 0.6
+"""Share of the pages in use from which on prefills run beside decode steps. With fewer, the steps
+are of fewer rows than soon: what they do then costs more than it will."""
 MIXED_ROWS = 64
 """Rows past which a step is not mixed: each costs the attention of a prompt, a tile for a token."""
 
 
 class _Counts:
-    """decodes: since the last forced retraction; the others only grow."""
+    """decodes: since the last forced retraction; beside: in the air; the others only grow."""
 
-    __slots__ = ("aborts", "decodes", "generated", "launched", "requests", "retractions", "settled")
+    __slots__ = (
+        "aborts", "beside", "decodes", "generated", "launched", "requests", "retractions",
+        "settled",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.aborts = self.decodes = self.generated = self.launched = 0
+        self.aborts = self.beside = self.decodes = self.generated = self.launched = 0
         self.requests = self.retractions = self.settled = 0
 
 
 class Scheduler:
     """total_pages: usable pages, ids 1 .. total_pages. context: longest prompt and output.
 
-    Steps must be settled in the order they were made. `next_step` gives None when there is
-    nothing to do, or nothing before what is in the air has settled.
+    Steps must be settled in the order they were made; those with `beside` in their own order, and
+    before any later step that has prefill rows. `next_step` gives None when there is nothing to do,
+    or nothing before what is in the air has settled.
     """
 
     def __init__(
@@ -138,7 +147,10 @@ class Scheduler:
                 return None
             self._retract_newest()
         draft = Draft()
-        self._admission.fill(draft, self._ratio.value)
+        if counts.beside < BESIDE_MOST:
+            self._admission.fill(draft, self._ratio.value)
+        if draft.rows and self._runs_beside(draft):
+            return self._launched(draft, beside=True)
         if not draft.rows or self._config.mixed_chunk or self._mixes(draft):
             fits = self._add_decode(draft)
             if not draft.rows and self.in_air:
@@ -173,11 +185,13 @@ class Scheduler:
     def settle(self, step: Step, result: StepResult) -> list[TokenDelta]:
         """Takes what came of the oldest step in the air."""
         self._counts.settled += 1
+        self._counts.beside -= step.beside
         settled = self._settle.settle(step, result)
         self._counts.generated += settled.generated
         for request in settled.computed:
-            if request.state is not State.DONE and request.lease is not None:
+            if request.state is not State.DONE and self._may_commit(request):
                 known = request.history[: request.computed]
+                assert request.lease is not None
                 column, pages = self.cache.commit(request.lease, known)
                 if len(pages):
                     self.running.move(request.slot, column, pages)
@@ -239,7 +253,12 @@ class Scheduler:
         if self.in_air == 0:
             assert not self._ending and not self.running.flights.any(), "a row waits for no flight"
 
-    def _launched(self, draft: Draft) -> Step:
+    def _may_commit(self, request: Request) -> bool:
+        """Pages that commit finds to be there already are free at once; a step beside others may
+        still read them, and no other waits for it."""
+        return request.lease is not None and not self.running.beside[request.slot]
+
+    def _launched(self, draft: Draft, beside: bool = False) -> Step:
         counts = self._counts
         counts.launched += 1
         if counts.launched % TOUCH_EVERY == 0 and len(self.queue):
@@ -247,11 +266,16 @@ class Scheduler:
         if len(draft.decode_slots):
             counts.decodes += 1
             self._ratio.decay()
-        for slot, column, pages in self.running.take_moved():
+        # a decode step does not wait for one beside it, so it must be told itself of its own rows
+        moved = self.running.take_moved(draft.prefill_slots if beside else None)
+        for slot, column, pages in moved:
             draft.add_run(slot, column, pages)
         self.running.flights[draft.prefill_slots] += 1
         self.running.flights[draft.decode_slots] += 1
-        return draft.step(counts.launched, self.running.take_freed())
+        if beside:
+            counts.beside += 1
+            self.running.beside[draft.prefill_slots] += 1
+        return draft.step(counts.launched, self.running.take_freed(), beside)
 
     def _queue(self, request: Request) -> None:
         self.queue.add(request)
@@ -266,6 +290,18 @@ class Scheduler:
             request.finish()
             del self._live[request.rid]
             self._notices.append(delta)
+
+    def _runs_beside(self, draft: Draft) -> bool:
+        """Whether the prefill is worth a step beside those of the rows that decode. While one is in
+        the air, any other would have to wait for its end, and the rows for both."""
+        least = self._config.beside_rows
+        if not least or not draft.plain or self.running.constrained[draft.prefill_slots].any():
+            return False
+        if self._counts.beside:
+            return True
+        if self.cache.held < BESIDE_FILLED * self.cache.total:
+            return False
+        return draft.tokens > self._config.mixed_tokens and len(self.running.ready()) >= least
 
     def _mixes(self, draft: Draft) -> bool:
         """Whether the prefill is so short that its pass, like one of decode rows, is the time of

@@ -40,6 +40,8 @@ class Settle:
         """Records the tokens of `step` in its requests. Pages and slots are the caller's work."""
         running, slots = self._running, step.slots
         running.flights[slots] -= 1
+        if step.beside:
+            running.beside[slots] -= 1
         out = Settled()
         invalid = set(result.invalid)
         plain = self._plain(step, result, invalid)

@@ -58,6 +58,8 @@ class Step(Struct):
     page_slots, page_columns, page_ids: int32 [k]: page_table[slot, column] = page.
     freed: slots whose rows have ended; their state may be dropped.
     shared: pages worth reading once for several decode rows.
+    beside: it has prefill rows alone and needs not wait for decode steps, nor they for it, but for
+      those launched before it.
     """
 
     id: int
@@ -74,6 +76,7 @@ class Step(Struct):
     new: list[NewRow]
     freed: list[int]
     shared: SharedRuns | None = None
+    beside: bool = False
 
 
 class StepLogprobs(Struct):
@@ -133,6 +136,9 @@ class Flight(Protocol):
 
     def wait(self) -> StepResult:
         """Blocks until the tokens are on the host."""
+
+    def done(self) -> bool:
+        """Whether `wait` would return at once. Asked of steps with `beside`."""
 
 
 class Executor(Protocol):

@@ -121,6 +121,20 @@ def test_decode_rows_in_captured_prefills(wide):
     assert_near(alone, joined)
 
 
+def test_prefills_beside_decode_steps(wide):
+    """Every prefill that comes while a row decodes runs at the same time as its steps."""
+    never, always = (
+        answers(wide, {"schedule.max_running": 24, "schedule.mixed_tokens": 1,
+                       "engine.few_rows": False, "schedule.beside_rows": rows})
+        for rows in (10**6, 1)
+    )  # fmt: skip
+    assert_near(never, always)
+
+
+def test_decode_rows_by_either_kernel(wide, unrounded):
+    assert_near(unrounded, answers(wide, {"engine.even_decode": False}))
+
+
 def test_shared_pages_read_once(wide):
     alone, shared = (
         answers(wide, {"schedule.page_size": 16, **changes})

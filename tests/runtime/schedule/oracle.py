@@ -8,6 +8,7 @@ another token, or an OracleError at once.
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -85,8 +86,13 @@ class OracleFlight:
         self.sampled = False
         self._oracle = oracle
 
+        self.result: StepResult | None = None
+
     def sample(self, masks: Masks | None) -> None:
         self.sampled = True
+
+    def done(self) -> bool:
+        return self._oracle.done(self)
 
     def wait(self) -> StepResult:
         if not self.sampled:
@@ -97,8 +103,9 @@ class OracleFlight:
 class Oracle:
     """namespaces: rid -> cache_key, which a Step does not carry. poisoned: rids of NaN rows.
 
-    At `launch` the new step is checked against what is in the air; the compute itself is done in
-    order when a flight is waited for, as on a stream.
+    At `launch` the new step is checked against what is in the air. The compute itself is done at
+    the latest when a flight is waited for, in order, as on a stream; a step beside others is done at
+    any time between the last of those before it and the first that must wait for it.
     """
 
     def __init__(
@@ -108,6 +115,8 @@ class Oracle:
         self.state = np.full((pages + 1, page_size), -1, dtype=np.int64)
         self.position = np.full((pages + 1, page_size), -1, dtype=np.int64)
         self.token = np.full((pages + 1, page_size), -1, dtype=np.int64)
+        self.rng = random.Random(pages * 31 + page_size)
+        self.beside_steps = 0
         self.slots: dict[int, _Slot] = {}
         self.max_slots = slots
         self.namespaces = namespaces
@@ -141,13 +150,49 @@ class Oracle:
             table[column] = page
         self._check_shared(step)
         flight = OracleFlight(self, step, self._writes(step, airborne))
+        if step.beside:
+            self.beside_steps += 1
+            if step.prefill_rows != len(step.slots) or step.shared is not None:
+                raise OracleError("a step of decode rows beside others")
+        self._advance_some()
         self.flying.append(flight)
         return flight
 
     def land(self, flight: OracleFlight) -> StepResult:
-        if not self.flying or self.flying.popleft() is not flight:
+        kind = flight.step.beside
+        if next(f for f in self.flying if f.step.beside == kind) is not flight:
             raise OracleError("flights landed out of order")
+        self._advance_some()
+        self._advance(flight)
+        self.flying.remove(flight)
+        assert flight.result is not None
+        return flight.result
+
+    def done(self, flight: OracleFlight) -> bool:
+        self._advance_some()
+        return flight.result is not None
+
+    def _advance_some(self) -> None:
+        """Steps beside others are done early or late."""
+        for flight in self.flying:
+            ready = all(f.sampled for f in self.flying if f.step.id <= flight.step.id)
+            if flight.step.beside and ready and self.rng.random() < 0.3:
+                self._advance(flight)
+
+    def _advance(self, flight: OracleFlight) -> None:
+        """Does a step, after all that it waits for."""
+        if flight.result is not None:
+            return
         step = flight.step
+        waits = step.beside or step.prefill_rows or step.shared is not None
+        for other in self.flying:
+            if other.step.id < step.id and (waits or not other.step.beside):
+                self._advance(other)
+        if not flight.sampled:
+            raise OracleError("a step is waited for by one that was launched before its choice")
+        flight.result = self._do(step)
+
+    def _do(self, step: Step) -> StepResult:
         for slot in step.freed:
             del self.slots[slot]
         for new in step.new:
@@ -159,8 +204,9 @@ class Oracle:
             strict=True,
         ):
             known = self.slots[slot]
-            old = known.pages.get(column)
-            if old is not None and (self.state[old] != self.state[page]).any():
+            begin = column * self.page_size
+            own = known.states[begin : begin + self.page_size]
+            if column in known.pages and self.state[page].tolist() != own:
                 raise OracleError(f"request {known.rid} sent to a page with other KV")
             known.pages[column] = page
         return self._compute(step)

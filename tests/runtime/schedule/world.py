@@ -59,6 +59,7 @@ def random_shape(rng: random.Random) -> Shape:
         depth=rng.choice([0, 1, 1]),
         retract_every=rng.choice([0, 0, 0, 1, 7]),
         share_from=rng.choice([0, 1, 3]),
+        beside_rows=rng.choice([0, 0, 1, 2]),
     )
     context = rng.choice([24, 48, pages * page, 2 * pages * page])
     return Shape(config, pages, max(context, 6), rng.choice([1, 3, 8]))
@@ -95,6 +96,7 @@ class World:
         )
         self.oracle.poisoned = self.poisoned
         self.flying: deque[OracleFlight] = deque()
+        self.beside: deque[OracleFlight] = deque()
 
     def submit(
         self, prompt: list[int], sampling: Sampling, key: str = "", priority: int = 0
@@ -147,16 +149,38 @@ class World:
         self.collect(scheduler.notices())
         for rid in scheduler.admitted():
             assert rid in self.live
+        if step is not None and step.beside:
+            self.beside.append(self.oracle.launch(step))
+            self.beside[-1].sample(None)
+            return
         if step is not None:
             flying.append(self.oracle.launch(step))
+        while self.beside and (self.beside[0].done() or not flying):
+            self._settle_beside()
         while flying:
             head = flying[0]
             head.sample(scheduler.masks(head.step))
             if step is not None and len(flying) <= self.shape.config.depth:
                 break
             flying.popleft()
-            self.collect(scheduler.settle(head.step, head.wait()))
+            while head.step.prefill_rows and self._before(self.beside, head):
+                self._settle_beside()
+            self._settle(head)
         self._check_progress()
+
+    def _settle_beside(self) -> None:
+        head = self.beside.popleft()
+        while any(f.step.prefill_rows for f in self._before(self.flying, head)):
+            earlier = self.flying.popleft()
+            earlier.sample(self.scheduler.masks(earlier.step))
+            self._settle(earlier)
+        self._settle(head)
+
+    def _before(self, flights: deque[OracleFlight], flight: OracleFlight) -> list[OracleFlight]:
+        return [f for f in flights if f.step.id < flight.step.id]
+
+    def _settle(self, flight: OracleFlight) -> None:
+        self.collect(self.scheduler.settle(flight.step, flight.wait()))
 
     def collect(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
@@ -256,15 +280,15 @@ class World:
             for life in self.live.values()
         )
         most = self.turns + 200 + 30 * work * max(1, len(self.live))
-        while self.live or self.flying or not self.scheduler.idle:
+        while self.live or self.flying or self.beside or not self.scheduler.idle:
             self.iterate()
             self.check()
             assert self.turns < most, "work that never ends"
 
     def check(self) -> None:
         self.scheduler.check()
-        flying = [f.step.id for f in self.flying]
-        assert self.scheduler.in_air == len(flying) <= self.shape.config.depth
+        assert len(self.flying) <= self.shape.config.depth and len(self.beside) <= 2
+        assert self.scheduler.in_air == len(self.flying) + len(self.beside)
 
     def _check_progress(self) -> None:
         stats = self.scheduler.stats()

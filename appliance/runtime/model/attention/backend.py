@@ -17,6 +17,10 @@ PREFILL_ROWS = 64
 
 
 class Backend(Protocol):
+    @property
+    def apart(self) -> bool:
+        """Whether decode rows and a prefill may be computed at the same time, on two streams."""
+
     def plan(self, batch: Batch) -> None:
         """Prepares for `run` on every layer of this batch. Host work only, no synchronization."""
 
@@ -34,6 +38,10 @@ class Backend(Protocol):
 
     def plan_graph(self, rows: int, indptr: Int32s) -> None:
         """Prepares the next replay (or capture). indptr int32 [rows + 1]: pages before each row."""
+
+    def leave_room(self, room: bool) -> None:
+        """Whether decode passes from now on leave multiprocessors to a prefill beside them. Queued
+        on the current stream."""
 
     def plan_prefill_graph(
         self, tokens: int, slots: Tensor, page_table: Tensor, ends: Int32s, lengths: Int32s

@@ -81,6 +81,10 @@ class PagedBackend:
             indices=torch.zeros(PREFILL_ROWS * columns, dtype=torch.int32, device=device),
         )
 
+    @property
+    def apart(self) -> bool:
+        return self._even is not None and not any(self._parts)
+
     def plan(self, batch: Batch) -> None:
         self._padded_rows, self._padded_tokens = batch.padded_rows, batch.padded_tokens
         if batch.padded_rows or batch.padded_tokens:
@@ -169,6 +173,10 @@ class PagedBackend:
 
     def graph_inputs(self, rows: int) -> RowTables:
         return RowTables(self._indptr[: rows + 1], self._last_len[:rows], self._indices)
+
+    def leave_room(self, room: bool) -> None:
+        if self._even is not None:
+            self._even.leave_room(room)
 
     def plan_prefill_graph(
         self, tokens: int, slots: Tensor, page_table: Tensor, ends: Int32s, lengths: Int32s

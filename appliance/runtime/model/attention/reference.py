@@ -148,6 +148,13 @@ class ReferenceBackend:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.reshape(rows, heads, size)
 
+    @property
+    def apart(self) -> bool:
+        return False
+
+    def leave_room(self, room: bool) -> None:
+        """Nothing runs beside."""
+
     def graph_inputs(self, rows: int) -> RowTables:
         raise NotImplementedError("the reference backend is not captured")
 

@@ -1,0 +1,36 @@
+"""Triton kernels compile for a GPU that is not there: what the interpreter lets pass, it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from appliance.kernels import rope  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+HOPPER = GPUTarget("cuda", 90, 32)
+
+
+@pytest.mark.parametrize("kind,largest", [("*bf16", 0.0), ("*fp8e4nv", 448.0)])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("together", [1, 8])
+def test_rope_store(kind: str, largest: float, norm: bool, together: int) -> None:
+    kernel = rope._rope_store
+    types = {
+        "qkv": "*bf16", "positions": "*i64", "cos_sin": "*fp32", "kv_rows": "*i64",
+        "q_out": "*bf16", "k_pages": kind, "v_pages": kind, "q_weight": "*bf16",
+        "k_weight": "*bf16", "eps": "fp32", "stride_token": "i32", "k_scale": "fp32",
+        "v_scale": "fp32",
+    }  # fmt: skip
+    fixed = {"H": 32, "K": 8, "D": 128, "N": together, "NORM": norm, "LARGEST": largest}
+    source = ASTSource(
+        kernel,
+        {**types, **dict.fromkeys(fixed, "constexpr")},
+        {(kernel.arg_names.index(name),): value for name, value in fixed.items()},
+    )
+    found = triton.compile(source, target=HOPPER, options={"num_warps": 4})
+    assert len(found.asm["cubin"]) > 0

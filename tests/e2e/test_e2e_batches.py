@@ -10,7 +10,7 @@ from typing import Any
 import openai
 from stand import Stand, until
 
-LINES = 120
+LINES = 60
 
 
 def lines() -> bytes:

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import click
 
-from appliance.cli.bench_compare import compare
-from appliance.cli.bench_latency import latency
-from appliance.cli.bench_offline import offline_
-from appliance.cli.bench_serve import serve
+from appliance.cli.late import LateGroup
+
+COMMANDS = {
+    "serve": ("bench_serve", "serve", "Send a workload and tell throughput and latency."),
+    "latency": (
+        "bench_latency",
+        "latency",
+        "Send one static batch at a time: prefill and decode by themselves.",
+    ),
+    "offline": (
+        "bench_offline",
+        "offline_",
+        "Give all prompts to MODEL's engine at once, in one process, and tell throughput.",
+    ),
+    "compare": (
+        "bench_compare",
+        "compare",
+        "Compare records A and B (FILE, FILE#ROW or a saved NAME), row by row.",
+    ),
+}
 
 _OWN = {
     "-h", "--help", "--json", "-q", "--quiet", "-v", "-vv", "--verbose", "--no-progress", "-y",
@@ -16,17 +32,17 @@ _OWN = {
 """Words of the global options, which may stand before the command's."""
 
 
-class _ServeFirst(click.Group):
+class _ServeFirst(LateGroup):
     """`bench URL` and `bench --preset smoke` are short for `bench serve …`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         at = next((i for i, arg in enumerate(args) if arg not in _OWN), None)
-        if at is not None and args[at] not in self.commands:
+        if at is not None and args[at] not in COMMANDS:
             args = [*args[:at], "serve", *args[at:]]
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_ServeFirst)
+@click.group(cls=_ServeFirst, late=COMMANDS)
 def bench() -> None:
     """Measure a server, or compare two measurements.
 
@@ -40,7 +56,3 @@ def bench() -> None:
     Without a command's word, serve is meant. A key, where the server wants one, is read from
     APPLIANCE_API_KEY or OPENAI_API_KEY.
     """
-
-
-for command in (serve, latency, offline_, compare):
-    bench.add_command(command)

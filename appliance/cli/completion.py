@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from appliance import paths
 from appliance.cli.catalogue import CATALOGUE
 from appliance.cli.connect import CLIENTS
+from appliance.cli.late import LateGroup
 from appliance.cli.output import Output
 from appliance.profiles import store
 
@@ -52,6 +53,8 @@ def attach(word: str, command: click.Command) -> None:
     if isinstance(command, click.Group):
         for inner_word, inner in command.commands.items():
             attach(f"{word} {inner_word}", inner)
+    if isinstance(command, LateGroup):
+        command.when_loaded.append(lambda inner, found: attach(f"{word} {inner}", found))
     for parameter in command.params:
         names = _names_for(word, parameter.name or "")
         if names is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from appliance.cli import interrupt
+from appliance.cli.late import LateGroup
 from appliance.cli.output import Output, nearest
 from appliance.errors import ApplianceError, UsageError
 
@@ -118,6 +119,8 @@ def _take_global_options(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for inner in command.commands.values():
             _take_global_options(inner)
+    if isinstance(command, LateGroup):
+        command.when_loaded.append(lambda word, inner: _take_global_options(inner))
 
 
 class _Lazy(click.Group):

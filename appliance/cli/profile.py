@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from appliance.cli.late import LateGroup
 from appliance.cli.output import Output, table
 from appliance.cli.prepare import (
     Asked,
@@ -17,15 +18,16 @@ from appliance.cli.prepare import (
     plan_data,
     prepare,
 )
-from appliance.cli.tune import tune
 from appliance.errors import NotFoundError, UsageError
 from appliance.hardware import detect
 from appliance.profiles import compose, match, store
 from appliance.profiles.schema import Evidence, Profile
 from appliance.profiles.write import match_of, save
 
+_TUNE = "Serve MODEL again and again with other settings, measure, and write what won as a profile."
 
-@click.group()
+
+@click.group(cls=LateGroup, late={"tune": ("tune", "tune", _TUNE)})
 def profile() -> None:
     """Settings for a kind of machine."""
 
@@ -170,9 +172,6 @@ def create(out: Output, /, name: str, stem: str | None, settings: tuple[str, ...
     path = save(made, replace=out.yes)
     data = {"schema": "appliance.profile-created/1", "name": name, "path": str(path)}
     out.result(f"profile {name} written to {path}\nuse it: appliance up --profile {name}", data)
-
-
-profile.add_command(tune)
 
 
 def _of_a_machine(field: str) -> bool:

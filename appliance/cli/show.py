@@ -16,9 +16,7 @@ from appliance.profiles import store as profiles
 from appliance.profiles.pick import verdict
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.spec import ModelSpec
-from appliance.runtime.text.reasoning import reasoning_form_of
 from appliance.runtime.text.siblings import chat_sibling
-from appliance.runtime.text.tools.forms import tool_form_of
 
 
 @click.command()
@@ -58,6 +56,7 @@ def show(
 def _tell_card(out: Output, name: str, folder: Path, data: dict[str, Any]) -> None:
     card = local.card(folder)
     template = local.chat_template(folder) if card.chat_template else ""
+    calls, reasoning = _forms(template)
     spec, why = _spec(folder)
     fit = verdict(local.read_json(folder / "config.json"), card.weight_bytes) if spec else None
     data |= {
@@ -74,8 +73,8 @@ def _tell_card(out: Output, name: str, folder: Path, data: dict[str, Any]) -> No
         "license": card.license,
         "chat_template": card.chat_template,
         "chat_sibling": None if card.chat_template else chat_sibling(name) or None,
-        "tool_calls": tool_form_of(template) if template else None,
-        "reasoning": reasoning_form_of(template) if template else None,
+        "tool_calls": calls or None,
+        "reasoning": reasoning or None,
         "fit": fit,
     }
     rows = [["model", name]]
@@ -89,7 +88,7 @@ def _tell_card(out: Output, name: str, folder: Path, data: dict[str, Any]) -> No
         ["size", gigabytes(card.weight_bytes)],
         ["licence", card.license or "–"],
         ["chat template", "yes" if card.chat_template else _base_text(data["chat_sibling"])],
-        ["tool calls", _calls_text(template)],
+        ["tool calls", _calls_text(calls, template)],
         ["reasoning", data["reasoning"] or "–"],
         ["this machine", fit or "–"],
         ["path", str(folder)],
@@ -102,11 +101,20 @@ def _base_text(sibling: str | None) -> str:
     return f"{text}; made for chats, by its maker's names: {sibling}" if sibling else text
 
 
-def _calls_text(template: str) -> str:
-    """How the model writes them, as its template tells; what it is read by when served."""
+def _forms(template: str) -> tuple[str, str]:
+    """How the model writes calls and thoughts, as its template tells; empty without one."""
     if not template:
+        return "", ""
+    from appliance.runtime.text.reasoning import reasoning_form_of
+    from appliance.runtime.text.tools.forms import tool_form_of
+
+    return tool_form_of(template), reasoning_form_of(template)
+
+
+def _calls_text(form: str, template: str) -> str:
+    """What calls are read by when the model is served."""
+    if not form:
         return "–"
-    form = tool_form_of(template)
     return form if "tools" in template else f"{form}: its template knows of no tools"
 
 

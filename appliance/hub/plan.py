@@ -21,7 +21,6 @@ from appliance.errors import (
 )
 from appliance.hub.choose import Skipped, choose, is_weight
 from appliance.hub.fetch import Fetcher
-from appliance.hub.huggingface import HuggingFace
 from appliance.hub.layout import Layout, layout_of
 from appliance.hub.modelscope import ModelScope, installed_client
 from appliance.hub.source import (
@@ -201,6 +200,8 @@ def _resolve(
         _need_modelscope()
         source: Source = ModelScope(want.endpoint, patience)
         return source, source.resolve(name, revision), ""
+    from appliance.hub.huggingface import HuggingFace
+
     first = HuggingFace(want.endpoint, patience)
     try:
         return first, first.resolve(name, revision), ""

@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from huggingface_hub import scan_cache_dir
-from huggingface_hub.utils import DeleteCacheStrategy
 
 from appliance.errors import ApplianceError, BusyError
 from appliance.hub.layout import hf_cache, layout_of
@@ -89,8 +88,10 @@ def _delete(removal: Removal) -> None:
     manifest.save()
 
 
-def _strategy(models: Sequence[Model]) -> DeleteCacheStrategy:
+def _strategy(models: Sequence[Model]) -> Any:
     """huggingface_hub's own plan: it knows which blobs other revisions and repositories need."""
+    from huggingface_hub import scan_cache_dir
+
     commits = [m.commit for m in models if m.commit]
     return scan_cache_dir(hf_cache()).delete_revisions(*commits)
 

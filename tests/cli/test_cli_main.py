@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from appliance.cli import main
+from appliance.cli import bench, main, profile
+from appliance.cli.late import LateGroup
 from appliance.cli.output import Output, duration, gigabytes, table
 from appliance.errors import DoesNotFitError
 
@@ -219,3 +220,25 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("word", "group"), [("bench", bench.bench), ("profile", profile.profile)])
+def test_commands_that_are_loaded_late_are_listed_as_they_are(word: str, group: LateGroup) -> None:
+    """What stands in the list is what their help begins with, and they take global options."""
+    context = click.Context(main.group)
+    command = main.group.get_command(context, word)
+    assert command is group
+    for name, (_, _, line) in group.late.items():
+        found = group.get_command(context, name)
+        assert found is not None and found.get_short_help_str(200) == line
+        assert {"--json", "--offline"} <= {opt for p in found.params for opt in p.opts}
+
+
+def test_a_list_of_commands_loads_none_of_them() -> None:
+    code = (
+        "import sys; from appliance.cli.main import run\n"
+        "run(['bench', '--help']), run(['profile', '--help'])\n"
+        "sys.exit('numpy' in sys.modules or 'appliance.cli.tune' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "tune" in done.stdout and "compare" in done.stdout

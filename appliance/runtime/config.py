@@ -123,6 +123,9 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     beside_rows: NotNegative = 0
     """Decode rows from which on a long prefill runs beside their steps, on the same GPU at the same
     time; 0: by rule, where that can be, else never."""
+    beside_filled: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.6
+    """Share of the pages in use from which on it does so: with fewer, steps have fewer rows than
+    soon, and what they do then costs more than it will."""
     depth: Annotated[int, Meta(ge=0, le=1)] = 1
     """Flights kept in the air beside the one being settled: 0 plain, 1 overlapped."""
     jump_forward: bool = True

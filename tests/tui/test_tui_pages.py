@@ -332,7 +332,7 @@ async def test_each_state_has_its_word(state):
         await first_frame(pilot, app)
         await pilot.pause()
         assert state.upper() in text_of(app)
-        assert ("DEGRADED 3/6 load 40%" in text_of(app)) == (state == "degraded")
+        assert ("DEGRADED 4/8 load 40%" in text_of(app)) == (state == "degraded")
         assert ("! engine 0 died" in text_of(app)) == (state in ("degraded", "failed"))
 
 

@@ -33,9 +33,6 @@ ROOM_AHEAD = 20
 PREFIXES_TOLD = 8
 BESIDE_MOST = 2
 """Steps beside decode steps in the air: one at work, one that waits for it."""
-BESIDE_FILLED = 0.6
-"""Share of the pages in use from which on prefills run beside decode steps. With fewer, the steps
-are of fewer rows than soon: what they do then costs more than it will."""
 MIXED_ROWS = 64
 """Rows past which a step is not mixed: each costs the attention of a prompt, a tile for a token."""
 
@@ -299,7 +296,7 @@ class Scheduler:
             return False
         if self._counts.beside:
             return True
-        if self.cache.held < BESIDE_FILLED * self.cache.total:
+        if self.cache.held < self._config.beside_filled * self.cache.total:
             return False
         return draft.tokens > self._config.mixed_tokens and len(self.running.ready()) >= least
 

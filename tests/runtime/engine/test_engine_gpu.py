@@ -125,7 +125,8 @@ def test_prefills_beside_decode_steps(wide):
     """Every prefill that comes while a row decodes runs at the same time as its steps."""
     never, always = (
         answers(wide, {"schedule.max_running": 24, "schedule.mixed_tokens": 1,
-                       "engine.few_rows": False, "schedule.beside_rows": rows})
+                       "engine.few_rows": False, "schedule.beside_rows": rows,
+                       "schedule.beside_filled": 0.0})
         for rows in (10**6, 1)
     )  # fmt: skip
     assert_near(never, always)

@@ -60,6 +60,7 @@ def random_shape(rng: random.Random) -> Shape:
         retract_every=rng.choice([0, 0, 0, 1, 7]),
         share_from=rng.choice([0, 1, 3]),
         beside_rows=rng.choice([0, 0, 1, 2]),
+        beside_filled=rng.choice([0.0, 0.0, 0.6]),
     )
     context = rng.choice([24, 48, pages * page, 2 * pages * page])
     return Shape(config, pages, max(context, 6), rng.choice([1, 3, 8]))

@@ -25,11 +25,15 @@ MACHINE = {
     "RUNTIME": Path("/run/appliance"),
 }
 """Folders of a service of the whole machine. Its user's commands find them without being told."""
-_SYSTEMD = {
-    "CONFIG": "CONFIGURATION_DIRECTORY", "STATE": "STATE_DIRECTORY", "CACHE": "CACHE_DIRECTORY",
-    "LOGS": "LOGS_DIRECTORY", "RUNTIME": "RUNTIME_DIRECTORY",
-}  # fmt: skip
-"""Variables in which systemd tells a unit the folders that it made for it."""
+_VARIABLES = {
+    "CONFIG": ("APPLIANCE_CONFIG_DIR", "CONFIGURATION_DIRECTORY"),
+    "STATE": ("APPLIANCE_STATE_DIR", "STATE_DIRECTORY"),
+    "CACHE": ("APPLIANCE_CACHE_DIR", "CACHE_DIRECTORY"),
+    "LOGS": ("APPLIANCE_LOGS_DIR", "LOGS_DIRECTORY"),
+    "RUNTIME": ("APPLIANCE_RUNTIME_DIR", "RUNTIME_DIRECTORY"),
+}
+"""Where a folder is told: our own variable, and that in which systemd tells a unit the folder that
+it made for it."""
 
 
 def config_dir() -> Path:
@@ -53,12 +57,13 @@ def cache_dir() -> Path:
 
 def _told(kind: str) -> Path | None:
     """A folder by our own variable, by systemd's, or because this user is the machine's service."""
-    given = os.environ.get(f"APPLIANCE_{kind}_DIR")
+    ours, systemds = _VARIABLES[kind]
+    given = os.environ.get(ours)
     if given:
         return Path(given)
     if kind == "LOGS" and os.environ.get("APPLIANCE_STATE_DIR"):
         return None
-    made = Path(os.environ.get(_SYSTEMD[kind], "").partition(":")[0])
+    made = Path(os.environ.get(systemds, "").partition(":")[0])
     if made.name.startswith(_APP):  # another unit's, which calls us, are not ours
         return made
     return MACHINE[kind] if _serves_machine() else None

@@ -25,6 +25,8 @@ DECODE_PASS_PER_LAYER = MIB * 105 // 100
 PREFILL_PASS_PER_LAYER = 2 * MIB
 """What a captured pass keeps for each layer: its nodes and its place in the shared pool."""
 PREFILL_PASSES = 16
+SAMPLED_ROWS = 512
+"""Rows whose logits are in float32 at a time."""
 FILTER_ROWS = 128
 FILTER_BYTES = 38
 """Rows that top-k, top-p and min-p sort at a time, and what each of their logits takes then."""
@@ -91,12 +93,14 @@ def _prefill(spec: ModelSpec, config: RuntimeConfig) -> int:
 
 
 def _sampling(spec: ModelSpec, config: RuntimeConfig) -> int:
-    """Logits as computed, in float32 and divided by the temperature; and what filters need."""
+    """Logits as computed; of some rows at a time in float32 and divided by the temperature; and
+    what filters need."""
     rows, size = config.schedule.max_running, DTYPE_BYTES[config.model.dtype]
-    each = size + 4 + (4 if size < 4 else 0)
+    some, wide = min(rows, SAMPLED_ROWS), 4 + (4 if size < 4 else 0)
+    logits = spec.vocab * (rows * size + some * wide)
     if config.engine.filter == "search":
-        return rows * (spec.vocab * each + SEARCH_BYTES)
-    return rows * spec.vocab * each + min(rows, FILTER_ROWS) * spec.vocab * FILTER_BYTES
+        return logits + some * SEARCH_BYTES
+    return logits + min(rows, FILTER_ROWS) * spec.vocab * FILTER_BYTES
 
 
 def _tables(spec: ModelSpec, config: RuntimeConfig) -> int:

@@ -1,4 +1,4 @@
-"""Triton kernels compile for a GPU that is not there: what the interpreter lets pass, it refuses."""
+"""Triton kernels compile for a GPU that is not there, which the interpreter does not show."""
 
 from __future__ import annotations
 

@@ -231,10 +231,10 @@ def test_pool_is_within_five_percent_of_the_pages_served(pages: int) -> None:
 
 
 def test_searching_takes_less_than_sorting() -> None:
-    """Of 2,048 rows: logits in bfloat16 and twice in float32, and 136 KiB a row."""
+    """Of 2,048 rows logits in bfloat16; of 512 twice in float32 besides, and 136 KiB a row."""
     config = plan_for(SPEC_8B, H100).config
     chunk = msgspec.structs.replace(config.schedule, chunk=1, max_running=2048, beside_rows=0)
-    rows = 2048 * (128_256 * (2 + 4 + 4) + 136 * 1024)
+    rows = 2048 * 128_256 * 2 + 512 * (128_256 * (4 + 4) + 136 * 1024)
     taken = {}
     for name in ("search", "sort"):
         engine = msgspec.structs.replace(config.engine, filter=name)
@@ -242,13 +242,19 @@ def test_searching_takes_less_than_sorting() -> None:
         taken[name] = footprint.footprint(SPEC_8B, own).activations
     assert config.engine.filter == "search"
     assert taken["search"] == rows + footprint.SLACK
-    assert taken["sort"] - taken["search"] == 128 * 128_256 * 38 - 2048 * 136 * 1024
+    assert taken["sort"] - taken["search"] == 128 * 128_256 * 38 - 512 * 136 * 1024
 
 
 def test_captured_prefills_are_those_of_the_engine() -> None:
     from appliance.runtime.engine.rank import PREFILL_SIZES
 
     assert len(PREFILL_SIZES) == footprint.PREFILL_PASSES
+
+
+def test_rows_in_float32_are_those_of_the_sampler() -> None:
+    from appliance.runtime.engine.sample.sampler import PART
+
+    assert PART == footprint.SAMPLED_ROWS
 
 
 @pytest.mark.parametrize("gpu", ["h100", "t4x8", "rtx4090x2", "l40sx4"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers import (
 
 from appliance.kernels.torch_ops import TorchOps, gumbel_noise
 from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.sample import sampler
 from appliance.runtime.engine.sample.sampler import INVALID, Sampler
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.offline import Engine
@@ -233,3 +235,29 @@ async def test_asyncio_faces(engine):
     async for delta in engine.async_stream(prompts[0], {"max_tokens": 10, "temperature": 0.0}):
         text += delta.text
     assert text == want[0].text
+
+
+def test_many_rows_in_parts_are_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws, biases, penalties, masks and log probabilities: whatever part a row is in."""
+    torch.manual_seed(5)
+    kinds = (
+        one(temperature=0.0), one(temperature=0.9, top_p=0.8), one(temperature=0.0, logprobs=2),
+        one(temperature=1.0, repetition_penalty=1.4), one(temperature=0.0, logit_bias=((7, 50.0),)),
+    )  # fmt: skip
+    settings = [msgspec.structs.replace(kinds[i % 5], seed=i) for i in range(23)]
+    logits = torch.randn(23, VOCAB)
+    outputs = np.zeros(23, dtype=np.int32)
+    bits = np.zeros((2, (VOCAB + 31) // 32), dtype=np.uint32)
+    bits[0, 1], bits[1, 2] = 1 << 5, 1 << 3  # one token each
+    masks = Masks(i32(5, 20), bits)
+    found = []
+    for part in (512, 4):
+        monkeypatch.setattr(sampler, "PART", part)
+        rows = Rows(*settings)
+        found.append(rows.sampler.sample(logits.clone(), rows.slots, outputs, masks))
+    whole, parts = found
+    assert torch.equal(whole.tokens, parts.tokens)
+    assert whole.tokens[5] == 37 and whole.tokens[20] == 67 and whole.tokens[4] == 7
+    assert whole.logprobs is not None and parts.logprobs is not None
+    for a, b in zip(whole.logprobs.fields(), parts.logprobs.fields(), strict=True):
+        assert a.shape == b.shape and torch.allclose(a, b)

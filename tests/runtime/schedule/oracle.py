@@ -104,8 +104,8 @@ class Oracle:
     """namespaces: rid -> cache_key, which a Step does not carry. poisoned: rids of NaN rows.
 
     At `launch` the new step is checked against what is in the air. The compute itself is done at
-    the latest when a flight is waited for, in order, as on a stream; a step beside others is done at
-    any time between the last of those before it and the first that must wait for it.
+    the latest when a flight is waited for, in order, as on a stream; a step beside others is done
+    at any time between the last of those before it and the first that must wait for it.
     """
 
     def __init__(

@@ -37,6 +37,12 @@ def choose(raw_SV: Tensor, tokens_S: Tensor, k: int) -> Chosen:
     return Chosen(taken, ids, top)
 
 
+def joined(parts: Sequence[Chosen]) -> Chosen:
+    """Of rows one after the other, with as many top entries each."""
+    fields = zip(*(part.fields() for part in parts), strict=True)
+    return Chosen(*(torch.cat(field) for field in fields))
+
+
 def spread(chosen: Sequence[Tensor], rows: int, sampled: np.ndarray) -> StepLogprobs:
     """From the S sampling rows to all rows of the step. chosen: a Chosen's fields on the host;
     sampled: the indices of its rows."""
@@ -55,14 +61,12 @@ def of_prompt(
 ) -> Chosen:
     """Of `targets` int32 [n], each after the hidden state of the token before it [n, hidden]."""
     wanted = torch.from_numpy(targets.astype(np.int64)).to(hidden_NE.device, non_blocking=True)
-    taken, ids, top = [], [], []
+    parts = []
     for begin in range(0, len(targets), _SLICE):
         part = slice(begin, begin + _SLICE)
         chosen = choose(log_softmax(head(hidden_NE[part])), wanted[part], k)
-        taken.append(chosen.taken)
-        ids.append(chosen.top_ids)
-        top.append(chosen.top)
-    return Chosen(torch.cat(taken), torch.cat(ids), torch.cat(top))
+        parts.append(chosen)
+    return joined(parts)
 
 
 def prompt_row(row: int, chosen: Sequence[Tensor]) -> PromptLogprobs:

@@ -19,6 +19,8 @@ from appliance.runtime.engine.sample import logprobs as lp
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.wire.step import Masks
 
+PART = 512
+"""Rows whose logits are in float32 at a time: more would only take memory from the pages."""
 INVALID = -2
 """Token of a row whose logits are not finite."""
 
@@ -43,12 +45,40 @@ class Sampler:
         masks: Masks | None,
     ) -> Sampled:
         """One token a row. slots, outputs int32 [S] on the host; masks name rows of these S."""
+        wanted = int(self._state.logprobs[slots].max(initial=-1))
+        count = len(slots)
+        if count <= PART or not (masks is not None or wanted >= 0 or self._changes(slots)):
+            return self._part(logits_SV, slots, outputs, masks, wanted)
+        parts = []
+        for begin in range(0, count, PART):
+            own = slice(begin, begin + PART)
+            of_own = _between(masks, begin, begin + PART)
+            parts.append(self._part(logits_SV[own], slots[own], outputs[own], of_own, wanted))
+        chosen = [p.logprobs for p in parts if p.logprobs is not None]
+        return Sampled(
+            torch.cat([p.tokens for p in parts]), lp.joined(chosen) if wanted >= 0 else None
+        )
+
+    def _changes(self, slots: npt.NDArray[np.int32]) -> bool:
+        """Whether any row needs more than the largest of its logits."""
+        s = self._state
+        changed = (s.temperature[slots] > 0) | s.edited[slots] | s.penalized[slots]
+        return bool(changed.any())
+
+    def _part(
+        self,
+        logits_SV: Tensor,
+        slots: npt.NDArray[np.int32],
+        outputs: npt.NDArray[np.int32],
+        masks: Masks | None,
+        wanted: int,
+    ) -> Sampled:
+        """wanted: log probabilities of so many likeliest tokens; -1: none."""
         s = self._state
         random = s.temperature[slots] > 0
         edits = s.edits(slots, outputs) if s.edited[slots].any() else None
         penalized = np.flatnonzero(s.penalized[slots]).astype(np.int32)
-        wanted = s.logprobs[slots]
-        raw = lp.log_softmax(logits_SV) if (wanted >= 0).any() else None
+        raw = lp.log_softmax(logits_SV) if wanted >= 0 else None
         x = logits_SV
         if random.any() or edits is not None or len(penalized) or masks is not None:
             x = x.float()
@@ -65,7 +95,7 @@ class Sampler:
         if rows is not None:
             (at,) = self._staging.send([penalized])
             self._state.penalties.count(rows, tokens[at.long()].clamp(min=0))
-        chosen = lp.choose(raw, tokens.clamp(min=0), int(wanted.max())) if raw is not None else None
+        chosen = lp.choose(raw, tokens.clamp(min=0), wanted) if raw is not None else None
         return Sampled(tokens, chosen)
 
     def _penalize(
@@ -140,3 +170,11 @@ class Sampler:
             ]
         )
         return self._ops.keep_likely(x_SV, where, top_k, top_p, min_p)
+
+
+def _between(masks: Masks | None, begin: int, end: int) -> Masks | None:
+    """Those of rows begin .. end - 1, which are 0 .. there."""
+    if masks is None:
+        return None
+    own = (masks.rows >= begin) & (masks.rows < end)
+    return Masks(masks.rows[own] - begin, masks.bits[own]) if own.any() else None

@@ -19,6 +19,10 @@ IDLE_WAIT = 0.25
 """Seconds an idle loop waits for a message before it gives a sign of life."""
 COMPILE_WAIT = 0.005
 """The same while a grammar is being compiled, for its coming is not a message."""
+HELD_ROWS = 64
+"""Rows up to which the next step is put off while one runs."""
+HELD_MARGIN = 0.002
+"""Seconds before that one's end at which it is launched: choosing and queueing it takes one."""
 STATS_EVERY = 0.1
 """Least seconds between two StepStats."""
 
@@ -59,6 +63,7 @@ class Loop:
         scheduler, flying, beside = self._scheduler, self._flying, self._beside
         while not self.stopping:
             self._drain(block=scheduler.idle and not flying and not beside)
+            self._hold()
             step = self._next_step()
             if step is not None and step.beside:
                 beside.append(self._launch(step))
@@ -96,6 +101,19 @@ class Loop:
             self._sample(self._flying[0])
             self._settle(self._flying.popleft())
         self._settle(head)
+
+    def _hold(self) -> None:
+        """Puts the next step off until it is needed, so that who comes meanwhile is in it. With few
+        rows alone, where a step more or less is what a first token waits for."""
+        if len(self._flying) != 1 or self._beside:
+            return
+        head = self._flying[0]
+        if head.step.prefill_rows or len(head.step.slots) > HELD_ROWS or head.done():
+            return
+        until = self._watch.landed + self._watch.expected(len(head.step.slots)) - HELD_MARGIN
+        with self._phases.wait:
+            while not self.stopping and (left := int((until - time.monotonic()) * 1000)) > 0:
+                self._desk.drain(left / 1000)
 
     def _drain(self, block: bool) -> None:
         if block:
@@ -141,6 +159,7 @@ class Loop:
             if not flight.step.beside:  # those share the GPU, and tell nothing of their size
                 took = landed - max(launched, watch.landed)
                 watch.landed = landed
+                watch.took(flight.step, took)
                 self._pulse.after(tokens, took, watch.steps, landed)
             due = landed - watch.told >= STATS_EVERY
             self._desk.send(deltas, self._stats(landed) if due else None)
@@ -176,7 +195,19 @@ class _Watch:
 
     def __init__(self) -> None:
         self.launched: dict[int, float] = {}
+        self._took: dict[int, float] = {}
         self.landed = 0.0
         self.steps = 0
         self.told = 0.0
         self.told_steps = 0
+
+    def expected(self, rows: int) -> float:
+        """Seconds of a step of so many decode rows; 0 when none of nearly as many has been."""
+        near = (self._took.get(rows + more) for more in (0, 1, -1, 2, -2))
+        return next((seconds for seconds in near if seconds is not None), 0.0)
+
+    def took(self, step: Step, seconds: float) -> None:
+        """Rather too short than too long: it falls at once and rises slowly."""
+        if not step.prefill_rows:
+            known = self._took.setdefault(len(step.slots), seconds)
+            self._took[len(step.slots)] = min(seconds, known + (seconds - known) / 8)

@@ -138,7 +138,7 @@ class Flight(Protocol):
         """Blocks until the tokens are on the host."""
 
     def done(self) -> bool:
-        """Whether `wait` would return at once. Asked of steps with `beside`."""
+        """Whether `wait` would return at once."""
 
 
 class Executor(Protocol):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from oracle import Oracle, truth
+from oracle import Oracle, OracleFlight, truth
 from world import VOCAB
 
 from appliance.runtime.config import ScheduleConfig
@@ -26,7 +27,7 @@ from appliance.runtime.wire.request import (
     TokenRequest,
     ids_to_bytes,
 )
-from appliance.runtime.wire.step import Step
+from appliance.runtime.wire.step import Step, StepResult
 
 CONTEXT = 200
 Incoming = list[tuple[int, ToEngine | None]]
@@ -187,3 +188,87 @@ async def test_real_sockets_carry_it_all(tmp_path: Path) -> None:
         door.close()
     for rid, length in ((1, 6), (2, 30)):
         assert ids_of(got, rid) == truth(request(rid, length), CONTEXT, VOCAB)[0]
+
+
+class SlowOracle(Oracle):
+    """Steps are done so many seconds after those before them, as on a GPU."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(64, 4, 8, VOCAB, {rid: "" for rid in range(99)})
+        self.seconds = seconds
+        self.free_at = 0.0
+        self.ends: dict[int, float] = {}
+
+    def launch(self, step: Step) -> OracleFlight:
+        self.free_at = max(self.free_at, time.monotonic()) + self.seconds
+        self.ends[step.id] = self.free_at
+        return super().launch(step)
+
+    def done(self, flight: OracleFlight) -> bool:
+        return time.monotonic() >= self.ends[flight.step.id]
+
+    def land(self, flight: OracleFlight) -> StepResult:
+        time.sleep(max(0.0, self.ends[flight.step.id] - time.monotonic()))
+        return super().land(flight)
+
+
+class LateDoor(ScriptedDoor):
+    """A second request comes once the loop waits for a while with a step in the air."""
+
+    late: TokenRequest | None = None
+    waited = 0
+
+    def receive(self, timeout: float) -> Incoming:
+        if 0 < timeout < 0.2:
+            self.waited += 1
+            if self.late is not None and self.waited > 3:
+                late, self.late = self.late, None
+                return [(4, late)]
+            time.sleep(timeout)
+            return []
+        return super().receive(timeout)
+
+
+def test_who_comes_while_a_step_runs_is_in_the_next() -> None:
+    door = LateDoor([[(4, request(1, max_tokens=30))]])
+    door.late = request(2)
+    scheduler = Scheduler(ScheduleConfig(page_size=4, chunk=16), 64, CONTEXT, 8, VOCAB)
+    oracle = SlowOracle(0.02)
+    in_air: list[int] = []
+    admit = scheduler.add
+
+    def add(wire: TokenRequest) -> None:
+        in_air.append(scheduler.in_air)
+        admit(wire)
+
+    scheduler.add = add  # type: ignore[method-assign]
+    loop = Loop(scheduler, oracle, door, 1)
+    door.then = loop.stop
+    loop.run()
+    assert door.waited > 3 and in_air == [0, 1]
+    for rid, most in ((1, 30), (2, 5)):
+        assert (
+            ids_of(door.deltas(4), rid) == truth(request(rid, max_tokens=most), CONTEXT, VOCAB)[0]
+        )
+
+
+class ComputingOracle(SlowOracle):
+    """Steps are done when they are launched, as on a CPU."""
+
+    def launch(self, step: Step) -> OracleFlight:
+        time.sleep(self.seconds)
+        return super().launch(step)
+
+    def done(self, flight: OracleFlight) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("oracle,held", [(SlowOracle, True), (ComputingOracle, False)])
+def test_only_what_runs_is_waited_for(oracle: type[SlowOracle], held: bool) -> None:
+    """Where a launch computes, to put the next one off would be time lost."""
+    door = LateDoor([[(4, request(1, max_tokens=12))]])
+    scheduler = Scheduler(ScheduleConfig(page_size=4, chunk=16), 64, CONTEXT, 8, VOCAB)
+    loop = Loop(scheduler, oracle(0.01), door, 1)
+    door.then = loop.stop
+    loop.run()
+    assert (door.waited > 0) is held

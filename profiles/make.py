@@ -43,12 +43,12 @@ MEASURED = {
     "h100x1-bf16": {
         "note": (
             "measured as one set: docs/measurements.md under 'One H100'; of its values mixed_chunk "
-            "and max_running (12,111 tok/s with 1024) were measured against another, the others "
-            "are derived from the GPU's memory size and ran as they stand"
+            "and max_running were measured against another there, the others are derived from the "
+            "GPU's memory size and ran as they stand"
         ),
         "machine": "1x NVIDIA H100 80GB HBM3, 16 cores, torch 2.11+cu130, FlashInfer 0.6.14",
         "date": "2026-11-21",
-        "result": "12,519 output tok/s for 2000 sharegpt-like requests of the Llama-3.1-8B shape",
+        "result": "13,038 output tok/s for 2000 sharegpt-like requests of the Llama-3.1-8B shape",
         "fields": ["schedule.chunk", "schedule.max_running", "schedule.mixed_chunk",
                    "engine.memory_fraction", "engine.attention"],
     },
@@ -59,7 +59,7 @@ MEASURED = {
         ),
         "machine": "1x NVIDIA H100 80GB HBM3, 16 cores, torch 2.11+cu130, FlashInfer 0.6.14",
         "date": "2026-11-21",
-        "result": "16,821 output tok/s for 2000 sharegpt-like requests of the Llama-3.1-8B shape",
+        "result": "17,719 output tok/s for 2000 sharegpt-like requests of the Llama-3.1-8B shape",
         "fields": ["schedule.chunk", "schedule.max_running", "engine.memory_fraction",
                    "engine.attention"],
     },
@@ -81,22 +81,6 @@ def text_of(gpu: KnownGpu, count: int, fp8: bool, sweep: dict[str, Any] | None =
     gib = gpu.mib * MIB / GIB
     few = {1: "One", 2: "Two", 4: "Four", 8: "Eight"}[count]
     share = 0.92 if gpu.word in DESKTOP else 0.94
-    lines = [
-        "# written by profiles/make.py",
-        f'name = "{name}"',
-        f'summary = "{few} {WORDS[gpu.word]} of {gib:.0f} GiB, {numbers}"',
-        f'suggest = "{_suggested(gpu, count, fp8)}"',
-        "",
-        "[match]",
-        'device = "cuda"',
-        f'gpus = ["{WORDS[gpu.word]}"]',
-        f"memory_min_gib = {gib * 0.9:.1f}",
-        f"memory_max_gib = {gib * 1.1:.1f}",
-        f"count = {count}",
-        "",
-        "[evidence]",
-        *_evidence(name, gpu, sweep),
-    ]
     values: dict[str, Any] = {
         "model.dtype": dtype,
         **({"model.quantization": "fp8"} if fp8 else {}),
@@ -114,6 +98,22 @@ def text_of(gpu: KnownGpu, count: int, fp8: bool, sweep: dict[str, Any] | None =
         "schedule.depth": 1,
     }
     values |= sweep["values"] if sweep else {}
+    lines = [
+        "# written by profiles/make.py",
+        f'name = "{name}"',
+        f'summary = "{few} {WORDS[gpu.word]} of {gib:.0f} GiB, {numbers}"',
+        f'suggest = "{_suggested(gpu, count, fp8)}"',
+        "",
+        "[match]",
+        'device = "cuda"',
+        f'gpus = ["{WORDS[gpu.word]}"]',
+        f"memory_min_gib = {gib * 0.9:.1f}",
+        f"memory_max_gib = {gib * 1.1:.1f}",
+        f"count = {count}",
+        "",
+        "[evidence]",
+        *_evidence(name, gpu, sweep, set(values)),
+    ]
     for section in ("model", "serve", "engine", "schedule"):
         own = {f: v for f, v in values.items() if f.partition(".")[0] == section}
         if own:
@@ -132,11 +132,11 @@ def _suggested(gpu: KnownGpu, count: int, fp8: bool) -> str:
     return next(model for weights, model in SUGGEST if weights <= room)
 
 
-def _evidence(name: str, gpu: KnownGpu, sweep: dict[str, Any] | None) -> list[str]:
+def _evidence(name: str, gpu: KnownGpu, sweep: dict[str, Any] | None, given: set[str]) -> list[str]:
+    """given: fields that the profile sets."""
     found = MEASURED.get(name)
     if sweep is not None:
-        told = {k: sweep[k] for k in ("note", "machine", "date", "result")}
-        found = {**told, "fields": sweep["tried"]}
+        found = _swept(sweep, found, given)
     if found is not None:
         return ["measured = true"] + [f"{k} = {json.dumps(v)}" for k, v in found.items()]
     desktop = "; two hundredths of the memory more are left for a desktop"
@@ -145,6 +145,17 @@ def _evidence(name: str, gpu: KnownGpu, sweep: dict[str, Any] | None) -> list[st
         "not measured on this machine" + (desktop if gpu.word in DESKTOP else "")
     )
     return ["measured = false", f"note = {json.dumps(note)}"]
+
+
+def _swept(sweep: dict[str, Any], before: dict[str, Any] | None, given: set[str]) -> dict[str, Any]:
+    """What a sweep shows, after what was measured of the profile as a whole."""
+    tried = [f for f in sweep["tried"] if f in given]
+    told = {k: sweep[k] for k in ("note", "machine", "date", "result")} | {"fields": tried}
+    if before is None:
+        return told
+    searched = f"searched: {', '.join(sweep['tried'])} ({sweep['note']}; {sweep['result']})"
+    fields = [*before["fields"], *(f for f in tried if f not in before["fields"])]
+    return {**before, "note": f"{before['note']}; {searched}", "fields": fields}
 
 
 def files() -> dict[str, str]:

@@ -76,11 +76,11 @@ def test_what_the_time_is_short_for_is_left_out(tmp_path: Path) -> None:
 
 
 def found_by(monkeypatch: pytest.MonkeyPatch, budget_s: float) -> dict[str, Any]:
-    """A sweep whose trials take no time: 4096 is the best chunk, 0.9 the best share."""
+    """A sweep whose trials take no time: 4096 is the best chunk, 0.96 the best share."""
 
     def trial(values: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
         score = 100.0 * (1.2 if values.get("schedule.chunk") == 4096 else 1.0)
-        score *= 1.1 if values.get("engine.memory_fraction") == 0.9 else 1.0
+        score *= 1.1 if values.get("engine.memory_fraction") == 0.96 else 1.0
         return {"values": values, "score": score, "tok_s": [score], "seconds": 10.0,
                 "profile": "h100x1-bf16"}  # fmt: skip
 
@@ -91,7 +91,7 @@ def found_by(monkeypatch: pytest.MonkeyPatch, budget_s: float) -> dict[str, Any]
 
 def test_a_sweep_becomes_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = found_by(monkeypatch, 1e9)
-    assert found["values"] == {"schedule.chunk": 4096, "engine.memory_fraction": 0.9}
+    assert found["values"] == {"schedule.chunk": 4096, "engine.memory_fraction": 0.96}
     assert set(found["tried"]) == set(sweep_profile.FIELDS)
     (tmp_path / "sweep-h100x1-bf16.json").write_text(json.dumps(found))
     make = runpy.run_path(str(ROOT / "profiles" / "make.py"))
@@ -99,7 +99,7 @@ def test_a_sweep_becomes_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     text = make["text_of"](gpu, 1, False, make["sweeps"](tmp_path)["h100x1-bf16"])
     profile = msgspec.convert(tomllib.loads(text), Profile)
     assert profile.evidence.measured and "schedule.chunk" in profile.evidence.fields
-    assert profile.schedule["chunk"] == 4096 and profile.engine["memory_fraction"] == 0.9
+    assert profile.schedule["chunk"] == 4096 and profile.engine["memory_fraction"] == 0.96
     assert profile.schedule["max_running"] == 2048
 
 

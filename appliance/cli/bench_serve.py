@@ -50,12 +50,19 @@ _PRESETS = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items
 )
 @click.option(
     "--request-rate",
+    "--rate",
     default="inf",
     show_default=True,
     metavar="N|inf",
     help="Requests a second, Poisson.",
 )
-@click.option("--max-concurrency", default=0, metavar="N", help="Under way at most; 0: no limit.")
+@click.option(
+    "--max-concurrency",
+    "--concurrency",
+    default=0,
+    metavar="N",
+    help="Under way at most; 0: no limit.",
+)
 @click.option("--duration", metavar="TIME", help="Begin no request after 60s, 5m, 1h.")
 @click.option("--sweep", "plan", metavar="NAME=A,B,…", help="rate=1,2,4 or concurrency=1,16,64.")
 @click.option(

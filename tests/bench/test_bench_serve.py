@@ -252,6 +252,7 @@ def test_compare_gates_the_exit_code(tmp_path, capsys):
     "bad",
     [
         ["--request-rate", "fast"],
+        ["--rate", "fast"],
         ["--label", "gpu"],
         ["--id-range", "3"],
         ["--extra-body", "x"],

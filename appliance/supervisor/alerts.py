@@ -22,6 +22,8 @@ REFUSED_SHARE = 0.1
 """So many refused in a minute, and so large a share of all, are worth a look."""
 LATE_BEAT = 0.5
 """Share of the silence allowed to an engine after which it is told."""
+CODES = tuple(f"APL-ALR-{number:03}" for number in range(1, 17))
+"""Of all that is judged here; a run that has failed is told under its failure's own code."""
 _HOT = ("heat", "hw-slowdown", "power-brake")
 TOO_LONG = "context_length_exceeded"
 _NOT_REFUSALS = frozenset(
@@ -103,6 +105,14 @@ class Alerts:
         self._since: dict[tuple[str, str], float] = {}
         self._standing: dict[tuple[str, str], Finding] = {}
         self._told = told
+
+    def standing(self) -> dict[str, int]:
+        """How many stand as last judged, of each code."""
+        counts = dict.fromkeys(CODES, 0)
+        for code, _ in self._standing:
+            if code in counts:
+                counts[code] += 1
+        return counts
 
     def judge(self, seen: Seen) -> list[tuple[float, Finding]]:
         """(Unix time since when, alert), newest first; errors before warnings of the same time."""

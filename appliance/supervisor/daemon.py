@@ -101,7 +101,7 @@ async def supervise(
     sampling = asyncio.create_task(sampler.run())
     exporting = asyncio.create_task(
         keep_exporting(
-            paths.supervisor_metrics(run), lambda: _seen(lifecycle, sampler, book, disks)
+            paths.supervisor_metrics(run), lambda: _seen(lifecycle, sampler, book, disks, view)
         )
     )
     await lifecycle.start()
@@ -121,7 +121,7 @@ async def supervise(
     return lifecycle.failure
 
 
-def _seen(lifecycle: Lifecycle, sampler: Sampler, book: LogBook, disks: Disks) -> Dump:
+def _seen(lifecycle: Lifecycle, sampler: Sampler, book: LogBook, disks: Disks, view: View) -> Dump:
     return dump(
         lifecycle.state.state,
         lifecycle.restarts,
@@ -130,6 +130,7 @@ def _seen(lifecycle: Lifecycle, sampler: Sampler, book: LogBook, disks: Disks) -
         disks.free().get(str(book.path.parent)),
         book.writer.dropped,
         lifecycle.config.engine.device,
+        view.standing_alerts(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What only the supervisor knows, for Prometheus: the run's state, restarts, GPUs, the disk.
+"""What only the supervisor knows, for Prometheus: the run's state, restarts, alerts, GPUs, disk.
 
 Written to a file once a second; each frontend adds it to its /metrics.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import msgspec
 from appliance.hardware import THROTTLE_REASONS, Gpu
 from appliance.metrics import Dump, Registry
 from appliance.status import State
+from appliance.supervisor.alerts import CODES
 
 EVERY_S = 1.0
 GPU = ("gpu", "name")
@@ -30,10 +31,11 @@ def dump(
     disk_free: int | None = None,
     log_dropped: int = 0,
     device: str = "cpu",
+    alerts: Mapping[str, int] = {},
 ) -> Dump:
     """started_at: Unix time. disk_free: bytes where logs and batches lie. log_dropped: lines
-    that the log file lacks. device: what the engines compute on. A sensor that is missing has
-    no series."""
+    that the log file lacks. device: what the engines compute on. alerts: how many stand, by
+    code; those that are left out are 0. A sensor that is missing has no series."""
     registry = Registry()
     told = registry.gauge("appliance_run_state", "1 for the state the run is in", ("state",))
     for one in STATES:
@@ -45,6 +47,9 @@ def dump(
     build.set(1.0, version("appliance"))
     on = registry.gauge("appliance_device_info", "1 for what engines compute on", ("device",))
     on.set(1.0, device)
+    standing = registry.gauge("appliance_alerts", "Alerts that stand in `appliance top`", ("code",))
+    for code in CODES:
+        standing.set(float(alerts.get(code, 0)), code)
     if disk_free is not None:
         free = registry.gauge("appliance_disk_free_bytes", "Free where logs and batches lie")
         free.set(float(disk_free))

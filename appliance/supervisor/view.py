@@ -239,6 +239,10 @@ class View:
         )
         return [alert_row(iso(since), found) for since, found in self._standing.judge(seen)]
 
+    def standing_alerts(self) -> dict[str, int]:
+        """How many alerts stand, of each code."""
+        return self._standing.standing()
+
     def _tell_alert(self, begins: bool, found: Finding) -> None:
         if self._lifecycle.failure is not None:
             return  # told as such; with a run that has failed, what it was warned of is no news

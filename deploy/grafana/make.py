@@ -289,6 +289,12 @@ def _run() -> list[Panel]:
             ],
             "short",
         ),
+        lines(
+            "Alerts of the dashboard",
+            [(f"appliance_alerts{{{RUN}}} > 0", "{{instance}} {{code}}")],
+            "short",
+            about="How many of each stand; `appliance explain CODE` says more of one.",
+        ),
         lines("Disk", [(f"appliance_disk_free_bytes{{{RUN}}}", "{{instance}} free")], "bytes"),
         lines("Lines of the request log lost", [(dropped, "a second")], "short"),
     ]

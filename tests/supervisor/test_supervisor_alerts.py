@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from appliance.hardware import Gpu
-from appliance.supervisor.alerts import Alerts, Seen, findings, seconds_above
+from appliance.supervisor.alerts import CODES, Alerts, Seen, findings, seconds_above
 from appliance.supervisor.disks import disk_free
 
 CALM = Seen(now=1000.0, max_running=64, context=8192, disk={"/data": 10**12})
@@ -47,6 +47,10 @@ def test_each_cause_has_its_alert_with_a_fix(code: str) -> None:
     (found,) = findings(msgspec.structs.replace(CALM, **CAUSES[code]))
     assert found.code == code and found.message and found.fix
     assert found.level in ("warn", "error")
+
+
+def test_every_code_has_its_cause_here() -> None:
+    assert set(CODES) == {code for code in CAUSES if code.startswith("APL-ALR")}
 
 
 def test_fixes_are_computed() -> None:

@@ -11,6 +11,7 @@ from supervisor_stage import staged
 from appliance import paths
 from appliance.hardware import Gpu
 from appliance.metrics import Dump, merge, render
+from appliance.supervisor.alerts import CODES, Alerts, Seen
 from appliance.supervisor.export import STATES, dump, keep_exporting
 
 GOLDEN = {
@@ -19,6 +20,7 @@ GOLDEN = {
     "appliance_start_time_seconds": ("gauge", []),
     "appliance_build_info": ("gauge", ["version"]),
     "appliance_device_info": ("gauge", ["device"]),
+    "appliance_alerts": ("gauge", ["code"]),
     "appliance_disk_free_bytes": ("gauge", []),
     "appliance_log_lines_dropped_total": ("counter", []),
     "appliance_gpu_utilization_ratio": ("gauge", ["gpu", "name"]),
@@ -54,6 +56,21 @@ def test_a_sensor_that_is_missing_has_no_series() -> None:
     assert "gpu" not in render(dump("ready", 0, 0.0))
 
 
+def test_alerts_are_counted_by_code_and_begin_at_zero() -> None:
+    standing = Alerts()
+    assert standing.standing() == dict.fromkeys(CODES, 0)
+    hot = [msgspec.structs.replace(gpu, throttle=("heat",), ecc_uncorrected=0) for gpu in GPUS]
+    seen = Seen(now=1000.0, gpus=hot, plain="ninja is not there")
+    standing.judge(msgspec.structs.replace(seen, failure=("APL-ENG-002", "it died", "look")))
+    text = render(dump("ready", 0, 0.0, alerts=standing.standing()))
+    assert 'appliance_alerts{code="APL-ALR-003"} 2\n' in text
+    assert 'appliance_alerts{code="APL-ALR-016"} 1\n' in text
+    assert 'appliance_alerts{code="APL-ALR-015"} 0\n' in text
+    assert text.count("appliance_alerts{") == len(CODES)
+    standing.judge(Seen(now=1001.0))
+    assert not any(standing.standing().values())
+
+
 async def test_a_run_writes_them_until_it_ends() -> None:
     async with staged() as stage:
         await stage.heard("ready")
@@ -66,6 +83,7 @@ async def test_a_run_writes_them_until_it_ends() -> None:
                 await asyncio.sleep(0.02)
         assert _read(path)["appliance_disk_free_bytes"]["series"][""] > 0
         assert _read(path)["appliance_device_info"]["series"] == {"cpu": 1.0}
+        assert set(_read(path)["appliance_alerts"]["series"]) == set(CODES)
 
 
 async def test_a_disk_that_refuses_ends_nothing(tmp_path: Path) -> None:

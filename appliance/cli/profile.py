@@ -12,7 +12,6 @@ from appliance.cli.late import LateGroup
 from appliance.cli.output import Output, table
 from appliance.cli.prepare import (
     Asked,
-    Prepared,
     answers_text,
     memory_lines,
     plan_data,
@@ -21,6 +20,7 @@ from appliance.cli.prepare import (
 from appliance.errors import NotFoundError, UsageError
 from appliance.hardware import detect
 from appliance.profiles import compose, match, store
+from appliance.profiles.defaults import WHY
 from appliance.profiles.schema import Evidence, Profile
 from appliance.profiles.write import match_of, save
 
@@ -102,7 +102,7 @@ def explain(out: Output, /, model: str | None, name: str | None, **given: Any) -
     used = store.find(found.plan.config.profile).profile
     data = plan_data(found)
     for answer in data["answers"]:
-        answer["reason"] = answer["reason"] or reason(answer, used, found)
+        answer["reason"] = answer["reason"] or reason(answer, used)
     data |= {"schema": "appliance.explain/1", "evidence": msgspec.to_builtins(used.evidence)}
     text = [
         f"model    {found.plan.config.model.id}",
@@ -116,15 +116,15 @@ def explain(out: Output, /, model: str | None, name: str | None, **given: Any) -
     out.result("\n".join(text), data)
 
 
-def reason(answer: dict[str, Any], used: Profile, found: Prepared) -> str:
+def reason(answer: dict[str, Any], used: Profile) -> str:
     """Why a value that no rule made is what it is."""
-    source, field = answer["source"], answer["field"]
+    source, field, evidence = answer["source"], answer["field"], used.evidence
+    measured = f"measured on {evidence.machine or 'such a machine'} {evidence.date}"
     if source == "default":
-        return "built in"
+        return measured if evidence.measured and field in evidence.fields else WHY[field]
     if source.startswith("profile"):
-        fields = used.evidence.fields
-        if used.evidence.measured and (not fields or field in fields):
-            return f"measured on {used.evidence.machine or 'such a machine'} {used.evidence.date}"
+        if evidence.measured and (not evidence.fields or field in evidence.fields):
+            return measured
         return "derived from the class of machine"
     return "asked for"
 

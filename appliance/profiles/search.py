@@ -36,17 +36,25 @@ class Found(Struct, frozen=True):
 
 
 def axes(config: RuntimeConfig, cores: int) -> dict[str, tuple[Any, ...]]:
-    """Dotted field -> the values to try beside the one it has, the likeliest first."""
+    """Dotted field -> the values to try beside the one it has, the likeliest first. config:
+    resolved; what this machine or model does not allow is not tried."""
     s = config.schedule
     frontends = [n for n in (1, 2, 4, 8) if n != config.serve.frontends and n <= cores]
     chunks = {max(256, s.chunk // 2), min(32768, s.chunk * 2)} - {s.chunk}
     running = {max(8, s.max_running // 2), min(4096, s.max_running * 2)} - {s.max_running}
-    return {
+    found: dict[str, tuple[Any, ...]] = {
         "schedule.chunk": tuple(sorted(chunks)),
         "schedule.max_running": tuple(sorted(running, reverse=True)),
         "schedule.mixed_chunk": (not s.mixed_chunk,),
         "serve.frontends": tuple(frontends[:2]),
     }
+    if s.beside_rows:
+        filled = (value for value in (0.35, 0.85) if value != s.beside_filled)
+        found["schedule.beside_filled"] = tuple(filled)
+        found["schedule.beside_rows"] = (max(1, s.beside_rows // 2), s.beside_rows * 2)
+    if config.engine.even_decode:
+        found["engine.even_decode"] = (False,)
+    return found
 
 
 def search(

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance import paths
-from appliance.cli import prepare, tune
+from appliance.cli import prepare, profile, tune
 from appliance.hardware import HardwareSnapshot
 from appliance.profiles import store
+from appliance.profiles.defaults import WHY
+from appliance.profiles.schema import SECTIONS
 
 Cli = Callable[..., Any]
 LLAMA_8B = {
@@ -92,11 +95,33 @@ def test_explain_gives_every_value_a_reason(cli: Cli, shape: str) -> None:
     assert all(a["source"] and a["reason"] for a in data["answers"])
     assert by_field["schedule.chunk"]["reason"].startswith("measured on 1x NVIDIA H100")
     assert by_field["schedule.policy"]["reason"] == "derived from the class of machine"
-    assert by_field["serve.host"]["reason"] == "built in"
+    assert by_field["serve.host"]["reason"] == WHY["serve.host"]
+    default = {"field": "schedule.beside_filled", "source": "default"}
+    h100, told = store.find("h100x1-bf16").profile, WHY["schedule.beside_filled"]
+    for fields, says in (((), told), (("schedule.beside_filled",), "measured on 1x NVIDIA H100")):
+        evidence = msgspec.structs.replace(h100.evidence, fields=fields)
+        used = msgspec.structs.replace(h100, evidence=evidence)
+        assert profile.reason(default, used).startswith(says)
     text = cli(
         "profile", "explain", "--model", shape, "--assume-gpus", "t4x4", "--set", "engine.seed=3"
     ).out
     assert "profile  t4x4-fp16" in text and "asked for" in text
+
+
+@pytest.mark.parametrize("where", [("--profile", "cpu"), ("--assume-gpus", "a100-80")])
+def test_every_default_has_a_reason_of_its_own(cli: Cli, shape: str, where: list[str]) -> None:
+    data = json.loads(cli("profile", "explain", "--model", shape, *where, "--json").out)
+    told = {a["field"]: a["reason"] for a in data["answers"] if a["source"] == "default"}
+    assert told and told == {field: WHY[field] for field in told}
+
+
+def test_no_reason_is_for_a_setting_that_is_none() -> None:
+    fields = {
+        f"{section}.{field.name}"
+        for section, kind in SECTIONS.items()
+        for field in msgspec.structs.fields(kind)
+    }
+    assert WHY.keys() <= fields
 
 
 def test_create_and_use(cli: Cli, own_home: Path) -> None:

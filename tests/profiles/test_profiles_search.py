@@ -14,7 +14,13 @@ from appliance.errors import BusyError, EngineError, UsageError
 from appliance.profiles import schema, store
 from appliance.profiles.search import Found, Trial, axes, search
 from appliance.profiles.write import match_of, save, text_of
-from appliance.runtime.config import ModelConfig, RuntimeConfig, ScheduleConfig, ServeConfig
+from appliance.runtime.config import (
+    EngineConfig,
+    ModelConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    ServeConfig,
+)
 
 
 class Bench:
@@ -85,12 +91,21 @@ def test_axes_never_offer_what_is_there() -> None:
         model=ModelConfig(path="/m", id="m"),
         serve=ServeConfig(frontends=1),
         schedule=ScheduleConfig(chunk=256, max_running=4096),
+        engine=EngineConfig(even_decode=False),
     )
-    assert axes(config, 2) == {
+    usual = {
         "schedule.chunk": (512,),
         "schedule.max_running": (2048,),
         "schedule.mixed_chunk": (True,),
         "serve.frontends": (2,),
+    }
+    assert axes(config, 2) == usual
+    beside = msgspec.structs.replace(config.schedule, beside_rows=64, beside_filled=0.35)
+    engine = EngineConfig(even_decode=True)
+    assert axes(msgspec.structs.replace(config, schedule=beside, engine=engine), 2) == usual | {
+        "schedule.beside_filled": (0.85,),
+        "schedule.beside_rows": (32, 128),
+        "engine.even_decode": (False,),
     }
 
 

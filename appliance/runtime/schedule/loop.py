@@ -23,6 +23,8 @@ HELD_ROWS = 64
 """Rows up to which the next step is put off while one runs."""
 HELD_MARGIN = 0.002
 """Seconds before that one's end at which it is launched: choosing and queueing it takes one."""
+HELD_LOOK_MS = 1
+"""How often it is asked whether that one has ended sooner than thought."""
 STATS_EVERY = 0.1
 """Least seconds between two StepStats."""
 
@@ -112,8 +114,10 @@ class Loop:
             return
         until = self._watch.landed + self._watch.expected(len(head.step.slots)) - HELD_MARGIN
         with self._phases.wait:
-            while not self.stopping and (left := int((until - time.monotonic()) * 1000)) > 0:
-                self._desk.drain(left / 1000)
+            while (left := int((until - time.monotonic()) * 1000)) > 0:
+                self._desk.drain(min(left, HELD_LOOK_MS) / 1000)
+                if self.stopping or head.done():
+                    break
 
     def _drain(self, block: bool) -> None:
         if block:
@@ -148,6 +152,7 @@ class Loop:
     def _settle(self, flight: Flight) -> None:
         watch, phases, tokens = self._watch, self._phases, int(flight.step.lengths.sum())
         self._pulse.before(tokens, watch.steps, time.monotonic())
+        late = flight.done()
         with phases.wait:
             result = flight.wait()
         phases.inputs_s += result.inputs_s
@@ -159,7 +164,7 @@ class Loop:
             if not flight.step.beside:  # those share the GPU, and tell nothing of their size
                 took = landed - max(launched, watch.landed)
                 watch.landed = landed
-                watch.took(flight.step, took)
+                watch.took(flight.step, took, late)
                 self._pulse.after(tokens, took, watch.steps, landed)
             due = landed - watch.told >= STATS_EVERY
             self._desk.send(deltas, self._stats(landed) if due else None)
@@ -206,8 +211,16 @@ class _Watch:
         near = (self._took.get(rows + more) for more in (0, 1, -1, 2, -2))
         return next((seconds for seconds in near if seconds is not None), 0.0)
 
-    def took(self, step: Step, seconds: float) -> None:
-        """Rather too short than too long: it falls at once and rises slowly."""
-        if not step.prefill_rows:
-            known = self._took.setdefault(len(step.slots), seconds)
-            self._took[len(step.slots)] = min(seconds, known + (seconds - known) / 8)
+    def took(self, step: Step, seconds: float, late: bool) -> None:
+        """Rather too short than too long: it falls at once and rises slowly. late: the step had
+        landed before anybody waited for it, so it took less, and what was held too long must not
+        be what the next is held by."""
+        if step.prefill_rows:
+            return
+        rows = len(step.slots)
+        if late:
+            if known := self.expected(rows):
+                self._took[rows] = min(seconds, known) * 7 / 8
+            return
+        known = self._took.setdefault(rows, seconds)
+        self._took[rows] = min(seconds, known + (seconds - known) / 8)

@@ -13,6 +13,8 @@ from oracle import Oracle, OracleFlight, truth
 from world import VOCAB
 
 from appliance.runtime.config import ScheduleConfig
+from appliance.runtime.schedule import loop as loop_room
+from appliance.runtime.schedule import phases
 from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.scheduler import Scheduler
 from appliance.runtime.wire.channel import EngineDoor, EngineLink
@@ -272,3 +274,85 @@ def test_only_what_runs_is_waited_for(oracle: type[SlowOracle], held: bool) -> N
     door.then = loop.stop
     loop.run()
     assert (door.waited > 0) is held
+
+
+class Clock:
+    """Time that passes only where somebody waits or works."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class ClockedOracle(Oracle):
+    """A step takes gpu[i] seconds from the end of the one before, the last of them for all that
+    follow; to queue one takes `host` seconds."""
+
+    def __init__(self, clock: Clock, host: float, gpu: list[float]) -> None:
+        super().__init__(64, 4, 8, VOCAB, {rid: "" for rid in range(99)})
+        self.clock, self.host, self.gpu = clock, host, gpu
+        self.launched: list[float] = []
+        self.ends: dict[int, float] = {}
+
+    def launch(self, step: Step) -> OracleFlight:
+        took = self.gpu[min(len(self.launched), len(self.gpu) - 1)]
+        self.launched.append(self.clock.now)
+        begun = max(self.clock.now, max(self.ends.values(), default=0.0))
+        self.clock.now += self.host
+        self.ends[step.id] = max(begun + took, self.clock.now)
+        return super().launch(step)
+
+    def done(self, flight: OracleFlight) -> bool:
+        return self.clock.now >= self.ends[flight.step.id]
+
+    def land(self, flight: OracleFlight) -> StepResult:
+        self.clock.now = max(self.clock.now, self.ends[flight.step.id])
+        return super().land(flight)
+
+
+class ClockedDoor(ScriptedDoor):
+    """Waits on the clock; nothing comes meanwhile."""
+
+    clock: Clock
+
+    def receive(self, timeout: float) -> Incoming:
+        self.clock.now += timeout if timeout < 0.2 else 0.0
+        return super().receive(timeout if timeout >= 0.2 else 0.0)
+
+
+def steps_of(monkeypatch: pytest.MonkeyPatch, host: float, gpu: list[float]) -> list[float]:
+    """Seconds from each launch to the next, of one row that decodes alone."""
+    clock = Clock()
+    monkeypatch.setattr(loop_room, "time", clock)
+    monkeypatch.setattr(phases, "time", clock)
+    door = ClockedDoor([[(4, request(1, max_tokens=100))]])
+    door.clock = clock
+    scheduler = Scheduler(ScheduleConfig(page_size=4, chunk=16), 64, CONTEXT, 8, VOCAB)
+    oracle = ClockedOracle(clock, host, gpu)
+    loop = Loop(scheduler, oracle, door, 1)
+    door.then = loop.stop
+    loop.run()
+    assert len(ids_of(door.deltas(4), 1)) == 100
+    return [b - a for a, b in zip(oracle.launched, oracle.launched[1:], strict=False)]
+
+
+@pytest.mark.parametrize("stall", [2, 30])
+def test_one_slow_step_does_not_slow_those_after_it(
+    monkeypatch: pytest.MonkeyPatch, stall: int
+) -> None:
+    """The first of its size, of which nothing else is known, or one among many."""
+    gpu = [0.005] * stall + [0.9] + [0.005]
+    between = steps_of(monkeypatch, 0.001, gpu)
+    assert max(between[:stall]) < 0.009 and max(between[stall + 3 :]) < 0.009
+
+
+@pytest.mark.parametrize("host", [0.0, 0.001, 0.004, 0.015])
+def test_a_host_slower_than_the_margin_is_not_held_back(
+    monkeypatch: pytest.MonkeyPatch, host: float
+) -> None:
+    """What the next step was held by must not be taken for what a step takes."""
+    between = steps_of(monkeypatch, host, [0.005])
+    assert max(between) < max(host, 0.005) + host + 0.003
+    assert sum(between[-20:]) / 20 < max(host, 0.005) + 0.001

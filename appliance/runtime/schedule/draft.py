@@ -16,10 +16,15 @@ _NONE: Int32s = np.empty(0, dtype=np.int32)
 
 
 class Draft:
-    """Prefill rows are added one by one, decode rows all at once."""
+    """Prefill rows are added one by one, decode rows all at once.
+
+    plain: no chunk touches more than its own row: no penalties' counts, no vectors, nothing told of
+    prompts.
+    """
 
     def __init__(self) -> None:
         self.tokens = 0
+        self.plain = True
         self._slots: list[int] = []
         self._starts: list[int] = []
         self._lengths: list[int] = []
@@ -68,6 +73,8 @@ class Draft:
         self._outputs.append(end - len(request.prompt) if last else 0)
         self._ids.append(request.history[start:end])
         self.tokens += end - start
+        asked = request.sampling
+        self.plain &= not (asked.penalized or asked.pool or asked.prompt_logprobs >= 0)
 
     def add_forced(self, request: Request, start: int, ids: Sequence[int]) -> None:
         """Output tokens from position `start` on that are known without decoding. The row is told
@@ -107,15 +114,6 @@ class Draft:
     ) -> None:
         self._decode, self._decode_starts, self._decode_outputs = slots, starts, outputs
         self._shared = shared
-
-    @property
-    def plain(self) -> bool:
-        """Its prefill touches nothing but its own rows: no penalties' counts, no vectors, nothing
-        told of prompts."""
-        return not any(
-            n.sampling.penalized or n.sampling.pool or n.sampling.prompt_logprobs >= 0
-            for n in self._new
-        )
 
     def step(self, id: int, freed: list[int], beside: bool = False) -> Step:
         decode = len(self._decode)

@@ -85,7 +85,7 @@ class OracleFlight:
         self.writes = writes
         self.sampled = False
         self._oracle = oracle
-
+        self.tables: dict[int, dict[int, int]] | None = None
         self.result: StepResult | None = None
 
     def sample(self, masks: Masks | None) -> None:
@@ -104,8 +104,10 @@ class Oracle:
     """namespaces: rid -> cache_key, which a Step does not carry. poisoned: rids of NaN rows.
 
     At `launch` the new step is checked against what is in the air. The compute itself is done at
-    the latest when a flight is waited for, in order, as on a stream; a step beside others is done
-    at any time between the last of those before it and the first that must wait for it.
+    the latest when a flight is waited for, in order, as on a stream. A step beside others begins
+    at any time after the last of those before it, looks up its rows' pages then, and is done at any
+    time after that and before the first that must wait for it. early: the chance of either whenever
+    the device is asked for anything.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Oracle:
         self.position = np.full((pages + 1, page_size), -1, dtype=np.int64)
         self.token = np.full((pages + 1, page_size), -1, dtype=np.int64)
         self.rng = random.Random(pages * 31 + page_size)
+        self.early = 0.3
         self.beside_steps = 0
         self.slots: dict[int, _Slot] = {}
         self.max_slots = slots
@@ -123,6 +126,7 @@ class Oracle:
         self.poisoned: set[int] = set()
         self.flying: deque[OracleFlight] = deque()
         self._mirror: dict[int, tuple[int, dict[int, int]]] = {}
+        self._sampling: dict[int, Sampling] = {}
         self._last_id = 0
         self.shared_steps = 0
 
@@ -135,6 +139,7 @@ class Oracle:
             if new.slot in self._mirror:
                 raise OracleError(f"slot {new.slot} taken while in use")
             self._mirror[new.slot] = (new.rid, {})
+            self._sampling[new.slot] = new.sampling
         airborne = {page: rid for f in self.flying for page, rid in f.writes.items()}
         for slot, column, page in zip(
             step.page_slots.tolist(),
@@ -154,6 +159,9 @@ class Oracle:
             self.beside_steps += 1
             if step.prefill_rows != len(step.slots) or step.shared is not None:
                 raise OracleError("a step of decode rows beside others")
+            for asked in (self._sampling[slot] for slot in step.slots.tolist()):
+                if asked.penalized or asked.pool or asked.prompt_logprobs >= 0:
+                    raise OracleError("a step beside others that does not touch its rows alone")
         self._advance_some()
         self.flying.append(flight)
         return flight
@@ -163,7 +171,7 @@ class Oracle:
         if next(f for f in self.flying if f.step.beside == kind) is not flight:
             raise OracleError("flights landed out of order")
         self._advance_some()
-        self._advance(flight)
+        self.finish(flight)
         self.flying.remove(flight)
         assert flight.result is not None
         return flight.result
@@ -176,23 +184,19 @@ class Oracle:
         """Steps beside others are done early or late."""
         for flight in self.flying:
             ready = all(f.sampled for f in self.flying if f.step.id <= flight.step.id)
-            if flight.step.beside and ready and self.rng.random() < 0.3:
-                self._advance(flight)
+            if flight.step.beside and ready and self.rng.random() < self.early:
+                further = self.begin if flight.tables is None else self.finish
+                further(flight)
 
-    def _advance(self, flight: OracleFlight) -> None:
-        """Does a step, after all that it waits for."""
-        if flight.result is not None:
+    def begin(self, flight: OracleFlight) -> None:
+        """Tables change and pages are looked up, after all that the step waits for."""
+        if flight.tables is not None:
             return
         step = flight.step
         waits = step.beside or step.prefill_rows or step.shared is not None
         for other in self.flying:
             if other.step.id < step.id and (waits or not other.step.beside):
-                self._advance(other)
-        if not flight.sampled:
-            raise OracleError("a step is waited for by one that was launched before its choice")
-        flight.result = self._do(step)
-
-    def _do(self, step: Step) -> StepResult:
+                self.finish(other)
         for slot in step.freed:
             del self.slots[slot]
         for new in step.new:
@@ -209,7 +213,16 @@ class Oracle:
             if column in known.pages and self.state[page].tolist() != own:
                 raise OracleError(f"request {known.rid} sent to a page with other KV")
             known.pages[column] = page
-        return self._compute(step)
+        flight.tables = {slot: dict(self.slots[slot].pages) for slot in step.slots.tolist()}
+
+    def finish(self, flight: OracleFlight) -> None:
+        if flight.result is not None:
+            return
+        self.begin(flight)
+        if not flight.sampled:
+            raise OracleError("a step is waited for by one that was launched before its choice")
+        assert flight.tables is not None
+        flight.result = self._compute(flight.step, flight.tables)
 
     def _check_shape(self, step: Step) -> None:
         rows, prefill = len(step.slots), step.prefill_rows
@@ -275,7 +288,7 @@ class Oracle:
             states.append(state)
         return _Slot(new.rid, new.sampling, new.prompt_length, tokens, states)
 
-    def _compute(self, step: Step) -> StepResult:
+    def _compute(self, step: Step, tables: dict[int, dict[int, int]]) -> StepResult:
         rows = len(step.slots)
         tokens = np.full(rows, -1, dtype=np.int32)
         invalid: list[int] = []
@@ -290,7 +303,7 @@ class Oracle:
                 at += length
                 if slot.sampling.prompt_logprobs >= 0:
                     prompt_logprobs.append(self._prompt_logprobs(slot, row, start, length))
-            self._run_row(slot, start, length)
+            self._run_row(slot, tables[int(step.slots[row])], start, length)
             if slot.rid in self.poisoned:
                 invalid.append(row)
             if step.samples[row]:
@@ -299,12 +312,12 @@ class Oracle:
                 raise OracleError(f"request {slot.rid}: a whole prefill that does not sample")
         return StepResult(tokens, self._logprobs(tokens), prompt_logprobs or None, tuple(invalid))
 
-    def _run_row(self, slot: _Slot, start: int, length: int) -> None:
+    def _run_row(self, slot: _Slot, held: dict[int, int], start: int, length: int) -> None:
         """Reads and checks every position before `start`, writes those after."""
         end = start + length
         if end > len(slot.tokens):
             raise OracleError(f"request {slot.rid}: position {end - 1} has no token")
-        table = np.array([slot.pages.get(c, 0) for c in range(-(-end // self.page_size))])
+        table = np.array([held.get(c, 0) for c in range(-(-end // self.page_size))])
         where = np.arange(end)
         pages, offsets = table[where // self.page_size], where % self.page_size
         expected = np.array(slot.states[:end], dtype=np.int64)

@@ -218,7 +218,7 @@ def _rows_run_past_their_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def _moved_pages_are_not_told(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Running, "take_moved", lambda self: [])
+    patch.setattr(Running, "take_moved", lambda self, slots=None: [])
 
 
 def _freed_slots_are_not_told(patch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def _half_a_page_is_committed(patch: pytest.MonkeyPatch) -> None:
 
 
 def _admission_starves(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Admission, "_fits", lambda self, lease, length, later, reserve: False)
+    patch.setattr(Admission, "_fits", lambda self, lease, length, rest, common, outlook: False)
 
 
 MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [

@@ -19,6 +19,7 @@ from appliance.profiles import compose, match, store
 from appliance.profiles.fit import Fit, limit_context
 from appliance.profiles.known import assumed
 from appliance.profiles.pick import pick
+from appliance.profiles.reasons import explained
 from appliance.profiles.schema import Profile, convert
 from appliance.runtime.config import ModelConfig
 from appliance.runtime.model.registry import read_spec
@@ -153,6 +154,7 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
         profile, why, plan = picked.profile, picked.why, picked.plan
     composed = composed_with(profile)
     plan, fit = limit_context(plan, spec, hardware, composed.config.model.context > 0)
+    plan = explained(plan, profile.evidence)
     warnings = []
     odd = match.mismatch(profile, hardware)
     if odd:

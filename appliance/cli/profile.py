@@ -20,7 +20,6 @@ from appliance.cli.prepare import (
 from appliance.errors import NotFoundError, UsageError
 from appliance.hardware import detect
 from appliance.profiles import compose, match, store
-from appliance.profiles.defaults import WHY
 from appliance.profiles.schema import Evidence, Profile
 from appliance.profiles.write import match_of, save
 
@@ -102,7 +101,7 @@ def explain(out: Output, /, model: str | None, name: str | None, **given: Any) -
     used = store.find(found.plan.config.profile).profile
     data = plan_data(found)
     for answer in data["answers"]:
-        answer["reason"] = answer["reason"] or reason(answer, used)
+        answer["reason"] = answer["reason"] or "asked for"
     data |= {"schema": "appliance.explain/1", "evidence": msgspec.to_builtins(used.evidence)}
     text = [
         f"model    {found.plan.config.model.id}",
@@ -114,19 +113,6 @@ def explain(out: Output, /, model: str | None, name: str | None, **given: Any) -
         answers_text(data["answers"]),
     ]
     out.result("\n".join(text), data)
-
-
-def reason(answer: dict[str, Any], used: Profile) -> str:
-    """Why a value that no rule made is what it is."""
-    source, field, evidence = answer["source"], answer["field"], used.evidence
-    measured = f"measured on {evidence.machine or 'such a machine'} {evidence.date}"
-    if source == "default":
-        return measured if evidence.measured and field in evidence.fields else WHY[field]
-    if source.startswith("profile"):
-        if evidence.measured and (not evidence.fields or field in evidence.fields):
-            return measured
-        return "derived from the class of machine"
-    return "asked for"
 
 
 @profile.command()

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from appliance import paths
-from appliance.cli import prepare, profile, tune
+from appliance.cli import prepare, tune
 from appliance.hardware import HardwareSnapshot
 from appliance.profiles import store
-from appliance.profiles.defaults import WHY
+from appliance.profiles.reasons import WHY, explained
 from appliance.profiles.schema import SECTIONS
 
 Cli = Callable[..., Any]
@@ -96,12 +96,6 @@ def test_explain_gives_every_value_a_reason(cli: Cli, shape: str) -> None:
     assert by_field["schedule.chunk"]["reason"].startswith("measured on 1x NVIDIA H100")
     assert by_field["schedule.policy"]["reason"] == "derived from the class of machine"
     assert by_field["serve.host"]["reason"] == WHY["serve.host"]
-    default = {"field": "schedule.beside_filled", "source": "default"}
-    h100, told = store.find("h100x1-bf16").profile, WHY["schedule.beside_filled"]
-    for fields, says in (((), told), (("schedule.beside_filled",), "measured on 1x NVIDIA H100")):
-        evidence = msgspec.structs.replace(h100.evidence, fields=fields)
-        used = msgspec.structs.replace(h100, evidence=evidence)
-        assert profile.reason(default, used).startswith(says)
     text = cli(
         "profile", "explain", "--model", shape, "--assume-gpus", "t4x4", "--set", "engine.seed=3"
     ).out
@@ -113,6 +107,20 @@ def test_every_default_has_a_reason_of_its_own(cli: Cli, shape: str, where: list
     data = json.loads(cli("profile", "explain", "--model", shape, *where, "--json").out)
     told = {a["field"]: a["reason"] for a in data["answers"] if a["source"] == "default"}
     assert told and told == {field: WHY[field] for field in told}
+
+
+def test_a_default_that_was_measured_says_so(shape: str) -> None:
+    evidence = store.find("h100x1-bf16").profile.evidence
+    plan = prepare.prepare(prepare.Asked(shape, options={"load_format": "dummy"})).plan
+    for fields, says in (
+        (("schedule.chunk",), WHY["schedule.beside_filled"]),
+        (("schedule.beside_filled",), "measured on 1x NVIDIA H100"),
+    ):
+        unsaid = tuple(msgspec.structs.replace(a, reason="") for a in plan.answers)
+        of_it = msgspec.structs.replace(plan, answers=unsaid)
+        told = explained(of_it, msgspec.structs.replace(evidence, fields=fields)).answers
+        by_field = {a.field: a.reason for a in told}
+        assert by_field["schedule.beside_filled"].startswith(says)
 
 
 def test_no_reason_is_for_a_setting_that_is_none() -> None:

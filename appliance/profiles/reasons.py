@@ -1,12 +1,17 @@
-"""Why each setting that nobody sets and no rule answers is what it is, for who asks."""
+"""Why each value is what it is, where no rule says so: those of profiles and defaults."""
 
 from __future__ import annotations
 
+import msgspec
+
+from appliance.profiles.schema import Evidence
+from appliance.runtime.plan import Answer, Plan
+
 WHY = {
-    "model.path": "the model that lies in the package",
+    "model.path": "where the model that is served lies",
     "model.id": "the model's own name",
     "model.served_names": "the model's own name and `default` always work",
-    "model.revision": "a folder of your own has none",
+    "model.revision": "that of its files on the hub; a folder of your own has none",
     "model.load_format": "weights are read from the model's files",
     "model.chat_template": "the model's own is the one that it was trained with",
     "model.tool_parser": "the chat template tells it",
@@ -16,13 +21,13 @@ WHY = {
     "serve.uds": "most clients know ports alone",
     "serve.uds_mode": "nobody but this user, until somebody says otherwise",
     "serve.max_queue": "more than engines run at once, so that a burst waits and is not refused",
-    "serve.max_connections_per_address": "more than clients hold, and one alone takes not all",
+    "serve.max_connections_per_address": "more than a client needs, too few for one to take all",
     "serve.keep_alive_comment_s": "some clients take a comment for an answer",
-    "serve.keys_file": "this machine alone is served; `appliance key add` makes one",
+    "serve.keys_file": "no key was made; `appliance key add` makes one",
     "serve.no_auth": "strangers need a key",
     "serve.drain_s": "long enough for most answers, and shorter than what systemd waits",
     "serve.request_log": "who asked, how long it took, and nothing of what was said",
-    "serve.request_log_mib": "some fifty thousand requests a file",
+    "serve.request_log_mib": "some forty thousand requests a file",
     "serve.request_log_files": "a bound, so that no disk is filled",
     "schedule.policy": "no request waits for one that came later",
     "schedule.page_size": "the tree, the allocator and the kernels share pages of it",
@@ -41,3 +46,26 @@ WHY = {
     "engine.seed": "made-up weights are the same each time",
     "engine.profile_steps": "a trace is for who looks for one",
 }
+"""Of the defaults that no rule answers."""
+
+
+def explained(plan: Plan, evidence: Evidence) -> Plan:
+    """The same plan, each answer that nobody asked for with a reason. evidence: what its profile
+    stands on."""
+    told = (
+        a if a.reason else msgspec.structs.replace(a, reason=_reason(a, evidence))
+        for a in plan.answers
+    )
+    return msgspec.structs.replace(plan, answers=tuple(told))
+
+
+def _reason(answer: Answer, evidence: Evidence) -> str:
+    measured = f"measured on {evidence.machine or 'such a machine'} {evidence.date}"
+    if answer.source == "default":
+        known = evidence.measured and answer.field in evidence.fields
+        return measured if known else WHY[answer.field]
+    if answer.source.startswith("profile"):
+        if evidence.measured and (not evidence.fields or answer.field in evidence.fields):
+            return measured
+        return "derived from the class of machine"
+    return "this machine and model allow it" if answer.source == "rule" else ""

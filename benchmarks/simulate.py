@@ -5,12 +5,13 @@ python benchmarks/simulate.py [--load sharegpt mid long poisson8 poisson16] [--w
 
 Every figure is simulated: the time of a step comes from a model of one H100 serving the
 Llama-3.1-8B shape, fitted to measured matmuls and to measured steps. The order of the loop is that
-of schedule/loop.py with one flight in the air.
+of schedule/loop.py with one flight in the air, and steps beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from bisect import bisect_left
 from collections import deque
@@ -31,6 +32,9 @@ LAYERS, KV_BYTES, VOCAB, CONTEXT = 32, 131_072, 128_256, 131_072
 STOP = 2
 START_S = 0.5
 """From the first request's sending to the first step: what arrives meanwhile is there at once."""
+SLOWER_DECODE, SLOWER_PREFILL = 2.0, 1.45
+"""What a decode step and a prefill take beside each other, of what they take alone: by the rates of
+the In[512,1024] row while both were at work."""
 HOST_S, HOST_PREFILL_S = 0.0012, 0.0025
 """Of the host in a step before it is launched; hidden behind the flight in the air."""
 
@@ -83,7 +87,7 @@ class Machine:
         tokens = int(step.lengths.sum())
         lengths, starts = step.lengths[:prefill].astype(float), step.starts[:prefill]
         attention = float((4 * 4096 * LAYERS * lengths * (starts + lengths / 2)).sum()) / 450e12
-        per_token = (2.6e-6 + self._rounding) * tokens
+        per_token = (2.0e-6 + self._rounding) * tokens
         return self._matmuls(tokens) + reading + attention + per_token + 0.0019 + _head(rows)
 
     def _matmuls(self, rows: int) -> float:
@@ -98,11 +102,56 @@ def _head(rows: int) -> float:
 
 
 def _reading(lengths: npt.NDArray[np.int32]) -> float:
-    """Seconds in which keys and values are read: long rows more slowly, unequal ones too."""
-    mean = float(lengths.mean())
-    long = float(np.interp(mean, [1000, 3000], [2.45e12, 2.2e12]))
-    unequal = min(1.0, float(lengths.std()) / mean)
-    return float(lengths.sum()) * KV_BYTES / (long - 0.5e12 * unequal)
+    """Seconds in which keys and values are read: more slowly where rows are short."""
+    speed = float(np.interp(float(lengths.mean()), [100, 900], [2.5e12, 2.88e12]))
+    return float(lengths.sum()) * KV_BYTES / speed
+
+
+@dataclass
+class Flight:
+    """left: seconds of work that are not done yet, were nothing beside it."""
+
+    step: Step
+    left: float
+
+
+class Device:
+    """Steps on their way: two heads at work at a time where one of them is beside others."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.main: deque[Flight] = deque()
+        self.beside: deque[Flight] = deque()
+
+    def launch(self, step: Step, seconds: float) -> None:
+        (self.beside if step.beside else self.main).append(Flight(step, seconds))
+
+    def advance(self, until: float, flight: Flight | None = None) -> None:
+        """Works until then, or until `flight` has landed."""
+        while self.now < until and (flight is None or flight.left > 0):
+            heads = [f for f in self._heads() if f is not None]
+            if not heads:
+                self.now = max(self.now, until) if flight is None else self.now
+                return
+            slower = [self._slower(f) if len(heads) > 1 else 1.0 for f in heads]
+            took = min(f.left * by for f, by in zip(heads, slower, strict=True))
+            took = min(took, until - self.now)
+            self.now += took
+            for head, by in zip(heads, slower, strict=True):
+                head.left = 0.0 if head.left * by <= took * (1 + 1e-9) else head.left - took / by
+
+    def _slower(self, flight: Flight) -> float:
+        return SLOWER_PREFILL if flight.step.beside else SLOWER_DECODE
+
+    def _heads(self) -> tuple[Flight | None, Flight | None]:
+        """The first of each kind that has work left, unless it waits for the other's."""
+        main = next((f for f in self.main if f.left > 0), None)
+        side = next((f for f in self.beside if f.left > 0), None)
+        if main is None or side is None:
+            return main, side
+        if side.step.id > main.step.id:
+            return main, None
+        return (None, side) if main.step.prefill_rows else (main, side)
 
 
 @dataclass
@@ -139,11 +188,23 @@ def simulate(
     run.due = dict(enumerate(due.tolist()))
     run.outputs = dict(enumerate(outputs.tolist()))
     waiting: deque[int] = deque(range(load.requests))
-    flying: deque[tuple[Step, float]] = deque()
     last = np.zeros(config.max_running, dtype=np.int64)
-    now = free = told = 0.0 if load.rate else START_S
-    while waiting or flying or not scheduler.idle:
-        if scheduler.idle and not flying:
+    now = told = 0.0 if load.rate else START_S
+    device = Device(now)
+    main, beside = device.main, device.beside
+
+    def settle(flights: deque[Flight]) -> None:
+        nonlocal now
+        device.advance(math.inf, flights[0])
+        now = max(now, device.now)
+        done = flights.popleft().step
+        tokens = np.where(done.outputs >= last[done.slots], STOP, STOP + 1)
+        for delta in scheduler.settle(done, StepResult(np.where(done.samples, tokens, -1))):
+            run.first.setdefault(delta.rid, now)
+            run.last[delta.rid] = now
+
+    while waiting or main or beside or not scheduler.idle:
+        if scheduler.idle and not main and not beside:
             now = max(now, due[waiting[0]])
         while waiting and due[waiting[0]] <= now:
             rid = waiting.popleft()
@@ -157,22 +218,24 @@ def simulate(
         run.plan_us.append((time.perf_counter() - began) * 1e6)
         if step is not None:
             now += HOST_PREFILL_S if step.prefill_rows else HOST_S
+            device.advance(now)
             took = machine.seconds(step)
-            free = max(now, free) + took
-            flying.append((step, free))
+            device.launch(step, took)
             for new in step.new:
                 last[new.slot] = outputs[new.rid] - 1
             run.steps += 1
             if step.prefill_rows:
                 run.prefill_steps += 1
                 run.prefill_s += took
-        while flying and not (step is not None and len(flying) <= config.depth):
-            done, landed = flying.popleft()
-            now = max(now, landed)
-            tokens = np.where(done.outputs >= last[done.slots], STOP, STOP + 1)
-            for delta in scheduler.settle(done, StepResult(np.where(done.samples, tokens, -1))):
-                run.first.setdefault(delta.rid, now)
-                run.last[delta.rid] = now
+            if step.beside:
+                continue
+        while beside and (beside[0].left <= 0 or not main):
+            settle(beside)
+        while main and not (step is not None and len(main) <= config.depth):
+            if main[0].step.prefill_rows and beside and beside[0].step.id < main[0].step.id:
+                settle(beside)
+            else:
+                settle(main)
         if timeline and now - told >= timeline:
             told, stats = now, scheduler.stats()
             print(

@@ -76,6 +76,12 @@ def divided(shape: Shape, shared_most: int) -> tuple[int, int]:
     return warps, min(most, shared_most // (warps * tile))
 
 
+def enough(shape: Shape, warps: int, programs: int) -> int:
+    """So many programs, or as many more as it takes that each key-value head has a warp: with fewer
+    nothing would be computed. A small GPU's share may be less than that."""
+    return max(programs, -(-shape.kv_heads // warps))
+
+
 def _tile_bytes(shape: Shape) -> int:
     return 2 * _TILE * shape.head_dim * (1 if shape.narrow else 2)
 
@@ -91,9 +97,10 @@ class PagedDecode:
     ) -> None:
         """rows: at most. folder: where what is compiled is kept; triton's when None."""
         properties = torch.cuda.get_device_properties(device)
-        self._shape, self.programs = shape, properties.multi_processor_count
+        self._shape = shape
         shared_most = properties.shared_memory_per_block_optin - _SHARED_KEPT
         self._warps, depth = divided(shape, shared_most)
+        self.programs = enough(shape, self._warps, properties.multi_processor_count)
         options = definitions(shape, self._warps, depth)
         code = image(_SOURCE, options, architecture(device), folder)
         with torch.cuda.device(device):
@@ -103,7 +110,7 @@ class PagedDecode:
         self._parts = torch.zeros(parts * shape.head_dim, dtype=torch.float32, device=device)
         self._sums = torch.zeros(parts * 2, dtype=torch.float32, device=device)
         self._taking = torch.full((1,), self.programs, dtype=torch.int32, device=device)
-        self._room, self._few = False, spared(device)
+        self._room, self._few = False, enough(shape, self._warps, spared(device))
         self._arrived = torch.zeros(rows * shape.kv_heads, dtype=torch.int32, device=device)
 
     def leave_room(self, room: bool) -> None:
@@ -133,7 +140,8 @@ class PagedDecode:
         whatever `leave_room` said.
         """
         rows = q_BHD.shape[0]
-        assert q_BHD.is_contiguous() and out.is_contiguous()
+        assert q_BHD.is_contiguous() and out.is_contiguous() and programs <= self.programs
+        assert rows * self._shape.kv_heads <= len(self._arrived), f"{rows} rows are too many"
         given = _Given(
             q=q_BHD.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), indptr=indptr.data_ptr(),
             last_len=last_len.data_ptr(), indices=indices.data_ptr(), out=out.data_ptr(),

@@ -176,6 +176,12 @@ def test_division_of_shared_memory(shared_kib: int, name: str, want: tuple[int, 
     assert paged_decode.divided(SHAPES[name], shared_kib << 10) == want
 
 
+def test_each_head_has_a_warp_however_small_the_share() -> None:
+    assert paged_decode.enough(SHAPES["8B"], 8, 40) == 40
+    assert paged_decode.enough(SHAPES["each its own, heads of 64"], 4, 6) == 8
+    assert paged_decode.enough(SHAPES["a rank's odd share"], 4, 1) == 2
+
+
 def test_every_name_of_the_source_is_given() -> None:
     source = Path(paged_decode.__file__).with_suffix(".cu").read_text()
     header = source[source.index("Given when it is compiled:") :].split("\n\n")[0]

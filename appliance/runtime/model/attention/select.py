@@ -43,7 +43,7 @@ def _flashinfer(wanted: Wanted) -> Backend:
     from appliance.kernels.paged_attention import Shape
     from appliance.runtime.model.attention.paged import PagedBackend, even_decode
 
-    a = wanted.spec
+    a, rows = wanted.spec, max(wanted.rows, wanted.graph_rows)  # a captured pass is padded
     shape = Shape(
         heads=wanted.mesh.share(a.heads, "query heads"),
         kv_heads=wanted.mesh.kv_share(a.kv_heads)[1],
@@ -59,7 +59,7 @@ def _flashinfer(wanted: Wanted) -> Backend:
         wanted.device,
         wanted.graph_rows,
         wanted.columns,
-        even_decode(shape, wanted.rows, wanted.device) if wanted.even_decode else None,
+        even_decode(shape, rows, wanted.device) if wanted.even_decode else None,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch.profiler import record_function
 
 from appliance.errors import HardwareError
@@ -251,7 +252,9 @@ class RankBuilder:
         c, spec, size = self._config, self._spec, self._config.schedule.page_size
         tokens = c.schedule.chunk or c.schedule.max_prefill
         length = min(tokens, c.model.context, pages * size)
-        executor.follow(trial_step(max(1, tokens // length), length, size, spec.vocab, True))
+        prefill = trial_step(max(1, tokens // length), length, size, spec.vocab, True)
+        # beside others it runs other kernels, which are loaded when first needed
+        executor.follow(replace(prefill, beside=executor.lanes.apart))
         executor.follow(trial_step(c.schedule.max_running, size, size, spec.vocab, False))
         torch.cuda.synchronize()
         self._lap("fill")

@@ -156,9 +156,9 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Passes are captured as CUDA graphs after load."""
     graph_batch_sizes: tuple[int, ...] = ()
     """Row counts at which decode is captured; empty: by GPU class."""
-    try_links: bool = True
+    try_links: bool = False
     """GPUs that share a model exchange some bytes in pairs before it is loaded: a pair that hangs
-    or is slow has a name then."""
+    or is slow has a name then. Not by itself as long as it has not run over NCCL."""
     few_rows: bool = True
     """Captured decode passes of up to 16 rows run as one kernel, where model and GPU allow it."""
     even_decode: bool = True

@@ -87,19 +87,20 @@ def test_health_says_one_word_to_strangers(locked: Served, key: str) -> None:
 
 
 def test_real_clients_are_let_in_and_told(locked: Served, key: str) -> None:
-    good = openai.OpenAI(base_url=locked.url + "/v1", api_key=key)
-    assert good.models.list().data[0].id == "org/tiny"
-    bad = openai.OpenAI(base_url=locked.url + "/v1", api_key="sk-wrong", max_retries=0)
-    with pytest.raises(openai.AuthenticationError) as refused:
-        bad.models.list()
-    assert refused.value.code == "invalid_api_key"
-    other = anthropic.Anthropic(base_url=locked.url, api_key="wrong", max_retries=0)
+    url = locked.url
     ask: dict[str, Any] = {"model": "default", "max_tokens": 4, "messages": HI["messages"]}
-    with pytest.raises(anthropic.AuthenticationError) as denied:
-        other.messages.create(**ask)
+    with openai.OpenAI(base_url=url + "/v1", api_key=key) as good:
+        assert good.models.list().data[0].id == "org/tiny"
+    with openai.OpenAI(base_url=url + "/v1", api_key="sk-wrong", max_retries=0) as bad:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            bad.models.list()
+    assert refused.value.code == "invalid_api_key"
+    with anthropic.Anthropic(base_url=url, api_key="wrong", max_retries=0) as other:
+        with pytest.raises(anthropic.AuthenticationError) as denied:
+            other.messages.create(**ask)
     assert denied.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
-    friend = anthropic.Anthropic(base_url=locked.url, api_key=key)
-    assert friend.messages.create(**ask).usage.output_tokens == 4
+    with anthropic.Anthropic(base_url=url, api_key=key) as friend:
+        assert friend.messages.create(**ask).usage.output_tokens == 4
 
 
 def test_a_stranger_reaches_no_engine(locked: Served, engine: FakeEngine) -> None:

@@ -23,10 +23,6 @@ class Captures:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._memory: Any = None  # handle of the memory pool that all graphs share
 
-    @property
-    def largest(self) -> int:
-        return self._sizes[-1]
-
     def size_for(self, count: int) -> int | None:
         """The smallest captured size that takes `count`; None when there is none yet."""
         at = bisect.bisect_left(self._sizes, count)

@@ -71,8 +71,7 @@ class Lanes:
                 self._serial = None
         else:
             main.wait_stream(side)
-        beside = step.beside and self._room is not None
-        with lane.current(), self._room.left() if beside and self._room else nullcontext():
+        with lane.current(), self._room.left() if step.beside and self._room else nullcontext():
             yield lane
 
     def queued(self, step: Step, lane: Lane) -> None:

@@ -97,11 +97,10 @@ class Loop:
     def _settle_beside(self) -> None:
         """The oldest beside decode steps, after prefills before it that it may go on from."""
         head = self._beside.popleft()
-        while self._flying and self._flying[0].step.id < head.step.id:
-            if not any(f.step.prefill_rows and f.step.id < head.step.id for f in self._flying):
-                break
-            self._sample(self._flying[0])
-            self._settle(self._flying.popleft())
+        while any(f.step.prefill_rows and f.step.id < head.step.id for f in self._flying):
+            earlier = self._flying.popleft()
+            self._sample(earlier)
+            self._settle(earlier)
         self._settle(head)
 
     def _hold(self) -> None:

@@ -95,7 +95,7 @@ def _compiled(nvrtc: Any, name: str, text: bytes, options: list[str]) -> bytes:
 def _checked(answer: tuple[Any, ...]) -> Any:
     """What a call of the bindings gives beside its verdict. RuntimeError when that is bad."""
     if int(answer[0]):
-        raise RuntimeError(f"the CUDA driver says {answer[0]}")
+        raise RuntimeError(f"CUDA says {answer[0]!r}")
     return answer[1] if len(answer) == 2 else answer[1:]
 
 

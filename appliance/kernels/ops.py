@@ -8,6 +8,7 @@ Shapes: T tokens, H query heads and K kv heads of this rank, D head size, P page
 
 from __future__ import annotations
 
+import subprocess
 from typing import NamedTuple, Protocol
 
 import torch
@@ -168,3 +169,18 @@ def select(device: torch.device, dtype: torch.dtype, search: bool = False) -> Op
     from appliance.kernels.torch_ops import TorchOps
 
     return TorchOps()
+
+
+def compile_failures() -> tuple[type[Exception], ...]:
+    """What is raised where a kernel that comes as source cannot be compiled, loaded or launched.
+
+    RuntimeError: FlashInfer, the CUDA driver, Triton where it finds no compiler or its passes fail.
+    OSError: no ninja, nvcc or C compiler, a folder that cannot be written, a library that does not
+    load. SubprocessError: a compiler that fails. ImportError: a part of one that is not installed.
+    """
+    known = (RuntimeError, OSError, subprocess.SubprocessError, ImportError)
+    try:
+        from triton.errors import TritonError
+    except ImportError:
+        return known
+    return (*known, TritonError)

@@ -246,7 +246,7 @@ def test_searching_takes_less_than_sorting() -> None:
 
 
 def test_captured_prefills_are_those_of_the_engine() -> None:
-    from appliance.runtime.engine.rank import PREFILL_SIZES
+    from appliance.runtime.engine.kit import PREFILL_SIZES
 
     assert len(PREFILL_SIZES) == footprint.PREFILL_PASSES
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from msgspec.structs import replace
 
 from appliance.runtime.config import RuntimeConfig
@@ -9,6 +10,16 @@ from appliance.runtime.config import RuntimeConfig
 
 class NotCompiledError(Exception):
     """A kernel that comes as source cannot be compiled on this machine."""
+
+
+_MEMORY_SHORT = ("CUDA error: out of memory", "[CUDA]: out of memory", "CUDA_ERROR_OUT_OF_MEMORY")
+"""How libraries, Triton and the driver say so; torch's allocator has a type for it."""
+
+
+def memory_short(error: Exception) -> bool:
+    """Whether it was the GPU's memory that was too small, not the compiler that failed."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(s in said for s in _MEMORY_SHORT)
 
 
 def first_line(error: Exception) -> str:

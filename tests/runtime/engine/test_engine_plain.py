@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,16 @@ import msgspec
 import pytest
 import torch
 
+from appliance.kernels.ops import compile_failures
 from appliance.runtime import offline
-from appliance.runtime.engine import rank
-from appliance.runtime.engine.plain import first_line, in_plain_torch
+from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.engine import kit
+from appliance.runtime.engine.kit import Kit
+from appliance.runtime.engine.plain import first_line, in_plain_torch, memory_short
 from appliance.runtime.engine.rank import RankBuilder
 from appliance.runtime.model.attention import select
 from appliance.runtime.model.attention.reference import ReferenceBackend
+from appliance.runtime.model.parallel.mesh import Mesh
 from appliance.runtime.offline import Engine
 from appliance.runtime.plan import Plan, resolve
 from tests.reference import models
@@ -24,13 +31,15 @@ SETTINGS = {"model.dtype": "float32", "engine.device": "cpu", "engine.threads": 
 GREEDY = {"max_tokens": 20, "temperature": 0.0, "ignore_eos": True}
 
 
-class NoCompiler(ReferenceBackend):
-    """Attention whose kernels are compiled with its first pass, by a compiler that is missing."""
+class Failing(ReferenceBackend):
+    """Attention whose kernels are compiled with its first pass, which fails."""
 
-    says = "Ninja is not there\nlong output"
+    def __init__(self, device: torch.device, error: Exception) -> None:
+        super().__init__(device)
+        self._error = error
 
     def plan(self, *args: Any) -> None:
-        raise RuntimeError(self.says)
+        raise self._error
 
 
 class Late(ReferenceBackend):
@@ -59,6 +68,13 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return facts
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made: Path = tmp_path_factory.mktemp("llama")
+    models.make(made, "llama")
+    return made
+
+
 def tokens(folder: Path) -> list[int]:
     with Engine(folder, SETTINGS) as engine:
         [answer] = engine.generate([models.prompts()[0]], GREEDY)
@@ -71,36 +87,105 @@ def expected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return tokens(folder)
 
 
-def test_a_compiler_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: list[dict[str, Any]]
-) -> None:
-    models.make(tmp_path, "llama")
-    want = expected(tmp_path, monkeypatch)
+def fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setitem(
-        select.BACKENDS, ("gqa", "flashinfer"), lambda wanted: NoCompiler(wanted.device)
+        select.BACKENDS, ("gqa", "flashinfer"), lambda wanted: Failing(wanted.device, error)
     )
-    assert tokens(tmp_path) == want
+
+
+def test_a_compiler_that_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, built: list[dict[str, Any]]
+) -> None:
+    want = expected(folder, monkeypatch)
+    fail(monkeypatch, RuntimeError("Ninja is not there\nlong output"))
+    assert tokens(folder) == want
     assert built[-1]["plain"] == "RuntimeError: Ninja is not there"
 
 
-def test_kernels_that_are_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: list[dict[str, Any]]
+FAILURES = [
+    FileNotFoundError(2, "No such file or directory", "ninja"),
+    PermissionError(13, "Permission denied", "/var/cache"),
+    OSError("libcudart.so.12: cannot open shared object file"),
+    ModuleNotFoundError("No module named 'flashinfer.jit'"),
+    subprocess.CalledProcessError(1, ["gcc", "launcher.c"]),
+    subprocess.TimeoutExpired(["nvcc"], 60),
+    RuntimeError("Cannot find ptxas"),
+    RuntimeError("Ninja build failed. Ninja output:\ncc1plus: out of memory allocating 64 bytes"),
+    RuntimeError("few_rows.cu was not compiled: error: expected a ;"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda e: type(e).__name__)
+def test_what_compilers_raise_is_done_without(
+    error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch, built: list[dict[str, Any]]
 ) -> None:
-    models.make(tmp_path, "llama")
-    want = expected(tmp_path, monkeypatch)
+    fail(monkeypatch, error)
+    Engine(folder, SETTINGS).close()
+    assert built[-1]["plain"] == first_line(error)
+
+
+def test_what_triton_raises_is_known() -> None:
+    triton = pytest.importorskip("triton")
+    known = compile_failures()
+    for error in (
+        triton.compiler.errors.CompilationError("x", ast.parse("x").body[0], "no such name"),
+        triton.runtime.errors.PTXASError("unsupported .version 9.0"),
+        triton.runtime.errors.OutOfResources(300_000, 232_448, "shared memory"),
+    ):
+        assert isinstance(error, known) and not memory_short(error)
+
+
+MISTAKES = [
+    TypeError("plan() takes 2 positional arguments"),
+    AttributeError("'NoneType' object has no attribute 'run'"),
+    KeyError(128),
+    IndexError("index 4 is out of bounds"),
+    NameError("name 'indptr' is not defined"),
+    ValueError("operands could not be broadcast together"),
+    AssertionError("4 rows are too many"),
+    MemoryError(),
+    torch.OutOfMemoryError("full"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("CUDA says <CUresult.CUDA_ERROR_OUT_OF_MEMORY: 2>"),
+]
+
+
+@pytest.mark.parametrize("error", MISTAKES, ids=lambda e: type(e).__name__)
+def test_what_is_no_compiler_that_fails(
+    error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch, built: list[dict[str, Any]]
+) -> None:
+    """Mistakes of our own are not computed around, and memory that is short is told as such."""
+    fail(monkeypatch, error)
+    with pytest.raises(type(error)) as caught:
+        Engine(folder, SETTINGS).close()
+    assert caught.value is error and not built
+
+
+def test_without_triton_the_others_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch for CPUs comes without it."""
+    monkeypatch.setitem(sys.modules, "triton.errors", None)
+    assert set(compile_failures()) == {
+        RuntimeError, OSError, subprocess.SubprocessError, ImportError
+    }  # fmt: skip
+
+
+def test_kernels_that_are_not_installed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, built: list[dict[str, Any]]
+) -> None:
+    want = expected(folder, monkeypatch)
 
     def missing(wanted: Any) -> Any:
         raise ModuleNotFoundError("No module named 'flashinfer'")
 
     monkeypatch.setitem(select.BACKENDS, ("gqa", "flashinfer"), missing)
-    assert tokens(tmp_path) == want
+    assert tokens(folder) == want
     assert "flashinfer" in built[-1]["plain"]
 
 
 def test_compiling_is_a_phase_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: list[dict[str, Any]]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, built: list[dict[str, Any]]
 ) -> None:
-    models.make(tmp_path, "llama")
     told: list[tuple[str, str]] = []
     init = RankBuilder.__init__
 
@@ -109,46 +194,38 @@ def test_compiling_is_a_phase_of_its_own(
 
     monkeypatch.setattr(RankBuilder, "__init__", listening)
     monkeypatch.setitem(select.BACKENDS, ("gqa", "flashinfer"), lambda wanted: Late(wanted.device))
-    tokens(tmp_path)
+    tokens(folder)
     names = list(dict.fromkeys(name for name, _ in told))
     assert names == ["load", "compile", "plan"]
     assert ("compile", "kernels of decode") in told
     assert "plain" not in built[-1] and built[-1]["compile_s"] >= 0
 
 
-def test_memory_that_is_short_is_no_compiler_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: list[dict[str, Any]]
-) -> None:
-    models.make(tmp_path, "llama")
-
-    class Full(ReferenceBackend):
-        def plan(self, *args: Any) -> None:
-            raise torch.OutOfMemoryError("full")
-
-    monkeypatch.setitem(select.BACKENDS, ("gqa", "flashinfer"), lambda wanted: Full(wanted.device))
-    with pytest.raises(torch.OutOfMemoryError):
-        Engine(tmp_path, SETTINGS).close()
+def kit_of(**engine: Any) -> Kit:
+    """One on which nothing can be computed."""
+    config = in_plain_torch(msgspec.convert(
+        {"run": "x", "dir": "/x", "model": {"path": "/x", "id": "x"}}, RuntimeConfig
+    ))  # fmt: skip
+    config = msgspec.structs.replace(
+        config, engine=msgspec.structs.replace(config.engine, **engine)
+    )
+    loaded: Any = type("Loaded", (), {"model": None})()
+    none: Any = None
+    return Kit(config, none, Mesh(), none, torch.device("cpu"), loaded, none, none, none, {})
 
 
 def test_the_kernel_of_few_rows_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    builder = RankBuilder.__new__(RankBuilder)
-    builder._facts, builder._spec = {}, None  # type: ignore[assignment]
-    builder._mesh = rank.Mesh()
-    builder._config = in_plain_torch(msgspec.convert(
-        {"run": "x", "dir": "/x", "model": {"path": "/x", "id": "x"}}, rank.RuntimeConfig
-    ))  # fmt: skip
-    loaded: Any = type("Loaded", (), {"model": None})()
-    assert builder._few_rows(loaded, []) is None and not builder._facts
-    engine = msgspec.structs.replace(builder._config.engine, few_rows=True)
-    builder._config = msgspec.structs.replace(builder._config, engine=engine)
-    monkeypatch.setattr(rank, "why_not", lambda *args: "")
+    plain = kit_of()
+    assert plain.few_rows([]) is None and not plain.facts
+    monkeypatch.setattr(kit, "why_not", lambda *args: "")
 
     def refused(*args: Any) -> Any:
         raise RuntimeError("cuda-bindings cannot be imported: no nvrtc")
 
-    monkeypatch.setattr(rank, "FewRows", refused)
-    assert builder._few_rows(loaded, []) is None
-    assert builder._facts == {"few_rows": "cuda-bindings cannot be imported: no nvrtc"}
+    monkeypatch.setattr(kit, "FewRows", refused)
+    wanted = kit_of(few_rows=True)
+    assert wanted.few_rows([]) is None
+    assert wanted.facts == {"few_rows": "cuda-bindings cannot be imported: no nvrtc"}
 
 
 def test_what_compilers_say_is_cut_short() -> None:

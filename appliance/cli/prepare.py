@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from appliance.cli.output import gigabytes, nearest, table
 from appliance.errors import NotFoundError
 from appliance.hardware import HardwareSnapshot, detect
 from appliance.profiles import compose, match, store
-from appliance.profiles.fit import Fit, limit_context
+from appliance.profiles.fit import Fit
 from appliance.profiles.known import assumed
-from appliance.profiles.pick import pick
+from appliance.profiles.pick import Picked, pick
 from appliance.profiles.reasons import explained
 from appliance.profiles.schema import Profile, convert
+from appliance.profiles.ways import limit_context
 from appliance.runtime.config import ModelConfig
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.plan import Plan, resolve
@@ -106,6 +107,66 @@ def _default_model(load_format: str | None) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class _Layers:
+    """What is said of a run, from which the same run on another machine or with further settings
+    can be composed. profile: that was named, if one was."""
+
+    run: str
+    model: ModelConfig
+    spec: ModelSpec
+    environment: dict[str, Any]
+    files: dict[str, tuple[Any, str]]
+    flags: dict[str, Any]
+    profile: str | None
+    stored: dict[str, store.Stored] = field(default_factory=store.load)
+
+    def composed_with(self, profile: Profile) -> compose.Composed:
+        return compose.compose(
+            self.run,
+            str(paths.runtime_dir() / self.run),
+            self.model,
+            profile,
+            environment=self.environment,
+            files=self.files,
+            flags=self.flags,
+        )
+
+    def picked(self, hardware: HardwareSnapshot) -> Picked:
+        """The profile for that machine, and the plan with it."""
+
+        def plan_with(profile: Profile) -> Plan:
+            made = self.composed_with(profile)
+            return resolve(made.config, self.spec, hardware, made.sources)
+
+        if self.profile:
+            profile = store.find(self.profile, self.stored).profile
+            match.require(profile, hardware)
+            offered = [match.Chosen(profile, "named")]
+        else:
+            offered = match.candidates(self.stored.values(), hardware)
+            tp = self.flags.get("engine.tp")
+            offered = [c for c in offered if c.profile.match.count == tp] or offered
+        return pick(offered, self.spec, hardware, plan_with)
+
+    def reckon(
+        self, hardware: HardwareSnapshot, settings: Mapping[str, Any], elsewhere: bool = False, /
+    ) -> Fit:
+        """As profiles.fit.Reckon has it."""
+        changed = replace(self, flags={**self.flags, **settings})
+        return (changed._elsewhere() if elsewhere else changed).picked(hardware).fit
+
+    def _elsewhere(self) -> _Layers:
+        here = ("engine.tp", "engine.replicas", "engine.device")
+        return replace(
+            self,
+            profile=None,
+            environment={k: v for k, v in self.environment.items() if k not in here},
+            files={k: v for k, v in self.files.items() if k not in here},
+            flags={k: v for k, v in self.flags.items() if k not in here},
+        )
+
+
 def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     """Answers every value and checks that it can be had here. Reads no weights.
 
@@ -126,34 +187,14 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     files = own_keys(paths.keys_file()) | compose.file_values(read)
     flags = address_that_was_typed(flags, {*files, *environment})
 
-    def composed_with(profile: Profile) -> compose.Composed:
-        return compose.compose(
-            asked.name,
-            str(paths.runtime_dir() / asked.name),
-            model,
-            profile,
-            environment=environment,
-            files=files,
-            flags=flags,
-        )
-
-    def plan_with(profile: Profile) -> Plan:
-        made = composed_with(profile)
-        return resolve(made.config, spec, hardware, made.sources)
-
     wanted = asked.profile or environ.get("APPLIANCE_PROFILE")
-    if wanted:
-        profile = store.find(wanted).profile
-        match.require(profile, hardware)
-        why, plan = "named", plan_with(profile)
-    else:
-        offered = match.candidates(store.load().values(), hardware)
-        tp = flags.get("engine.tp")
-        offered = [c for c in offered if c.profile.match.count == tp] or offered
-        picked = pick(offered, spec, hardware, plan_with)
-        profile, why, plan = picked.profile, picked.why, picked.plan
-    composed = composed_with(profile)
-    plan, fit = limit_context(plan, spec, hardware, composed.config.model.context > 0)
+    layers = _Layers(asked.name, model, spec, environment, files, flags, wanted)
+    picked = layers.picked(hardware)
+    profile, why = picked.profile, picked.why
+    composed = layers.composed_with(profile)
+    plan, fit = limit_context(
+        picked.plan, spec, hardware, composed.config.model.context > 0, layers.reckon
+    )
     plan = explained(plan, profile.evidence)
     warnings = []
     odd = match.mismatch(profile, hardware)

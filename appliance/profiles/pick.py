@@ -10,11 +10,12 @@ from msgspec import Struct
 
 from appliance.errors import ApplianceError
 from appliance.hardware import HardwareSnapshot, detect
-from appliance.profiles.fit import Fit, fit, gb, machine_that_holds
+from appliance.profiles.fit import Fit, fit, gb
 from appliance.profiles.known import assumed_for
 from appliance.profiles.match import Chosen, candidates, mismatch
 from appliance.profiles.schema import Profile
 from appliance.profiles.store import load
+from appliance.profiles.ways import machine_that_holds
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.model.registry import spec_of
 from appliance.runtime.plan import Plan, resolve
@@ -84,15 +85,22 @@ def verdict(
     machine = hardware or detect()
     if profile and mismatch(profile, machine):
         machine = assumed_for(profile.match) or machine
+    profiles = list(load().values())
+
+    def picked(machine: HardwareSnapshot, named: Profile | None) -> Picked:
+        offered = [Chosen(named, "named")] if named else candidates(profiles, machine)
+        return pick(offered, spec, machine, lambda p: _plan_of(spec, p.values(), machine))
+
     try:
-        offered = [Chosen(profile, "named")] if profile else candidates(load().values(), machine)
-        picked = pick(offered, spec, machine, lambda p: _plan_of(spec, p.values(), machine))
+        found = picked(machine, profile)
     except ApplianceError as e:
         return f"cannot be served here: {e.message}"
-    result, name, plan = picked.fit, picked.profile.name, picked.plan
+    result, name, plan = found.fit, found.profile.name, found.plan
     if not result.fits:
         lacking = result.weights_bytes + result.workspace_bytes - result.budget_bytes
-        elsewhere = machine_that_holds(spec, plan.config)
+        elsewhere = machine_that_holds(
+            spec, plan.config, 0, lambda m, _, __=False: picked(m, None).fit
+        )
         return (
             f"does not fit: {gb(weight_bytes)} of weights take "
             f"{gb(result.weights_bytes)} as {plan.config.model.dtype} with profile {name}, "

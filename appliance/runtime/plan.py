@@ -115,13 +115,12 @@ class _Rules:
     def answers(self) -> dict[str, tuple[Any, str]]:
         c = self.config
         spec, tp = self.spec, c.engine.tp
-        if spec.attention.heads % tp or (
-            spec.attention.kv_heads % tp and tp % spec.attention.kv_heads
-        ):
+        if not _shared_out(spec, tp):
+            sizes = tp_sizes(spec, len(self.hardware.gpus) or 8)
             raise UsageError(
                 f"tp {tp} does not divide the model's {spec.attention.heads} query and "
                 f"{spec.attention.kv_heads} key-value heads.",
-                "Choose a tensor-parallel size that divides both.",
+                f"Use `--tp {sizes[-1]}`; what divides both: {', '.join(map(str, sizes))}.",
             )
         return {
             "model.dtype": self._dtype(),
@@ -373,3 +372,13 @@ def resolve(
             f"Ask for at most {known}, or leave it to be chosen.",
         )
     return Plan(msgspec.structs.replace(config, **sections), tuple(answers))
+
+
+def tp_sizes(spec: ModelSpec, most: int) -> list[int]:
+    """Tensor-parallel sizes up to `most` that the model's heads can be shared out over."""
+    return [tp for tp in (1, 2, 4, 8) if tp <= most and _shared_out(spec, tp)]
+
+
+def _shared_out(spec: ModelSpec, tp: int) -> bool:
+    heads, kv_heads = spec.attention.heads, spec.attention.kv_heads
+    return heads % tp == 0 and (kv_heads % tp == 0 or tp % kv_heads == 0)

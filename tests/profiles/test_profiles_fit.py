@@ -21,7 +21,7 @@ from profiles_machines import (
 
 from appliance.errors import DoesNotFitError, HardwareError, UsageError
 from appliance.hardware import HardwareSnapshot
-from appliance.profiles import fit, footprint, known, pick
+from appliance.profiles import fit, footprint, known, pick, ways
 from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from appliance.runtime.model.registry import spec_of
 from appliance.runtime.plan import Plan, resolve
@@ -36,6 +36,26 @@ def plan_for(spec: Any, hardware: HardwareSnapshot, **changes: Any) -> Plan:
     config = RuntimeConfig(run="r", dir="/r", model=model)
     engine = msgspec.structs.replace(config.engine, **changes)
     return resolve(msgspec.structs.replace(config, engine=engine), spec, hardware)
+
+
+def limit(
+    plan: Plan, spec: Any, hardware: HardwareSnapshot, asked: bool = False
+) -> tuple[Plan, fit.Fit]:
+    """limit_context with ways out that are reckoned from the plan's own context and rules."""
+
+    def reckon(machine: HardwareSnapshot, settings: Any, elsewhere: bool = False, /) -> fit.Fit:
+        given: dict[str, Any] = {}
+        given["engine.tp"] = len(machine.gpus) if elsewhere else plan.config.engine.tp
+        given |= {"model.context": plan.config.model.context if asked else 0, **settings}
+        config = RuntimeConfig(run="r", dir="/r", model=ModelConfig(path="/m", id="m"))
+        for name, value in given.items():
+            section, _, field = name.partition(".")
+            part = {"model": config.model, "schedule": config.schedule, "engine": config.engine}
+            changed = msgspec.structs.replace(part[section], **{field: value})
+            config = msgspec.structs.replace(config, **{section: changed})
+        return fit.fit(spec, resolve(config, spec, machine).config, machine)
+
+    return ways.limit_context(plan, spec, hardware, asked, reckon)
 
 
 def test_weights_of_the_8b_shape() -> None:
@@ -60,14 +80,14 @@ def test_eight_bits_are_advised_where_they_help_and_can_be_computed() -> None:
     h200 = known.assumed("h200")
     plan = plan_for(SPEC_70B, h200)
     with pytest.raises(DoesNotFitError) as caught:
-        fit.limit_context(plan, SPEC_70B, h200, asked=False)
+        limit(plan, SPEC_70B, h200)
     assert "--set model.quantization=fp8" in caught.value.hint
     fp8 = msgspec.structs.replace(plan.config.model, quantization="fp8")
     found = fit.fit(SPEC_70B, msgspec.structs.replace(plan.config, model=fp8), h200)
     assert found.fits and found.weights_bytes == pytest.approx(72e9 + 2.1e9, rel=0.02)
     a100 = known.assumed("a100-80")
     with pytest.raises(DoesNotFitError) as caught:
-        fit.limit_context(plan_for(SPEC_70B, a100), SPEC_70B, a100, asked=False)
+        limit(plan_for(SPEC_70B, a100), SPEC_70B, a100)
     assert "fp8" not in caught.value.hint
 
 
@@ -88,7 +108,7 @@ def test_8b_on_an_h100() -> None:
 
 def test_context_is_cut_to_what_memory_holds() -> None:
     plan = plan_for(SPEC_8B, RTX4090)
-    cut, found = fit.limit_context(plan, SPEC_8B, RTX4090, asked=False)
+    cut, found = limit(plan, SPEC_8B, RTX4090)
     assert 20_000 < found.longest_context < 60_000
     assert cut.config.model.context == found.longest_context == found.pool_tokens
     answer = next(a for a in cut.answers if a.field == "model.context")
@@ -100,17 +120,17 @@ def test_context_that_was_asked_for_is_refused_with_the_longest() -> None:
     plan = plan_for(SPEC_8B, RTX4090, context=100_000)
     longest = fit.fit(SPEC_8B, plan.config, RTX4090).longest_context
     with pytest.raises(DoesNotFitError) as caught:
-        fit.limit_context(plan, SPEC_8B, RTX4090, asked=True)
+        limit(plan, SPEC_8B, RTX4090, asked=True)
     assert f"--context {longest}" in caught.value.hint
     assert "131,072 bytes" in caught.value.message
     again = plan_for(SPEC_8B, RTX4090, context=longest)
-    assert fit.limit_context(again, SPEC_8B, RTX4090, asked=True)[0] is again
+    assert limit(again, SPEC_8B, RTX4090, asked=True)[0] is again
 
 
 def test_70b_does_not_fit_one_h100_and_names_the_tp_that_does() -> None:
     plan = plan_for(SPEC_70B, H100X8)
     with pytest.raises(DoesNotFitError) as caught:
-        fit.limit_context(plan, SPEC_70B, H100X8, asked=False)
+        limit(plan, SPEC_70B, H100X8)
     assert caught.value.exit_code == 7
     assert "weights need 141.7 GB" in caught.value.message
     assert "--tp 4" in caught.value.hint or "--tp 2" in caught.value.hint
@@ -123,7 +143,7 @@ def test_70b_does_not_fit_one_h100_and_names_the_tp_that_does() -> None:
 def test_70b_on_one_gpu_says_what_size_would_fit() -> None:
     plan = plan_for(SPEC_70B, A100)
     with pytest.raises(DoesNotFitError, match=r"141\.\d GB") as caught:
-        fit.limit_context(plan, SPEC_70B, A100, asked=False)
+        limit(plan, SPEC_70B, A100)
     assert "billion weights" in caught.value.hint
 
 
@@ -131,7 +151,7 @@ def test_memory_that_others_hold_is_named() -> None:
     taken = held(H100, 70 * GIB)
     plan = plan_for(SPEC_8B, taken)
     with pytest.raises(DoesNotFitError) as caught:
-        fit.limit_context(plan, SPEC_8B, taken, asked=False)
+        limit(plan, SPEC_8B, taken)
     assert "pid 4121 'python' holds 75.2 GB" in caught.value.message
     share = fit.fit(SPEC_8B, plan.config, taken).gpus[0]
     assert share.holders == ("pid 4121 'python' holds 75.2 GB",)
@@ -143,7 +163,7 @@ def test_other_gpus_are_named_where_they_have_room() -> None:
     taken = held(H100X8, 70 * GIB)
     plan = plan_for(SPEC_8B, taken)
     with pytest.raises(DoesNotFitError) as caught:
-        fit.limit_context(plan, SPEC_8B, taken, asked=False)
+        limit(plan, SPEC_8B, taken)
     assert "Use `--gpus 1`, where there is more room." in caught.value.hint
 
 
@@ -263,7 +283,7 @@ def test_every_way_out_fits(gpu: str) -> None:
     machine = known.assumed(gpu)
     plan = plan_for(SPEC_70B, machine)
     with pytest.raises(DoesNotFitError) as caught:
-        fit.limit_context(plan, SPEC_70B, machine, asked=False)
+        limit(plan, SPEC_70B, machine)
     hint = caught.value.hint
     words = hint.partition("Machines that hold it: ")[2].split(".\n")[0].rstrip(".").split(", ")
     assert words != [""]
@@ -282,7 +302,7 @@ def test_less_room_for_work_is_advised_where_it_helps() -> None:
     machine = known.assumed("h100x2")
     plan = plan_for(SPEC_70B, machine, tp=2)
     with pytest.raises(DoesNotFitError, match="does not fit") as caught:
-        fit.limit_context(plan, SPEC_70B, machine, asked=False)
+        limit(plan, SPEC_70B, machine)
     hint = caught.value.hint
     assert "--set schedule.chunk=1024 --set schedule.max_running=64" in hint
     assert "billion weights" not in hint

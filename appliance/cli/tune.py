@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import re
 import shutil
@@ -68,6 +69,7 @@ def tune(out: Output, /, model: str | None, name: str, **given: Any) -> None:
         out.note(f"  {what}: {said}  ({done.seconds:.0f}s)")
 
     found = search.search(candidates, measure, budget, time.monotonic, told)
+    _require_comparison(found, budget)
     profile = profile_of(base, name, found, given)
     path = save(profile, replace=out.yes)
     rows = [["", "CHANGED", "OUTPUT TOK/S", "DETAIL"]]
@@ -126,6 +128,21 @@ def trial(prepared: Prepared, out: Output, given: dict[str, Any]) -> tuple[float
     return told["out_tok_s"], f"TTFT {ttft:,.1f} ms, TPOT {tpot:,.2f} ms"
 
 
+def _require_comparison(found: search.Found, budget: float) -> None:
+    """A profile says what was measured: without a comparison there is nothing to say."""
+    if found.compared():
+        return
+    problems = [t.problem for t in found.trials if t.problem]
+    if problems:
+        raise EngineError(f"nothing could be compared: each other setting failed.\n{problems[0]}")
+    took = found.trials[0].seconds
+    raise UsageError(
+        f"within {duration(budget)} nothing could be compared: one trial takes {took:.1f} s, and "
+        "what wins is measured twice, as the start is.",
+        f"Give it more time, such as --budget {math.ceil(5 * took)}s, or fewer --requests.",
+    )
+
+
 def profile_of(base: Prepared, name: str, found: search.Found, given: dict[str, Any]) -> Profile:
     """The profile it started from with what won, and the trials as its evidence."""
     config = base.plan.config
@@ -136,15 +153,17 @@ def profile_of(base: Prepared, name: str, found: search.Found, given: dict[str, 
         "schedule": dict(stem.schedule),
         "engine": dict(stem.engine),
     }
-    tried = sorted({field for done in found.trials for field in done.values})
     values = {a.field: a.value for a in base.plan.answers} | found.best.values
-    for field in tried:
+    for field in found.compared():
         section, _, key = field.partition(".")
         sections[section][key] = values[field]
-    first, best = found.trials[0].score, found.best.score
+    first = max(t.score for t in found.trials if not t.values)
     shown = "; ".join(
         f"{_changed(t.values) or 'start'}: {t.score:.0f}" for t in found.trials if not t.problem
     )
+    failed = sum(bool(t.problem) for t in found.trials)
+    twice = "what won and the start" if found.best.values else "the start and what seemed faster"
+    again = any(not t.values for t in found.trials[1:])
     return Profile(
         name=name,
         summary=f"Tuned for {config.model.id} on this machine",
@@ -155,13 +174,15 @@ def profile_of(base: Prepared, name: str, found: search.Found, given: dict[str, 
             note=(
                 f"measured by `appliance profile tune`: {len(found.trials)} trials of "
                 f"{given['requests']} requests at once, {given['input_len']} tokens in, "
-                f"{given['output_len']} out, one run each; other values are those of "
-                f"{config.profile}"
+                f"{given['output_len']} out"
+                + (f", {twice} twice" if again else "")
+                + (f"; {failed} of them failed" if failed else "")
+                + f"; other values are those of {config.profile}"
             ),
             machine=machine_text(base.hardware),
             date=datetime.date.today().isoformat(),
-            result=f"{first:.0f} -> {best:.0f} output tok/s ({shown})",
-            fields=tuple(tried),
+            result=f"{first:.0f} -> {found.best.score:.0f} output tok/s ({shown})",
+            fields=found.compared(),
         ),
         **sections,
     )

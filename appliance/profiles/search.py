@@ -34,6 +34,10 @@ class Found(Struct, frozen=True):
     complete: bool
     """Whether every candidate was tried before the time was up."""
 
+    def compared(self) -> tuple[str, ...]:
+        """Fields of which another value than the start's was measured."""
+        return tuple(sorted({f for t in self.trials if not t.problem for f in t.values}))
+
 
 def axes(config: RuntimeConfig, cores: int) -> dict[str, tuple[Any, ...]]:
     """Dotted field -> the values to try beside the one it has, the likeliest first. config:
@@ -64,12 +68,13 @@ def search(
     clock: Callable[[], float],
     told: Callable[[Trial], None] = lambda trial: None,
 ) -> Found:
-    """Measures the start, then one changed value at a time on top of what has won so far; what won
-    must in the end beat the start measured anew, for a machine is not equally fast at all times.
+    """Measures the start, then one changed value at a time on top of what has won so far. At the
+    end the start and what won are measured again, for a machine is not equally fast at all times:
+    the slower run of what won must be better than the faster run of the start.
 
     measure: changed values -> (score, detail); an ApplianceError makes a failed trial, at the
-    start it is raised. No trial is begun that would, lasting as long as the longest so far, end
-    after `budget_s`.
+    start it is raised. No trial is begun after which, each lasting as long as the longest so far,
+    there is no time within `budget_s` to measure those two again.
     """
     began = clock()
     trials: list[Trial] = []
@@ -88,7 +93,7 @@ def search(
         return trial
 
     def late() -> bool:
-        return clock() - began + max(t.seconds for t in trials) > budget_s
+        return clock() - began + 3 * max(t.seconds for t in trials) > budget_s
 
     best = attempt({})
     complete = True
@@ -101,8 +106,9 @@ def search(
             trial = attempt(base.values | {field: choice})
             if trial.score > best.score * GAIN:
                 best = trial
-    if best.values and not late():
-        again = attempt({})
-        if best.score <= again.score * GAIN:
-            best = again
+    if best.values:
+        starts, wins = (trials[0], attempt({})), (best, attempt(best.values))
+        start = max(starts, key=lambda t: t.score)
+        worst = min(wins, key=lambda t: t.score)
+        best = worst if worst.score > start.score * GAIN else start
     return Found(best, tuple(trials), complete)

@@ -12,8 +12,9 @@ import pytest
 
 from appliance import paths
 from appliance.cli import prepare, tune
+from appliance.errors import EngineError
 from appliance.hardware import HardwareSnapshot
-from appliance.profiles import store
+from appliance.profiles import search, store
 from appliance.profiles.reasons import WHY, explained
 from appliance.profiles.schema import SECTIONS
 
@@ -167,5 +168,32 @@ def test_tune_writes_what_won_with_its_evidence(
     assert made.schedule["chunk"] == 4096 and made.schedule["mixed_chunk"] is True
     assert made.evidence.measured and "-> 1610 output tok/s" in made.evidence.result
     assert "schedule.max_running" in made.evidence.fields
+    assert "twice" in made.evidence.note
     assert cli(*words).code == 11
     assert cli(*words, "--budget", "soon").code == 2
+
+
+def test_tune_claims_nothing_that_was_not_compared(
+    cli: Cli, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def trial(prepared: prepare.Prepared, *rest: object) -> tuple[float, str]:
+        nonlocal now
+        now += 10
+        if prepared.plan.config.schedule.chunk != 2048:
+            raise EngineError("it died")
+        return 1000.0, "TTFT 1 ms"
+
+    monkeypatch.setattr(tune, "trial", trial)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    words = ["profile", "tune", shape, "--load-format", "dummy", "--profile", "cpu"]
+    short = cli(*words, "--budget", "30s")
+    assert short.code == 2 and "--budget 50s" in short.err and "tuned" not in store.load()
+    assert cli(*words, "--budget", "1h").code == 0
+    evidence = store.load()["tuned"].profile.evidence
+    assert "schedule.chunk" not in evidence.fields and "2 of them failed" in evidence.note
+
+    monkeypatch.setattr(search, "axes", lambda *_: {"schedule.chunk": (1024, 4096)})
+    failed = cli(*words, "--name", "other")
+    assert failed.code == 10 and "it died" in failed.err and "other" not in store.load()

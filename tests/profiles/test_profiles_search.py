@@ -49,7 +49,7 @@ def test_what_wins_is_kept_and_built_upon() -> None:
     found = bench.search({"a": (1, 2), "b": (True,), "c": (1, 2)}, 1000)
     assert found.best.values == {"a": 2, "c": 2} and found.best.score == 150
     assert found.complete
-    assert bench.asked[0] == {} and bench.asked[-1] == {}
+    assert bench.asked[0] == {} and bench.asked[-2:] == [{}, {"a": 2, "c": 2}]
     assert {"a": 2, "b": True} in bench.asked and {"a": 2, "c": 1} in bench.asked
 
 
@@ -58,16 +58,33 @@ def test_less_than_noise_is_not_kept() -> None:
     assert found.best.values == {} and len(found.trials) == 2
 
 
-def test_a_start_that_was_slow_by_chance_is_measured_anew() -> None:
-    scores = iter([(50.0, ""), (100.0, ""), (100.0, "")])
-    found = search({"a": (1,)}, lambda values: next(scores), 1000, lambda: 0.0)
-    assert found.best.values == {} and found.best.score == 100
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ((50, 100, 100, 100), {}),  # a start that was slow by chance
+        ((100, 120, 100, 101), {}),  # a change that was fast by chance
+        ((90, 120, 110, 130), {"a": 1}),
+    ],
+)
+def test_what_won_is_measured_again_and_so_is_the_start(
+    scores: tuple[float, ...], kept: dict[str, Any]
+) -> None:
+    told = iter((float(score), "") for score in scores)
+    found = search({"a": (1,)}, lambda values: next(told), 1000, lambda: 0.0)
+    assert found.best.values == kept and len(found.trials) == 4
+    assert found.best.score == (120 if kept else max(scores[0], scores[2]))
 
 
-def test_no_trial_begins_that_would_end_too_late() -> None:
-    bench = Bench({})
-    found = bench.search({"a": (1, 2, 3), "b": (1,)}, 35)
-    assert len(found.trials) == 3 and bench.now == 30 and not found.complete
+def test_no_trial_begins_that_leaves_no_time_to_measure_again() -> None:
+    bench = Bench({("a", 2): 30})
+    found = bench.search({"a": (1, 2, 3), "b": (1,)}, 55)
+    assert [t.values for t in found.trials] == [{}, {"a": 1}, {"a": 2}, {}, {"a": 2}]
+    assert bench.now == 50 and not found.complete and found.best.values == {"a": 2}
+
+
+def test_what_failed_was_not_compared() -> None:
+    found = Bench({}).search({"a": ("broken",), "b": (1,)}, 1000)
+    assert found.compared() == ("b",)
 
 
 def test_a_trial_that_fails_is_told_and_passed_over() -> None:

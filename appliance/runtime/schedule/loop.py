@@ -34,7 +34,7 @@ class Loop:
 
     beat(steps, limit_s) is called from the loop itself at least once a second, or says before a
     longer step how long the silence may be. warmup: (tokens, seconds) of a step timed before.
-    span: makes spans of a trace, where one is taken.
+    span: makes spans of a trace, where one is taken. clock: seconds that only grow.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Loop:
         beat: Callable[[int, float], None] = lambda steps, limit_s: None,
         warmup: tuple[int, float] | None = None,
         span: Span | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stopping = False
         self._scheduler = scheduler
@@ -56,31 +57,37 @@ class Loop:
         self._generation = generation
         self._pulse = Pulse(beat, warmup)
         self._watch = _Watch()
-        self._phases = Phases(span)
+        self._phases = Phases(span, clock)
+        self._clock = clock
         self._flying: deque[Flight] = deque()
         self._beside: deque[Flight] = deque()
 
     def run(self) -> None:
         """Serves until `stop`. What the executor raises ends it."""
-        scheduler, flying, beside = self._scheduler, self._flying, self._beside
         while not self.stopping:
-            self._drain(block=scheduler.idle and not flying and not beside)
-            self._hold()
-            step = self._next_step()
-            if step is not None and step.beside:
-                beside.append(self._launch(step))
-                beside[-1].sample(None)  # none of its rows is under a grammar
-                continue
-            if step is not None:
-                flying.append(self._launch(step))
-            while beside and (beside[0].done() or not flying):
-                self._settle_beside()
-            while flying:
-                head = flying[0]
-                self._sample(head)
-                if step is not None and len(flying) <= self._depth:
-                    break
-                self._settle_head()
+            self.turn()
+
+    def turn(self) -> None:
+        """Takes what has come, launches a step if there is one, settles what is not to stay in the
+        air."""
+        flying, beside = self._flying, self._beside
+        self._drain(block=self._scheduler.idle and not flying and not beside)
+        self._hold()
+        step = self._next_step()
+        if step is not None and step.beside:
+            beside.append(self._launch(step))
+            beside[-1].sample(None)  # none of its rows is under a grammar
+            return
+        if step is not None:
+            flying.append(self._launch(step))
+        while beside and (beside[0].done() or not flying):
+            self._settle_beside()
+        while flying:
+            head = flying[0]
+            self._sample(head)
+            if step is not None and len(flying) <= self._depth:
+                break
+            self._settle_head()
 
     def stop(self) -> None:
         """The loop ends before its next step. May be called from a signal's function."""
@@ -113,7 +120,7 @@ class Loop:
             return
         until = self._watch.landed + self._watch.expected(len(head.step.slots)) - HELD_MARGIN
         with self._phases.wait:
-            while (left := int((until - time.monotonic()) * 1000)) > 0:
+            while (left := int((until - self._clock()) * 1000)) > 0:
                 self._desk.drain(min(left, HELD_LOOK_MS) / 1000)
                 if self.stopping or head.done():
                     break
@@ -135,7 +142,7 @@ class Loop:
         return step
 
     def _launch(self, step: Step) -> Flight:
-        now = time.monotonic()
+        now = self._clock()
         self._watch.launched[step.id] = now
         # On a CPU the forward pass may run inside launch; on a GPU the wait is in `_settle`.
         self._pulse.before(int(step.lengths.sum()), self._watch.steps, now)
@@ -150,7 +157,7 @@ class Loop:
 
     def _settle(self, flight: Flight) -> None:
         watch, phases, tokens = self._watch, self._phases, int(flight.step.lengths.sum())
-        self._pulse.before(tokens, watch.steps, time.monotonic())
+        self._pulse.before(tokens, watch.steps, self._clock())
         late = flight.done()
         with phases.wait:
             result = flight.wait()
@@ -169,7 +176,7 @@ class Loop:
             self._desk.send(deltas, self._stats(landed) if due else None)
 
     def _tell_idle(self) -> None:
-        now, watch = time.monotonic(), self._watch
+        now, watch = self._clock(), self._watch
         self._pulse.idle(watch.steps, now)
         # The last state before silence, or a dashboard would show work that has ended.
         if watch.told_steps != watch.steps:

@@ -29,7 +29,7 @@ def run(steps: int, seed: int) -> dict[str, object]:
     violations: list[dict[str, object]] = []
     while done < steps and not violations:
         world_seed = rng.randrange(1 << 40)
-        world = World(random_shape(random.Random(world_seed)), world_seed)
+        world = World(random_shape(random.Random(world_seed)), world_seed, late=True)
         worlds += 1
         try:
             for _ in range(min(STEPS_OF_A_WORLD, steps - done)):

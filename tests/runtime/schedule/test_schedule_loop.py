@@ -14,7 +14,6 @@ from world import VOCAB
 
 from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule import loop as loop_room
-from appliance.runtime.schedule import phases
 from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.scheduler import Scheduler
 from appliance.runtime.wire.channel import EngineDoor, EngineLink
@@ -325,16 +324,14 @@ class ClockedDoor(ScriptedDoor):
         return super().receive(timeout if timeout >= 0.2 else 0.0)
 
 
-def steps_of(monkeypatch: pytest.MonkeyPatch, host: float, gpu: list[float]) -> list[float]:
+def steps_of(host: float, gpu: list[float]) -> list[float]:
     """Seconds from each launch to the next, of one row that decodes alone."""
     clock = Clock()
-    monkeypatch.setattr(loop_room, "time", clock)
-    monkeypatch.setattr(phases, "time", clock)
     door = ClockedDoor([[(4, request(1, max_tokens=100))]])
     door.clock = clock
     scheduler = Scheduler(ScheduleConfig(page_size=4, chunk=16), 64, CONTEXT, 8, VOCAB)
     oracle = ClockedOracle(clock, host, gpu)
-    loop = Loop(scheduler, oracle, door, 1)
+    loop = Loop(scheduler, oracle, door, 1, clock=clock.monotonic)
     door.then = loop.stop
     loop.run()
     assert len(ids_of(door.deltas(4), 1)) == 100
@@ -342,20 +339,16 @@ def steps_of(monkeypatch: pytest.MonkeyPatch, host: float, gpu: list[float]) -> 
 
 
 @pytest.mark.parametrize("stall", [2, 30])
-def test_one_slow_step_does_not_slow_those_after_it(
-    monkeypatch: pytest.MonkeyPatch, stall: int
-) -> None:
+def test_one_slow_step_does_not_slow_those_after_it(stall: int) -> None:
     """The first of its size, of which nothing else is known, or one among many."""
     gpu = [0.005] * stall + [0.9] + [0.005]
-    between = steps_of(monkeypatch, 0.001, gpu)
+    between = steps_of(0.001, gpu)
     assert max(between[:stall]) < 0.009 and max(between[stall + 3 :]) < 0.009
 
 
 @pytest.mark.parametrize("host", [0.0, 0.001, 0.004, 0.015])
-def test_a_host_slower_than_the_margin_is_not_held_back(
-    monkeypatch: pytest.MonkeyPatch, host: float
-) -> None:
+def test_a_host_slower_than_the_margin_is_not_held_back(host: float) -> None:
     """What the next step was held by must not be taken for what a step takes."""
-    between = steps_of(monkeypatch, host, [0.005])
+    between = steps_of(host, [0.005])
     assert max(between) < max(host, 0.005) + host + 0.003
     assert sum(between[-20:]) / 20 < max(host, 0.005) + 0.001

@@ -18,6 +18,7 @@ from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule.admit import Admission
 from appliance.runtime.schedule.cache.cache import Cache, Lease
 from appliance.runtime.schedule.cache.radix import Int32s, Node, Radix
+from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.request import Request
 from appliance.runtime.schedule.running import Running
 from appliance.runtime.schedule.scheduler import Scheduler
@@ -265,6 +266,20 @@ def _admission_starves(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Admission, "_fits", lambda self, lease, length, rest, common, outlook: False)
 
 
+def _steps_beside_settle_late(patch: pytest.MonkeyPatch) -> None:
+    """After a prefill that may go on from them."""
+    patch.setattr(Loop, "_settle_head", lambda self: self._settle(self._flying.popleft()))
+
+
+def _steps_beside_settle_early(patch: pytest.MonkeyPatch) -> None:
+    """Before a prefill that they may go on from."""
+    patch.setattr(Loop, "_settle_beside", lambda self: self._settle(self._beside.popleft()))
+
+
+def _a_refusal_is_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Loop, "_hold", lambda self: self._scheduler.notices() and None)
+
+
 MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     _release_forgets_a_page,
     _pages_come_free_under_a_flight,
@@ -279,6 +294,9 @@ MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     _a_split_forgets_locks,
     _half_a_page_is_committed,
     _admission_starves,
+    _steps_beside_settle_late,
+    _steps_beside_settle_early,
+    _a_refusal_is_lost,
 ]
 
 

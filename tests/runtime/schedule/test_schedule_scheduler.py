@@ -6,6 +6,7 @@ from world import VOCAB, Shape, World
 from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule.gather import TRY_AGAIN
 from appliance.runtime.schedule.running import NewTokenRatio
+from appliance.runtime.schedule.scheduler import Scheduler
 from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
 
 
@@ -18,22 +19,26 @@ def prompt(length: int, start: int = 0) -> list[int]:
     return [(start + i) % VOCAB for i in range(length)]
 
 
-def notices(w: World, **changes: object) -> str:
+def scheduler(pages: int = 32, context: int = 200) -> Scheduler:
+    return Scheduler(ScheduleConfig(page_size=4), pages, context, 4, VOCAB)
+
+
+def refusal(asked: Scheduler, **changes: object) -> str:
     wire = TokenRequest(1, ids_to_bytes(prompt(5)), Sampling(max_tokens=4))
     fields = {f: getattr(wire, f) for f in wire.__struct_fields__} | changes
-    w.scheduler.add(TokenRequest(**fields))
-    (delta,) = w.scheduler.notices()
-    assert delta.finish == "error" and w.scheduler.idle
+    asked.add(TokenRequest(**fields))
+    (delta,) = asked.notices()
+    assert delta.finish == "error" and asked.idle
     return delta.error
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
-    error = notices(world(context=20), prompt=ids_to_bytes(prompt(20)))
+    error = refusal(scheduler(context=20), prompt=ids_to_bytes(prompt(20)))
     assert "20 tokens" in error and "context of 20" in error
 
 
 def test_a_prompt_larger_than_the_pool_is_refused_with_both_numbers() -> None:
-    error = notices(world(pages=4), prompt=ids_to_bytes(prompt(17)))
+    error = refusal(scheduler(pages=4), prompt=ids_to_bytes(prompt(17)))
     assert "17 tokens" in error and "need 5 cache pages" in error and "pool has 4" in error
 
 
@@ -49,15 +54,15 @@ def test_a_prompt_larger_than_the_pool_is_refused_with_both_numbers() -> None:
     ],
 )
 def test_what_can_never_run_is_refused_in_words(changes: dict[str, object], words: str) -> None:
-    assert words in notices(world(), **changes)
+    assert words in refusal(scheduler(), **changes)
 
 
 @pytest.mark.parametrize(("output", "finish"), [([1, 2, 3], "length"), ([1, 9], "stop"), ([1], "")])
 def test_a_replay_that_is_already_at_its_end_only_ends(output: list[int], finish: str) -> None:
-    w = world()
+    asked = scheduler()
     sampling = Sampling(max_tokens=3, stop_ids=(9,))
-    w.scheduler.add(TokenRequest(1, ids_to_bytes([1]), sampling, ids_to_bytes(output)))
-    assert [(d.finish, d.index, d.ids) for d in w.scheduler.notices()] == (
+    asked.add(TokenRequest(1, ids_to_bytes([1]), sampling, ids_to_bytes(output)))
+    assert [(d.finish, d.index, d.ids) for d in asked.notices()] == (
         [(finish, len(output), ())] if finish else []
     )
 
@@ -69,9 +74,7 @@ def test_chunks_end_on_pages_and_one_request_at_a_time_is_in_part() -> None:
     seen = []
     while (step := w.scheduler.next_step()) is not None:
         seen.append(list(zip(step.starts.tolist(), step.lengths.tolist(), strict=True)))
-        flight = w.oracle.launch(step)
-        flight.sample(None)
-        w.collect(w.scheduler.settle(step, flight.wait()))
+        w.by_hand(step)
     assert seen == [[(0, 8)], [(8, 8)], [(16, 3), (0, 4)], [(4, 5)]]
 
 
@@ -82,9 +85,7 @@ def test_without_chunks_a_long_prompt_goes_alone() -> None:
     lengths = []
     while (step := w.scheduler.next_step()) is not None:
         lengths.append(step.lengths.tolist())
-        flight = w.oracle.launch(step)
-        flight.sample(None)
-        w.collect(w.scheduler.settle(step, flight.wait()))
+        w.by_hand(step)
     assert lengths == [[6], [40], [6, 6]]
 
 
@@ -109,9 +110,7 @@ def test_rows_join_a_prefill_that_stays_short_with_them() -> None:
         w.submit(prompt(length, 20), Sampling(max_tokens=9))
         step = w.scheduler.next_step()
         assert step is not None and step.lengths.tolist() == expected
-        flight = w.oracle.launch(step)
-        flight.sample(None)
-        w.collect(w.scheduler.settle(step, flight.wait()))
+        w.by_hand(step)
 
 
 def test_a_shared_beginning_is_computed_once() -> None:

@@ -1,4 +1,5 @@
-"""World: the real Scheduler on the oracle worker, with everything that can happen to it, checked.
+"""World: the real Loop and Scheduler on the oracle worker, with everything that can happen to them,
+checked.
 
 Operations: submit, iterate (one turn of the loop), abort, flush, die, poison. After each, `check`
 compares all state with what must hold; every delta is compared with the truth as it comes.
@@ -8,17 +9,28 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
-from oracle import Oracle, OracleFlight, logprob_of, truth
+from oracle import Oracle, OracleError, OracleFlight, logprob_of, truth
 
 from appliance.runtime.config import ScheduleConfig
+from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.scheduler import Scheduler
-from appliance.runtime.wire.delta import TokenDelta
-from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
+from appliance.runtime.wire.delta import Admitted, Deltas, ToFrontend, TokenDelta
+from appliance.runtime.wire.request import (
+    Abort,
+    FlushCache,
+    Sampling,
+    ToEngine,
+    TokenRequest,
+    ids_to_bytes,
+)
+from appliance.runtime.wire.step import Step, StepResult
 
 VOCAB = 61
+PEER = 1
 PATIENCE = 40
 """Turns without a prompt token computed or a token generated after which nothing goes on."""
 
@@ -66,8 +78,33 @@ def random_shape(rng: random.Random) -> Shape:
     return Shape(config, pages, max(context, 6), rng.choice([1, 3, 8]))
 
 
+class Overheard(Scheduler):
+    """A scheduler whose every delta is told to `hear`, before the desk drops what is nobody's, and
+    every step that is to settle to `watch`."""
+
+    hear: Callable[[list[TokenDelta]], None]
+    watch: Callable[[Step], None]
+    _settling = False
+
+    def settle(self, step: Step, result: StepResult) -> list[TokenDelta]:
+        self.watch(step)
+        self._settling = True  # what it gives has the notices in it
+        deltas = super().settle(step, result)
+        self._settling = False
+        self.hear(deltas)
+        return deltas
+
+    def notices(self) -> list[TokenDelta]:
+        notices = super().notices()
+        if not self._settling:
+            self.hear(notices)
+        return notices
+
+
 class World:
-    def __init__(self, shape: Shape, seed: int = 0) -> None:
+    """late: what is asked of the engine waits at its door for a while, else it is taken at once."""
+
+    def __init__(self, shape: Shape, seed: int = 0, late: bool = False) -> None:
         self.shape = shape
         self.rng = random.Random(seed)
         self.live: dict[int, Life] = {}
@@ -83,21 +120,74 @@ class World:
         self.errors = 0
         self.finished = 0
         self.retractions = 0
+        self._late = late
+        self._now = 0.0
         self._quiet = 0
         self._progress = 0
         self._born()
 
     def _born(self) -> None:
         shape = self.shape
-        self.scheduler = Scheduler(
+        self.scheduler = Overheard(
             shape.config, shape.pages, shape.context, shape.max_running, VOCAB
         )
+        self.scheduler.hear, self.scheduler.watch = self._hear, self._in_order
         self.oracle = Oracle(
             shape.pages, shape.config.page_size, shape.max_running, VOCAB, self.namespaces
         )
         self.oracle.poisoned = self.poisoned
-        self.flying: deque[OracleFlight] = deque()
-        self.beside: deque[OracleFlight] = deque()
+        self.loop = Loop(self.scheduler, self.oracle, self, shape.config.depth, clock=self._clock)
+        self._inbox: deque[ToEngine] = deque()
+        self._heard: list[TokenDelta] = []
+
+    @property
+    def flying(self) -> list[OracleFlight]:
+        return [f for f in self.oracle.flying if not f.step.beside]
+
+    @property
+    def beside(self) -> list[OracleFlight]:
+        return [f for f in self.oracle.flying if f.step.beside]
+
+    def _clock(self) -> float:
+        """Time passes whenever somebody looks, so that some steps take long enough to wait for."""
+        self._now += 0.0005 * self.rng.random()
+        return self._now
+
+    def _ask(self, message: ToEngine) -> None:
+        self._inbox.append(message)
+        if not self._late:
+            self.loop._drain(block=False)
+
+    def receive(self, timeout: float) -> list[tuple[int, ToEngine | None]]:
+        """The door, from within."""
+        if not self._inbox:
+            return []
+        most = len(self._inbox)
+        some = self.rng.randint(0, most) if self._late else most
+        came = [self._inbox.popleft() for _ in range(some)]
+        for message in came:
+            if isinstance(message, Abort):
+                self.live.pop(message.rid, None)
+        return [(PEER, message) for message in came]
+
+    def send(self, peer: int, message: ToFrontend) -> None:
+        assert peer == PEER
+        if isinstance(message, Admitted):
+            assert all(rid in self.live for rid in message.rids)
+        if isinstance(message, Deltas):
+            assert list(message.items) == self._heard, "a delta is lost on its way, or made up"
+            self._heard.clear()
+
+    def _in_order(self, step: Step) -> None:
+        """Of the steps in the air, `step` is one that may settle now."""
+        for other in (flight.step for flight in self.oracle.flying):
+            both = other.prefill_rows and step.prefill_rows
+            if other.id < step.id and (both or other.beside == step.beside):
+                raise OracleError(f"step {step.id} settles before {other.id}")
+
+    def _hear(self, deltas: list[TokenDelta]) -> None:
+        self._heard += deltas
+        self.collect(deltas)
 
     def submit(
         self, prompt: list[int], sampling: Sampling, key: str = "", priority: int = 0
@@ -114,7 +204,7 @@ class World:
         ids, finish = truth(wire, self.shape.context, VOCAB) if prompt else ([], "error")
         self.namespaces[rid] = key
         self.live[rid] = Life(wire, ids, finish)
-        self.scheduler.add(wire)
+        self._ask(wire)
         return rid
 
     def submit_random(self) -> int:
@@ -143,45 +233,17 @@ class World:
         return head + [rng.randrange(VOCAB) for _ in range(rng.randrange(4))]
 
     def iterate(self) -> None:
-        """One turn of Loop.run, with the same rule for what stays in the air."""
-        scheduler, flying = self.scheduler, self.flying
         self.turns += 1
-        step = scheduler.next_step()
-        self.collect(scheduler.notices())
-        for rid in scheduler.admitted():
-            assert rid in self.live
-        if step is not None and step.beside:
-            self.beside.append(self.oracle.launch(step))
-            self.beside[-1].sample(None)
-            return
-        if step is not None:
-            flying.append(self.oracle.launch(step))
-        while self.beside and (self.beside[0].done() or not flying):
-            self._settle_beside()
-        while flying:
-            head = flying[0]
-            head.sample(scheduler.masks(head.step))
-            if step is not None and len(flying) <= self.shape.config.depth:
-                break
-            flying.popleft()
-            while head.step.prefill_rows and self._before(self.beside, head):
-                self._settle_beside()
-            self._settle(head)
+        self.loop.turn()
+        assert not self._heard, "a delta is kept back"
         self._check_progress()
 
-    def _settle_beside(self) -> None:
-        head = self.beside.popleft()
-        while any(f.step.prefill_rows for f in self._before(self.flying, head)):
-            earlier = self.flying.popleft()
-            earlier.sample(self.scheduler.masks(earlier.step))
-            self._settle(earlier)
-        self._settle(head)
-
-    def _before(self, flights: deque[OracleFlight], flight: OracleFlight) -> list[OracleFlight]:
-        return [f for f in flights if f.step.id < flight.step.id]
-
-    def _settle(self, flight: OracleFlight) -> None:
-        self.collect(self.scheduler.settle(flight.step, flight.wait()))
+    def by_hand(self, step: Step) -> None:
+        """A step of `scheduler.next_step`, without the loop."""
+        flight = self.oracle.launch(step)
+        flight.sample(None)
+        self.scheduler.settle(step, flight.wait())
+        self._heard.clear()
 
     def collect(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
@@ -243,11 +305,10 @@ class World:
         assert (delta.matched in life.wire.sampling.stop_ids) == (delta.finish == "stop")
 
     def abort(self, rid: int) -> None:
-        self.scheduler.abort(rid)
-        self.live.pop(rid, None)
+        self._ask(Abort(rid))
 
     def flush(self) -> None:
-        self.scheduler.flush_cache()
+        self._ask(FlushCache())
 
     def poison(self, rid: int) -> None:
         self.poisoned.add(rid)
@@ -265,7 +326,7 @@ class World:
             life.wire = msgspec.structs.replace(
                 life.wire, output=ids_to_bytes(life.emitted), crashes=life.crashes
             )
-            self.scheduler.add(life.wire)
+            self._ask(life.wire)
 
     def drain(self) -> None:
         """Runs until nothing is left; then nothing may be held."""

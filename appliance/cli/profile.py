@@ -19,7 +19,7 @@ from appliance.cli.prepare import (
 )
 from appliance.errors import NotFoundError, UsageError
 from appliance.hardware import detect
-from appliance.profiles import compose, match, store
+from appliance.profiles import compose, known, match, store
 from appliance.profiles.schema import Evidence, Profile
 from appliance.profiles.write import match_of, save
 
@@ -41,7 +41,7 @@ def list_(out: Output) -> None:
         chosen = match.choose(found.values(), hardware).profile.name
     except NotFoundError:
         chosen = ""
-    rows = [["", "PROFILE", "FOR", "MEASURED", "HERE"]]
+    rows = []
     data = []
     for name, stored in found.items():
         problem = match.mismatch(stored.profile, hardware)
@@ -58,7 +58,11 @@ def list_(out: Output) -> None:
                 "path": stored.path,
             }
         )
-    out.result(table(rows), {"schema": "appliance.profiles/1", "profiles": data})
+    # those for this machine first, for on most machines they are a few of many
+    order = {"chosen": 0, "would do": 1}
+    rows.sort(key=lambda row: order.get(row[4], 2))
+    head = ["", "PROFILE", "FOR", "MEASURED", "HERE"]
+    out.result(table([head, *rows]), {"schema": "appliance.profiles/1", "profiles": data})
 
 
 @profile.command()
@@ -67,14 +71,16 @@ def list_(out: Output) -> None:
 def show(out: Output, /, name: str) -> None:
     """Every value of profile NAME and what it stands on."""
     stored = store.find(name)
-    p = stored.profile
-    rows = [[field, _value(value)] for field, value in p.values().items()]
-    measured = "measured" if p.evidence.measured else "not measured"
+    p, e = stored.profile, stored.profile.evidence
+    rows = [["SETTING", "VALUE", "STANDS ON"]]
+    for field, value in p.values().items():
+        rows.append([field, _value(value), e.of(field)])
+    facts = {"file": stored.path, "machine": e.machine, "date": e.date, "result": e.result}
+    facts["evidence"] = e.note
     text = "\n".join(
         [
             f"{p.name}: {p.summary}",
-            f"  file      {stored.path}",
-            f"  evidence  {measured}: {p.evidence.note}",
+            *(f"  {word:<8}  {fact}" for word, fact in facts.items() if fact),
             "",
             table(rows),
         ]
@@ -84,6 +90,7 @@ def show(out: Output, /, name: str) -> None:
 
 
 @profile.command()
+@click.argument("stem", metavar="[PROFILE]", required=False)
 @click.option("--model", help="A pulled model or a folder; the embedded one when left out.")
 @click.option("--profile", "name", help="Chosen by the machine when left out.")
 @click.option("--context", type=click.IntRange(1), help="Longest prompt and answer, in tokens.")
@@ -91,28 +98,46 @@ def show(out: Output, /, name: str) -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting.")
 @click.option("--assume-gpus", metavar="GPUS", help="As on such a machine: h100x8 or t4.")
 @click.pass_obj
-def explain(out: Output, /, model: str | None, name: str | None, **given: Any) -> None:
-    """Every value that MODEL would be served with: from where, and why."""
+def explain(
+    out: Output, /, stem: str | None, model: str | None, name: str | None, **given: Any
+) -> None:
+    """Every value that MODEL would be served with: from where, and why.
+
+    With a profile for another machine than this one, it is reckoned for such a machine.
+    """
+    if stem and name and stem != name:
+        raise UsageError(f"two profiles are named, {stem} and {name}.", "Name one.")
+    name = stem or name
     options = {"context": given["context"], "tp": given["tp"]}
-    settings, assume = given["settings"], given["assume_gpus"]
+    settings, assume = given["settings"], given["assume_gpus"] or _elsewhere(out, name)
     found = prepare(Asked(model, "default", name, options, settings, assume, False))
     for warning in found.warnings:
         out.warn(warning)
     used = store.find(found.plan.config.profile).profile
     data = plan_data(found)
-    for answer in data["answers"]:
-        answer["reason"] = answer["reason"] or "asked for"
     data |= {"schema": "appliance.explain/1", "evidence": msgspec.to_builtins(used.evidence)}
     text = [
         f"model    {found.plan.config.model.id}",
         f"profile  {used.name}: {found.why_profile}",
         f"fit      {found.fit.numbers()}; at most {found.fit.longest_context:,} for one request, "
-        f"{found.fit.requests_at_context:.1f} requests of full length",
+        f"{found.fit.at_once()}",
         *memory_lines(found.fit),
         "",
         answers_text(data["answers"]),
     ]
     out.result("\n".join(text), data)
+
+
+def _elsewhere(out: Output, name: str | None) -> str | None:
+    """The machine of a profile that is named and cannot be run here; None where it can."""
+    if name is None:
+        return None
+    wanted = store.find(name).profile.match
+    word = known.word_for(wanted)
+    if wanted.device == "cpu" or not word or len(detect().gpus) >= wanted.count:
+        return None
+    out.note(f"Reckoned for {word}, which is not here.")
+    return word
 
 
 @profile.command()

@@ -179,7 +179,7 @@ def _tell_plan(out: Output, prepared: Prepared) -> None:
             f"machine  {machine_text(prepared.hardware)}",
             f"model    {prepared.plan.config.model.id}",
             f"profile  {prepared.plan.config.profile}: {prepared.why_profile}",
-            f"fit      {fit.numbers()}; {fit.requests_at_context:.1f} requests of full length",
+            f"fit      {fit.numbers()}; {fit.at_once()}",
             *memory_lines(fit),
             "",
             answers_text(data["answers"]),

@@ -77,6 +77,15 @@ class Fit(
             f"{self.pool_tokens:,} tokens of context on {gb(self.memory_total)}"
         )
 
+    def at_once(self) -> str:
+        """`6.9 requests of full length`."""
+        count = self.requests_at_context
+        return (
+            f"{count:.1f} requests of full length"
+            if count < 20
+            else (f"{int(count):,} requests of full length")
+        )
+
 
 def gb(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if abs(count) >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -59,30 +59,52 @@ told before any hub is asked."""
 
 
 def assumed(text: str) -> HardwareSnapshot:
-    """`h100x8` -> an idle machine of eight H100s with 16 cores and 128 GiB for each; `h100` is
-    one. UsageError lists the words there are."""
-    found = re.fullmatch(r"([a-z0-9-]+?)(?:x([1-9][0-9]?))?", text.strip().lower())
-    words = {g.word: g for g in KNOWN}
-    if found is None or found[1] not in words:
-        close = difflib.get_close_matches(text.lower(), list(words), 1, 0.4)
-        meant = f" Did you mean '{close[0]}'?" if close else ""
+    """`h100x8`, or as others write it `8xH100-80GB`, -> an idle machine of eight H100s with 16
+    cores and 128 GiB for each; `h100` is one. UsageError lists the words there are."""
+    written = text.strip().lower()
+    found = re.fullmatch(r"(?:([1-9][0-9]?)x)?([a-z0-9-]+?)(?:x([1-9][0-9]?))?", written)
+    gpu = _of_word(found[2]) if found and not (found[1] and found[3]) else None
+    if found is None or gpu is None:
+        word = found[2] if found else written
+        close = [g.word for g in KNOWN if g.word.startswith(f"{word}-")]
+        close = close or difflib.get_close_matches(word, [g.word for g in KNOWN], 1, 0.4)
+        meant = f" Did you mean '{close[-1]}'?" if close else ""
         raise UsageError(
             f"no GPU is known as '{text}'.{meant}",
-            f"Write NAME or NAMExCOUNT, as h100x8. Known: {', '.join(words)}.",
+            f"Write NAME or NAMExCOUNT, as h100x8. Known: {', '.join(g.word for g in KNOWN)}.",
             code="APL-USE-015",
         )
-    return machine_of(words[found[1]], int(found[2] or 1))
+    return machine_of(gpu, int(found[1] or found[3] or 1))
 
 
-def assumed_for(match: Match) -> HardwareSnapshot | None:
-    """An idle machine that a profile is made for; None where it names no GPU that is known."""
+def _of_word(word: str) -> KnownGpu | None:
+    """`a100-80` or `a100-80gb`; where one size alone is known, `h100-80gb` too."""
+    words = {g.word: g for g in KNOWN}
+    size = re.fullmatch(r"(.+?)-([0-9]+)g?i?b?", word)
+    if size and f"{size[1]}-{size[2]}" in words:
+        return words[f"{size[1]}-{size[2]}"]
+    gpu = words.get(size[1] if size else word)
+    if gpu and size and abs(int(size[2]) - gpu.mib / 1024) > gpu.mib / 1024 * 0.15:
+        return None
+    return gpu
+
+
+def word_for(match: Match) -> str:
+    """The machine that a profile is made for, as `assumed` reads it; empty where it names no GPU
+    that is known."""
     for gpu in KNOWN:
         gib = gpu.mib / 1024
         named = any(part.casefold() in gpu.name.casefold() for part in match.gpus)
         low, high = match.memory_min_gib, match.memory_max_gib
         if named and (not low or gib >= low) and (not high or gib <= high):
-            return machine_of(gpu, match.count)
-    return None
+            return f"{gpu.word}x{match.count}"
+    return ""
+
+
+def assumed_for(match: Match) -> HardwareSnapshot | None:
+    """An idle machine that a profile is made for; None where it names no GPU that is known."""
+    word = word_for(match)
+    return assumed(word) if word else None
 
 
 def machine_of(gpu: KnownGpu, count: int) -> HardwareSnapshot:

@@ -1,4 +1,4 @@
-"""Why each value is what it is, where no rule says so: those of profiles and defaults."""
+"""Why each value is what it is, where no rule says so: those asked for, of profiles, defaults."""
 
 from __future__ import annotations
 
@@ -49,9 +49,30 @@ WHY = {
 """Of the defaults that no rule answers."""
 
 
+OF_A_PROFILE: dict[str, str | tuple[str, str]] = {
+    "model.dtype": "what such a machine computes fastest in",
+    "model.quantization": "half the bytes to read for each token; answers change a little",
+    "serve.frontends": "as many as keep up with the engines",
+    "schedule.policy": WHY["schedule.policy"],
+    "schedule.page_size": WHY["schedule.page_size"],
+    "schedule.chunk": "as much of prompts as such a machine computes without delaying others long",
+    "schedule.max_prefill": WHY["schedule.max_prefill"],
+    "schedule.max_running": "as many as memory of this size has pages for",
+    "schedule.mixed_chunk": ("prompts and answers share a step", WHY["schedule.mixed_chunk"]),
+    "schedule.depth": WHY["schedule.depth"],
+    "engine.device": "the machine that the profile is for",
+    "engine.tp": "one model on as many devices as the profile is for",
+    "engine.memory_fraction": "the rest is for the driver, and for what else comes up",
+    "engine.attention": "the fastest that there is for such a machine",
+    "engine.graphs": ("a captured step saves the host its launches", "a CPU captures nothing"),
+}
+"""Of what profiles set; of switches when on and when off."""
+
+_ASKED = ("flag", "environment", "file")
+
+
 def explained(plan: Plan, evidence: Evidence) -> Plan:
-    """The same plan, each answer that nobody asked for with a reason. evidence: what its profile
-    stands on."""
+    """The same plan, each answer with a reason. evidence: what its profile stands on."""
     told = (
         a if a.reason else msgspec.structs.replace(a, reason=_reason(a, evidence))
         for a in plan.answers
@@ -60,12 +81,16 @@ def explained(plan: Plan, evidence: Evidence) -> Plan:
 
 
 def _reason(answer: Answer, evidence: Evidence) -> str:
-    measured = f"measured on {evidence.machine or 'such a machine'} {evidence.date}"
+    measured = f"measured on {evidence.machine or 'such a machine'} {evidence.date}".rstrip()
     if answer.source == "default":
         known = evidence.measured and answer.field in evidence.fields
         return measured if known else WHY[answer.field]
     if answer.source.startswith("profile"):
-        if evidence.measured and (not evidence.fields or answer.field in evidence.fields):
+        stands_on = evidence.of(answer.field)
+        if stands_on == "measured":
             return measured
-        return "derived from the class of machine"
-    return "this machine and model allow it" if answer.source == "rule" else ""
+        why = OF_A_PROFILE.get(answer.field, "the profile has it so")
+        if isinstance(why, tuple):
+            why = why[not answer.value]
+        return f"{why}; {stands_on}"
+    return "asked for" if answer.source.startswith(_ASKED) else "this machine and model allow it"

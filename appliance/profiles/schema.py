@@ -49,10 +49,10 @@ class Match(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Evidence(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the values stand on. measured: by our own bench on such a machine.
+    """What the values stand on. measured: the profile as a whole, by our bench on such a machine.
 
-    fields: the settings that were measured; with `measured` and none named, all of them. The
-    others are derived.
+    fields: the settings of which other values were measured too. The others are derived, and ran
+    so in what was measured.
     """
 
     measured: bool
@@ -61,6 +61,12 @@ class Evidence(Struct, frozen=True, forbid_unknown_fields=True):
     date: str = ""
     result: str = ""
     fields: tuple[str, ...] = ()
+
+    def of(self, field: str) -> str:
+        """What one value stands on, in a word or two."""
+        if not self.measured:
+            return "derived"
+        return "measured" if field in self.fields else "derived, ran so"
 
 
 class Profile(Struct, frozen=True, forbid_unknown_fields=True):

@@ -26,7 +26,7 @@ def test_set_get_unset(cli: Cli, mine: Path) -> None:
     assert cli("config", "set", "serve.max_queue", "7").code == 0
     assert mine.read_text() == ("[serve]\nport = 9001\nmax_queue = 7\n\n[schedule]\nchunk = 512\n")
     assert cli("config", "get", "serve.port").out == "9001\n"
-    assert f"9001  (file {mine})" in cli("config", "get", "serve.port", "--origin").out
+    assert f"9001  (file {mine}: asked for)" in cli("config", "get", "serve.port", "--origin").out
     told = json.loads(cli("config", "get", "schedule.chunk", "--json").out)
     assert told["schema"] == "appliance.setting/1" and told["value"] == 512
     assert cli("config", "unset", "serve.port").code == 0

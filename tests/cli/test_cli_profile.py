@@ -15,7 +15,7 @@ from appliance.cli import prepare, tune
 from appliance.errors import EngineError
 from appliance.hardware import HardwareSnapshot
 from appliance.profiles import search, store
-from appliance.profiles.reasons import WHY, explained
+from appliance.profiles.reasons import OF_A_PROFILE, WHY, explained
 from appliance.profiles.schema import SECTIONS
 
 Cli = Callable[..., Any]
@@ -94,8 +94,9 @@ def test_explain_gives_every_value_a_reason(cli: Cli, shape: str) -> None:
     assert data["schema"] == "appliance.explain/1" and data["evidence"]["measured"] is True
     by_field = {a["field"]: a for a in data["answers"]}
     assert all(a["source"] and a["reason"] for a in data["answers"])
-    assert by_field["schedule.chunk"]["reason"].startswith("measured on 1x NVIDIA H100")
-    assert by_field["schedule.policy"]["reason"] == "derived from the class of machine"
+    assert by_field["schedule.max_running"]["reason"].startswith("measured on 1x NVIDIA H100")
+    assert by_field["schedule.chunk"]["reason"].endswith("; derived, ran so")
+    assert by_field["schedule.policy"]["reason"].startswith(WHY["schedule.policy"])
     assert by_field["serve.host"]["reason"] == WHY["serve.host"]
     text = cli(
         "profile", "explain", "--model", shape, "--assume-gpus", "t4x4", "--set", "engine.seed=3"
@@ -124,13 +125,60 @@ def test_a_default_that_was_measured_says_so(shape: str) -> None:
         assert by_field["schedule.beside_filled"].startswith(says)
 
 
+def test_each_value_that_ships_has_a_reason_of_its_own(
+    cli: Cli, shape: str, tmp_path: Path
+) -> None:
+    for stored in store.load(own=tmp_path).values():
+        assert stored.profile.values().keys() <= OF_A_PROFILE.keys()
+    told = {}
+    for words in (("--profile", "cpu"), ("--assume-gpus", "l4")):
+        data = json.loads(cli("profile", "explain", "--model", shape, *words, "--json").out)
+        told |= {(words[1], a["field"]): a["reason"] for a in data["answers"]}
+    assert told["cpu", "engine.device"] == "the machine that the profile is for; derived"
+    assert told["l4", "engine.graphs"] == "a captured step saves the host its launches; derived"
+
+
+def test_what_was_asked_for_says_so_wherever_settings_are_shown(
+    cli: Cli, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPLIANCE_SERVE_DRAIN_S", "7")
+    said = cli("up", shape, "--dry-run", "--set", "schedule.chunk=1024", "--json")
+    by_field = {a["field"]: a for a in json.loads(said.out)["answers"]}
+    for field, source in (("schedule.chunk", "flag"), ("serve.drain_s", "environment")):
+        assert (by_field[field]["source"], by_field[field]["reason"]) == (source, "asked for")
+    assert all(a["reason"] for a in by_field.values())
+
+
+def test_explain_for_a_profile_of_another_machine(cli: Cli, shape: str) -> None:
+    said = cli("profile", "explain", "h100x8-fp8", "--model", shape)
+    assert said.code == 0 and "h100x8, which is not here" in said.err
+    assert "profile  h100x8-fp8: named" in said.out and "GPU 7 NVIDIA H100" in said.out
+    assert "not here" not in cli("profile", "explain", "cpu", "--model", shape).err
+    assert cli("profile", "explain", "cpu", "--profile", "cpu-large").code == 2
+    assert cli("profile", "explain", "generic").code == 8
+
+
+def test_show_tells_of_each_value_what_it_stands_on(cli: Cli) -> None:
+    text = cli("profile", "show", "h100x1-bf16").out
+    rows = dict(line.split(maxsplit=1) for line in text.splitlines() if line.count("  "))
+    assert rows["schedule.max_running"].endswith(" measured")
+    assert rows["schedule.chunk"].endswith(" derived, ran so")
+    assert "machine   1x NVIDIA H100" in text and "date      2026-" in text
+    assert "measured" not in cli("profile", "show", "h100x8-fp8").out.partition("SETTING")[2]
+
+
+def test_list_begins_with_those_for_this_machine(cli: Cli) -> None:
+    lines = cli("profile", "list").out.splitlines()
+    assert lines[1].startswith("*  cpu") and lines[1].endswith("chosen")
+
+
 def test_no_reason_is_for_a_setting_that_is_none() -> None:
     fields = {
         f"{section}.{field.name}"
         for section, kind in SECTIONS.items()
         for field in msgspec.structs.fields(kind)
     }
-    assert WHY.keys() <= fields
+    assert WHY.keys() | OF_A_PROFILE.keys() <= fields
 
 
 def test_create_and_use(cli: Cli, own_home: Path) -> None:

@@ -321,3 +321,32 @@ def test_assumed_machines() -> None:
     assert len(known.assumed("a100-80").gpus) == 1
     with pytest.raises(UsageError, match="Did you mean 'h100'"):
         known.assumed("h10x8")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "count"),
+    [
+        ("8xH100-80G", "NVIDIA H100 80GB HBM3", 8),
+        ("2xa100-40gb", "NVIDIA A100-SXM4-40GB", 2),
+        ("a100-80GiBx4", "NVIDIA A100-SXM4-80GB", 4),
+        ("4xl40s", "NVIDIA L40S", 4),
+    ],
+)
+def test_machines_as_others_write_them(text: str, name: str, count: int) -> None:
+    gpus = known.assumed(text).gpus
+    assert len(gpus) == count and gpus[0].name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("a100", "a100-80"), ("h100-40gb", "a100-40"), ("2xh100x8", "h100")]
+)
+def test_sizes_that_no_such_gpu_has(text: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"Did you mean '{meant}'"):
+        known.assumed(text)
+
+
+def test_many_requests_are_counted_in_whole_ones() -> None:
+    found = fit.fit(SPEC_8B, plan_for(SPEC_8B, H100, context=2048).config, H100)
+    assert found.at_once() == f"{int(found.requests_at_context)} requests of full length"
+    few = msgspec.structs.replace(found, requests_at_context=6.94)
+    assert few.at_once() == "6.9 requests of full length"

@@ -66,8 +66,10 @@ def image(source: Path, definitions: Sequence[str], arch: str, folder: Path | No
     version = _checked(nvrtc.nvrtcVersion())
     key = hashlib.sha256(repr((text, options, version)).encode()).hexdigest()[:32]
     kept = (folder or _triton_folder()) / f"{source.stem}-{key}.cubin"
-    if kept.is_file():
+    try:
         return kept.read_bytes()
+    except OSError:
+        pass  # it is not there, or cannot be read
     found = _compiled(nvrtc, source.name, text, options)
     try:  # whole or not at all, though several ranks write it at once
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ class Forward:
 
         staging: of the current stream. crowded: a prefill runs beside this step."""
         if self._graphs is not None and step.prefill_rows == 0 and step.shared is None:
-            size = self._graphs.size_for(len(step.slots), crowded)
+            size = self._graphs.size_for(step, crowded)
             if size is not None:
                 hidden = self._graphs.replay(step, size, crowded)
                 return hidden, hidden

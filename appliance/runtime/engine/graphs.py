@@ -57,6 +57,8 @@ class DecodeGraphs:
         self._staging = staging
         self._few, self._few_rows = few, few_rows if few is not None else 0
         most = max(sizes)
+        self._listed = len(backend.graph_inputs(most).indices)
+        self._ample = most * slots.page_table.shape[1] <= self._listed
         self._table = torch.zeros(2 * most, dtype=torch.int32, device=device)
         self._ids = torch.zeros(most, dtype=torch.int64, device=device)
         self._positions = torch.zeros(most, dtype=torch.int64, device=device)
@@ -64,10 +66,16 @@ class DecodeGraphs:
         self._hidden = torch.zeros((most, hidden), dtype=dtype, device=device)
         self._captures = Captures(sizes, self._prepare, self._body)
 
-    def size_for(self, rows: int, crowded: bool = False) -> int | None:
-        """The smallest captured size that takes `rows` rows; None when there is none yet. crowded:
-        not the one kernel of few rows, which needs all multiprocessors at once."""
-        return self._captures.size_for(max(rows, self._few_rows + 1) if crowded else rows)
+    def size_for(self, step: Step, crowded: bool = False) -> int | None:
+        """The smallest captured size that takes the decode rows of `step`; None when there is none
+        yet, or more pages than can be listed: rows that share theirs may have more than there are.
+        crowded: not the one kernel of few rows, which needs all multiprocessors at once."""
+        rows = len(step.slots)
+        size = self._captures.size_for(max(rows, self._few_rows + 1) if crowded else rows)
+        if size is None or self._ample:
+            return size
+        pages = int((step.starts // self._page_size + 1).sum(dtype=np.int64)) + size - rows
+        return size if pages <= self._listed else None
 
     def capture_all(self, progress: Callable[[float], None]) -> None:
         self._captures.capture_all(progress)

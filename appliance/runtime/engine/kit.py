@@ -92,7 +92,8 @@ class Kit:
 
     def prefill_graphs(self, pages: list[KVPages]) -> PrefillGraphs | None:
         e = self.config.engine
-        if self.device.type != "cuda" or not e.graphs or not e.graph_batch_sizes:
+        sizes = tuple(s for s in PREFILL_SIZES if s <= self.config.model.context)
+        if self.device.type != "cuda" or not e.graphs or not e.graph_batch_sizes or not sizes:
             return None
         return PrefillGraphs(
             self.loaded.model,
@@ -102,7 +103,7 @@ class Kit:
             self.config.schedule.page_size,
             self.spec.hidden,
             DTYPES[self.config.model.dtype],
-            tuple(s for s in PREFILL_SIZES if s <= self.config.model.context),
+            sizes,
             self.lanes.main.staging,
         )
 

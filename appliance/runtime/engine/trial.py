@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from appliance.kernels.few_rows import MAX_ROWS
 from appliance.kernels.ops import compile_failures
+from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.engine import memory
 from appliance.runtime.engine.executor import DeviceExecutor
 from appliance.runtime.engine.kit import PREFILL_SIZES, Kit
@@ -60,6 +61,15 @@ def trial_step(rows: int, length: int, page_size: int, vocab: int, prefill: bool
     )
 
 
+def largest_prefill(config: RuntimeConfig) -> tuple[int, int]:
+    """Rows, and tokens of each, of a prefill step as large as there can be: no fewer tokens than
+    admission gives, and no more rows than have slots. The slot after these is of rows that pad."""
+    s, context = config.schedule, config.model.context
+    tokens = max(s.page_size, min(s.chunk or s.max_prefill, s.max_prefill))
+    rows = min(s.max_running, -(-tokens // context))
+    return rows, min(context, -(-tokens // rows))
+
+
 def compile_kernels(kit: Kit, tell: Tell) -> None:
     """Kernels that come as source are compiled now, by a small pass of each kind, not while
     somebody waits for an answer. NotCompiledError, on every rank, when one cannot be."""
@@ -90,13 +100,12 @@ def measure(kit: Kit, page_bytes: int, lap: Callable[[str], None]) -> Found:
     size = c.schedule.page_size
     torch.cuda.synchronize()
     weights = torch.cuda.memory_allocated(device)
-    length = min(c.schedule.chunk or c.schedule.max_prefill, c.model.context)
+    rows, length = largest_prefill(c)
     small = -(-length // size) + 1
     pages = kit.pages(small)
     trial = torch.cuda.memory_allocated(device) - weights
     executor = kit.executor(pages)
-    tokens = c.schedule.chunk or c.schedule.max_prefill
-    prefill = trial_step(max(1, tokens // length), length, size, spec.vocab, prefill=True)
+    prefill = trial_step(rows, length, size, spec.vocab, prefill=True)
     decode = trial_step(c.schedule.max_running, size, size, spec.vocab, prefill=False)
     peaks = []
     for step in (decode, prefill, prefill):
@@ -104,7 +113,7 @@ def measure(kit: Kit, page_bytes: int, lap: Callable[[str], None]) -> Found:
         begin = time.perf_counter()
         executor.follow(step)
         torch.cuda.synchronize()
-        warmup = (tokens, time.perf_counter() - begin)
+        warmup = (rows * length, time.perf_counter() - begin)
         peaks.append(torch.cuda.max_memory_allocated(device) - trial - weights)
     both, most = peaks[0] + peaks[-1], max(peaks)
     peak = weights + (both if kit.lanes.apart else most)
@@ -128,7 +137,7 @@ def _graph_bytes(kit: Kit, pages: list[KVPages]) -> int:
     sizes = kit.config.engine.graph_batch_sizes
     graphs = kit.graphs(pages)
     prefills = kit.prefill_graphs(pages)
-    if graphs is None or prefills is None:
+    if graphs is None:
         return 0
     small = next((size for size in sizes if size > MAX_ROWS), sizes[0])
     before = torch.cuda.mem_get_info(kit.device)[0]
@@ -136,7 +145,8 @@ def _graph_bytes(kit: Kit, pages: list[KVPages]) -> int:
     middle = torch.cuda.mem_get_info(kit.device)[0]
     graphs.capture(small)
     after = torch.cuda.mem_get_info(kit.device)[0]
-    prefills.capture(prefills.largest)
+    if prefills is not None:
+        prefills.capture(prefills.largest)
     prefill = after - torch.cuda.mem_get_info(kit.device)[0]
     each = max(1 << 20, middle - after)
     return max(0, before - middle) + max(0, prefill) + each * (len(sizes) + len(PREFILL_SIZES) - 2)
@@ -146,9 +156,8 @@ def fill_caches(kit: Kit, executor: DeviceExecutor, pages: int) -> None:
     """The largest steps once more, now that all is in its place: torch keeps their memory, by
     stream. What it must ask the driver for later waits until the GPU has nothing to do."""
     c, spec, size = kit.config, kit.spec, kit.config.schedule.page_size
-    tokens = c.schedule.chunk or c.schedule.max_prefill
-    length = min(tokens, c.model.context, pages * size)
-    prefill = trial_step(max(1, tokens // length), length, size, spec.vocab, True)
+    rows, length = largest_prefill(c)
+    prefill = trial_step(rows, min(length, pages * size), size, spec.vocab, True)
     # beside others it runs other kernels, which are loaded when first needed
     executor.follow(replace(prefill, beside=executor.lanes.apart))
     executor.follow(trial_step(c.schedule.max_running, size, size, spec.vocab, False))

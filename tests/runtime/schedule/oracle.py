@@ -140,6 +140,9 @@ class Oracle:
                 raise OracleError(f"slot {new.slot} taken while in use")
             self._mirror[new.slot] = (new.rid, {})
             self._sampling[new.slot] = new.sampling
+        places = list(zip(step.page_slots.tolist(), step.page_columns.tolist(), strict=True))
+        if len(set(places)) != len(places):
+            raise OracleError("a page table's place is written twice in one step, in no order")
         airborne = {page: rid for f in self.flying for page, rid in f.writes.items()}
         for slot, column, page in zip(
             step.page_slots.tolist(),

@@ -161,10 +161,13 @@ class CaptureOps(Ops, Protocol):
 
 def select(device: torch.device, dtype: torch.dtype, search: bool = False) -> Ops:
     """The Ops for a device; float32 is computed by plain torch everywhere. search: the likely
-    tokens are found without sorting, where there are kernels for it."""
+    tokens are found without sorting, where there are kernels for it. ImportError: something of
+    theirs is not installed, or a library of it does not load."""
     if device.type == "cuda" and dtype != torch.float32:
-        from appliance.kernels.cuda_ops import CudaOps
-
+        try:
+            from appliance.kernels.cuda_ops import CudaOps
+        except OSError as e:
+            raise ImportError(str(e)) from e
         return CudaOps(device, search)
     from appliance.kernels.torch_ops import TorchOps
 

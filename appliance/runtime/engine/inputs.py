@@ -48,10 +48,12 @@ class Stopwatch:
 class Staging:
     """Host numbers -> device without waiting: pinned buffers used in turn, each with an event.
 
-    A buffer is written again only when the copy that left it is done.
+    A buffer is written again only when the copy that left it is done: those of a step's choice of
+    tokens leave after its pass, and the next step must not wait for that.
     """
 
-    _BUFFERS = 8
+    _BUFFERS = 16
+    """A step with many rows and all that changes logits sends some twelve times."""
 
     def __init__(
         self, device: torch.device, capacity: int, stopwatch: Stopwatch | None = None
@@ -59,10 +61,10 @@ class Staging:
         """capacity: int32s of the largest copy. stopwatch: runs while inputs are made."""
         self.stopwatch = stopwatch or Stopwatch()
         self._device = device
-        self._cuda = device.type == "cuda"
+        self.cuda = device.type == "cuda"
         self._turn = 0
         self._capacity = capacity
-        if self._cuda:
+        if self.cuda:
             self._pinned = [
                 torch.empty(capacity, dtype=torch.int32, pin_memory=True)
                 for _ in range(self._BUFFERS)
@@ -75,7 +77,7 @@ class Staging:
         into: Tensor | None = None,
     ) -> list[Tensor]:
         """Int32 (or float32) arrays -> views of one device tensor, `into` if given, in order."""
-        if not self._cuda:
+        if not self.cuda:
             sent = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
             if into is not None:
                 torch.cat(sent, out=into[: sum(len(s) for s in sent)])

@@ -31,16 +31,16 @@ class Lane:
 class Lanes:
     """side, room: of prefills beside decode steps; None where all steps run one after the other.
 
-    The main stream is the one that is current when this is made.
+    The main stream is the one that is current when this is made, whichever thread runs steps later.
     """
 
     def __init__(
         self, main: Staging, side: Staging | None = None, room: Room | None = None
     ) -> None:
         self._room = room
-        self.main = self.side = Lane(main, None)
+        stream = torch.cuda.current_stream() if main.cuda or side is not None else None
+        self.main = self.side = Lane(main, stream)
         if side is not None:
-            self.main = Lane(main, torch.cuda.current_stream())
             self.side = Lane(side, torch.cuda.Stream())
         self._serial: torch.cuda.Event | None = None
         self._beside: torch.cuda.Event | None = None
@@ -60,8 +60,9 @@ class Lanes:
         """The lane of a step, current within. captured: its prefill is one."""
         lane = self._lane(step, captured)
         main, side = self.main.stream, self.side.stream
-        if main is None or side is None:
-            yield lane
+        if main is None or side is None or not self.apart:
+            with lane.current():
+                yield lane
             return
         if lane is self.side:
             side.wait_stream(main)

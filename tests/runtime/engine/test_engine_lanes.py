@@ -130,6 +130,25 @@ def test_decode_steps_alone_go_past_a_prefill_beside_them(
     assert room.times == sum(s.beside for s in steps)
 
 
+def test_one_lane_is_the_stream_it_was_made_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps may be run by another thread, whose current stream is another one."""
+    device = Device(monkeypatch)
+    staging = Staging(CPU, 8)
+    staging.cuda = True
+    made_on = device.current
+    lanes = Lanes(staging)
+    device.current = torch.cuda.Stream()
+    assert not lanes.apart
+    for taken in (step(1, prefill=1, beside=True), step(2, decode=2)):
+        with lanes.run(taken, captured=False) as lane:
+            assert device.current is made_on
+            device.run(taken.id)
+        with lane.current():
+            lanes.queued(taken, lane)
+    assert device.waited == {1: set(), 2: {1}} and device.current is not made_on
+    assert not lanes.crowded
+
+
 def test_a_decode_step_right_after_a_prefill_beside_it_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

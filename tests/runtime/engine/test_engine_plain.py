@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from appliance.kernels.ops import compile_failures
+from appliance.kernels.ops import select as select_ops
 from appliance.runtime import offline
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.engine import kit
@@ -160,6 +162,20 @@ def test_what_is_no_compiler_that_fails(
     with pytest.raises(type(error)) as caught:
         Engine(folder, SETTINGS).close()
     assert caught.value is error and not built
+
+
+def test_a_library_that_does_not_load_is_as_one_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unloadable(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise OSError("libcudart.so.12: cannot open shared object file")
+
+    module = Unloadable("appliance.kernels.cuda_ops")
+    module.__spec__ = None
+    monkeypatch.setitem(sys.modules, "appliance.kernels.cuda_ops", module)
+    with pytest.raises(ImportError, match="libcudart"):
+        select_ops(torch.device("cuda"), torch.bfloat16)
 
 
 def test_without_triton_the_others_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule.admit import Admission
 from appliance.runtime.schedule.cache.cache import Cache, Lease
 from appliance.runtime.schedule.cache.radix import Int32s, Node, Radix
+from appliance.runtime.schedule.desk import Desk
 from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.request import Request
 from appliance.runtime.schedule.running import Running
@@ -136,6 +137,10 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         self.world.flush()
+
+    @rule()
+    def reconnect(self) -> None:
+        self.world.reconnect()
 
     @rule()
     def die(self) -> None:
@@ -280,6 +285,18 @@ def _a_refusal_is_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Loop, "_hold", lambda self: self._scheduler.notices() and None)
 
 
+def _a_lost_connection_takes_what_came_again(patch: pytest.MonkeyPatch) -> None:
+    def gone(self: Desk, peer: int) -> None:
+        for rid in list(self._owners):
+            self._abort(rid)
+
+    patch.setattr(Desk, "_gone", gone)
+
+
+def _a_lost_connection_is_served_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Desk, "_gone", lambda self, peer: None)
+
+
 MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     _release_forgets_a_page,
     _pages_come_free_under_a_flight,
@@ -297,6 +314,8 @@ MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     _steps_beside_settle_late,
     _steps_beside_settle_early,
     _a_refusal_is_lost,
+    _a_lost_connection_takes_what_came_again,
+    _a_lost_connection_is_served_on,
 ]
 
 

@@ -1,8 +1,8 @@
 """World: the real Loop and Scheduler on the oracle worker, with everything that can happen to them,
 checked.
 
-Operations: submit, iterate (one turn of the loop), abort, flush, die, poison. After each, `check`
-compares all state with what must hold; every delta is compared with the truth as it comes.
+Operations: submit, iterate (one turn of the loop), abort, flush, reconnect, die, poison. After each
+`check` compares all state with what must hold; every delta is compared with the truth as it comes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
+from frontends import Frontends
 from oracle import Oracle, OracleError, OracleFlight, logprob_of, truth
 
 from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.scheduler import Scheduler
-from appliance.runtime.wire.delta import Admitted, Deltas, ToFrontend, TokenDelta
+from appliance.runtime.wire.delta import TokenDelta
 from appliance.runtime.wire.request import (
     Abort,
     FlushCache,
@@ -30,7 +31,6 @@ from appliance.runtime.wire.request import (
 from appliance.runtime.wire.step import Step, StepResult
 
 VOCAB = 61
-PEER = 1
 PATIENCE = 40
 """Turns without a prompt token computed or a token generated after which nothing goes on."""
 
@@ -136,9 +136,10 @@ class World:
             shape.pages, shape.config.page_size, shape.max_running, VOCAB, self.namespaces
         )
         self.oracle.poisoned = self.poisoned
-        self.loop = Loop(self.scheduler, self.oracle, self, shape.config.depth, clock=self._clock)
-        self._inbox: deque[ToEngine] = deque()
-        self._heard: list[TokenDelta] = []
+        self._frontends = Frontends(self.rng, self._late, lambda rid: self.live.pop(rid, None))
+        self.loop = Loop(
+            self.scheduler, self.oracle, self._frontends, shape.config.depth, clock=self._clock
+        )
 
     @property
     def flying(self) -> list[OracleFlight]:
@@ -154,29 +155,12 @@ class World:
         return self._now
 
     def _ask(self, message: ToEngine) -> None:
-        self._inbox.append(message)
+        self._frontends.ask(message)
+        self._take_unless_late()
+
+    def _take_unless_late(self) -> None:
         if not self._late:
             self.loop._drain(block=False)
-
-    def receive(self, timeout: float) -> list[tuple[int, ToEngine | None]]:
-        """The door, from within."""
-        if not self._inbox:
-            return []
-        most = len(self._inbox)
-        some = self.rng.randint(0, most) if self._late else most
-        came = [self._inbox.popleft() for _ in range(some)]
-        for message in came:
-            if isinstance(message, Abort):
-                self.live.pop(message.rid, None)
-        return [(PEER, message) for message in came]
-
-    def send(self, peer: int, message: ToFrontend) -> None:
-        assert peer == PEER
-        if isinstance(message, Admitted):
-            assert all(rid in self.live for rid in message.rids)
-        if isinstance(message, Deltas):
-            assert list(message.items) == self._heard, "a delta is lost on its way, or made up"
-            self._heard.clear()
 
     def _in_order(self, step: Step) -> None:
         """Of the steps in the air, `step` is one that may settle now."""
@@ -186,8 +170,7 @@ class World:
                 raise OracleError(f"step {step.id} settles before {other.id}")
 
     def _hear(self, deltas: list[TokenDelta]) -> None:
-        self._heard += deltas
-        self.collect(deltas)
+        self.collect(self._frontends.hear(deltas))
 
     def submit(
         self, prompt: list[int], sampling: Sampling, key: str = "", priority: int = 0
@@ -218,6 +201,7 @@ class World:
             stop_ids=tuple(rng.sample(range(VOCAB), stops)),
             logprobs=rng.choice([-1, -1, 0, 1]),
             prompt_logprobs=rng.choice([-1, -1, -1, -1, 0, 1]),
+            frequency_penalty=rng.choice([0.0, 0.0, 0.0, 0.5]),
         )
         key = rng.choice(["", "", "", "other"])
         return self.submit(prompt, sampling, key, rng.choice([0, 0, 0, 1]))
@@ -235,7 +219,7 @@ class World:
     def iterate(self) -> None:
         self.turns += 1
         self.loop.turn()
-        assert not self._heard, "a delta is kept back"
+        self._frontends.end_turn()
         self._check_progress()
 
     def by_hand(self, step: Step) -> None:
@@ -243,7 +227,7 @@ class World:
         flight = self.oracle.launch(step)
         flight.sample(None)
         self.scheduler.settle(step, flight.wait())
-        self._heard.clear()
+        self._frontends.forget()
 
     def collect(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
@@ -323,10 +307,20 @@ class World:
         self.rng.shuffle(order)
         for life in order:
             life.crashes += 1
-            life.wire = msgspec.structs.replace(
-                life.wire, output=ids_to_bytes(life.emitted), crashes=life.crashes
-            )
-            self._ask(life.wire)
+            self._ask(self._again(life))
+
+    def reconnect(self) -> None:
+        """The frontend's connection is lost, and it sends everything again by another one; the
+        engine goes on. What was said of its requests meanwhile is said again."""
+        self._frontends.lose()
+        self._frontends.return_with([self._again(life) for life in self.live.values()])
+        self._take_unless_late()
+
+    def _again(self, life: Life) -> TokenRequest:
+        life.wire = msgspec.structs.replace(
+            life.wire, output=ids_to_bytes(life.emitted), crashes=life.crashes
+        )
+        return life.wire
 
     def drain(self) -> None:
         """Runs until nothing is left; then nothing may be held."""
@@ -372,6 +366,8 @@ class World:
             self.poison(rng.choice(list(self.live)))
         elif dice < 0.299:
             self.die()
+        elif dice < 0.304:
+            self.reconnect()
         else:
             self.iterate()
         self.check()

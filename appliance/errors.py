@@ -9,6 +9,7 @@ ApplianceError(message, hint, code)
 ├── DoesNotFitError       exit 7   disk, memory or context too small
 ├── HardwareError         exit 8   no GPU, driver too old
 ├── IntegrityError        exit 9   bytes that are not what they claim to be
+│   └── DamagedError               a file of a model on this disk
 ├── EngineError           exit 10  the engine did not start, or died
 ├── BusyError             exit 11  port in use, lock held
 └── RequestError          (HTTP)   a request that is refused; carries its status
@@ -85,6 +86,19 @@ class HardwareError(ApplianceError):
 class IntegrityError(ApplianceError):
     exit_code = 9
     default_code = "APL-INT-001"
+
+
+class DamagedError(IntegrityError):
+    """A file of a model that cannot be read, or lacks what belongs into it."""
+
+    default_code = "APL-INT-004"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            "appliance cache verify     finds what is damaged of models that were pulled\n"
+            "appliance pull MODEL       fetches it again",
+        )
 
 
 class EngineError(ApplianceError):

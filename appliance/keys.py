@@ -191,7 +191,9 @@ def revoke_key(path: Path, name: str) -> None:
         left = tuple(k for k in keys if k.name != name)
         if len(left) == len(keys):
             known = ", ".join(k.name for k in keys) or "none"
-            raise NotFoundError(f"there is no key named '{name}'.", f"Keys: {known}.")
+            raise NotFoundError(
+                f"there is no key named '{name}'.", f"Keys: {known}.", code="APL-NOT-019"
+            )
         return left
 
     _change(path, fewer)

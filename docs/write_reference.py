@@ -17,7 +17,6 @@ from pathlib import Path
 import click
 import msgspec
 from forms import field_docs, page, plain, table
-from msgspec import inspect as shapes
 from python_page import python_page
 
 from appliance import errors
@@ -26,7 +25,7 @@ from appliance.cli.catalogue import CATALOGUE
 from appliance.hardware import Gpu
 from appliance.profiles import store
 from appliance.profiles.compose import LEVELS
-from appliance.profiles.schema import SECTIONS, Profile
+from appliance.profiles.schema import SECTIONS, Profile, takes
 from appliance.runtime.api.series import ALIASES, Series, engine_dump
 from appliance.runtime.config import AT_ENGINE_START, LIVE
 from appliance.runtime.model import registry
@@ -183,10 +182,10 @@ def settings_page() -> str:
         for field in msgspec.structs.fields(section):
             dotted = f"{name}.{field.name}"
             variable = _SHORT.get(dotted, f"APPLIANCE_{dotted.replace('.', '_').upper()}")
-            takes = _takes(shapes.type_info(field.type))
+            wanted = takes(dotted, "`{}`".format)
             default = "" if field.default is msgspec.NODEFAULT else f"`{plain(field.default)}`"
             names = f"`{dotted}`<br>`{variable}`"
-            rows.append((names, takes, default, told[field.name], _when(dotted)))
+            rows.append((names, wanted, default, told[field.name], _when(dotted)))
         head = ["setting, and its variable", "takes", "default", "meaning", "reload"]
         parts.append(f"## {name}\n\n{table(head, rows)}")
     levels = ", ".join(f"`{level}`" for level in LEVELS)
@@ -208,24 +207,6 @@ def _when(setting: str) -> str:
     if setting in LIVE:
         return "at once"
     return "next start" if setting in AT_ENGINE_START else ""
-
-
-def _takes(kind: shapes.Type) -> str:
-    match kind:
-        case shapes.LiteralType():
-            values = sorted(kind.values, key=lambda value: value != "auto")
-            return ", ".join(f"`{value}`" for value in values)
-        case shapes.IntType() | shapes.FloatType():
-            word = "whole number" if isinstance(kind, shapes.IntType) else "number"
-            if kind.ge is not None and kind.le is not None:
-                return f"{word} from {kind.ge:g} to {kind.le:g}"
-            return f"{word} ≥ {kind.ge:g}" if kind.ge is not None else word
-        case shapes.BoolType():
-            return "`true`, `false`"
-        case shapes.VarTupleType():
-            return f"list: {_takes(kind.item_type)}"
-        case _:
-            return "text"
 
 
 # Profiles

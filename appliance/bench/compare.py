@@ -55,7 +55,9 @@ def load_rows(source: str) -> dict[str, Lines]:
         text = Path(name).read_bytes()
     except OSError as problem:
         raise NotFoundError(
-            f"{name} cannot be read: {problem.strerror}.", "Write one with --append or --save."
+            f"{name} cannot be read: {problem.strerror}.",
+            "Write one with --append or --save.",
+            code="APL-NOT-018",
         ) from problem
     rows: dict[str, Lines] = {}
     for place, line in enumerate(text.splitlines(), 1):
@@ -73,7 +75,9 @@ def load_rows(source: str) -> dict[str, Lines]:
     if only:
         if only not in latest:
             raise NotFoundError(
-                f"{name} has no row {only!r}.", f"It has: {', '.join(latest) or 'none'}."
+                f"{name} has no row {only!r}.",
+                f"It has: {', '.join(latest) or 'none'}.",
+                code="APL-NOT-020",
             )
         return {only: latest[only]}
     return latest

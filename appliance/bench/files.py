@@ -43,7 +43,9 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as problem:
         raise NotFoundError(
-            f"{path} cannot be read: {problem.strerror}.", "Give the path of a local file."
+            f"{path} cannot be read: {problem.strerror}.",
+            "Give the path of a local file.",
+            code="APL-NOT-018",
         ) from problem
 
 
@@ -161,10 +163,12 @@ async def _ids(endpoint: Endpoint, model: str, text: str) -> list[int]:
             raise NetworkError(
                 f"{endpoint.url}/tokenize answered {reader.error()}",
                 "ShareGPT's lengths are counted there; use --dataset sharegpt-like without it.",
+                code="APL-NET-005",
             )
         return msgspec.json.decode(reader.body, type=_Tokens).tokens
     except (OSError, BadResponse, msgspec.DecodeError) as problem:
         raise NetworkError(
             f"{endpoint.url}/tokenize does not answer with tokens: {problem}.",
             "ShareGPT's lengths are counted there; use --dataset sharegpt-like without it.",
+            code="APL-NET-005",
         ) from problem

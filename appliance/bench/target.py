@@ -25,17 +25,21 @@ async def _served_model(endpoint: Endpoint) -> str:
         async with endpoint:
             reader = await endpoint.get("/v1/models")
         if reader.status != 200:
-            raise NetworkError(f"{endpoint.url}/v1/models answered {reader.error()}")
+            raise NetworkError(
+                f"{endpoint.url}/v1/models answered {reader.error()}", code="APL-NET-005"
+            )
         return msgspec.json.decode(reader.body, type=_Models).data[0].id
     except (OSError, BadResponse) as problem:
         raise NetworkError(
             f"No server answers at {endpoint.url}: {problem}.",
             "Start one with `appliance up`, or give another --url.",
+            code="APL-NET-005",
         ) from problem
     except (msgspec.DecodeError, IndexError) as problem:
         raise NetworkError(
             f"{endpoint.url}/v1/models does not list a model: {problem}.",
             "Name the model with --model.",
+            code="APL-NET-005",
         ) from problem
 
 
@@ -72,4 +76,5 @@ def warm_up(workload: Workload, url: str, api_key: str, count: int) -> None:
         raise NetworkError(
             f"The first request to {url} failed: {problem}.",
             "Nothing was measured. See that the server is ready: `appliance status`.",
+            code="APL-NET-005",
         )

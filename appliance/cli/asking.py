@@ -109,7 +109,9 @@ class Answer:
                     yield json.loads(line[5:])
         except (OSError, http.client.HTTPException) as e:
             raise NetworkError(
-                f"{self._url} does not answer: {e}.", "`appliance status` says what runs."
+                f"{self._url} does not answer: {e}.",
+                "Is the address right? `appliance ps` says what runs on this machine.",
+                code="APL-NET-005",
             ) from e
         finally:
             self._connection.close()
@@ -121,11 +123,14 @@ def _refusal(status: int, body: bytes) -> Exception:
     except (ValueError, KeyError, TypeError):
         message = body[:200].decode(errors="replace")
     if status == 503:
-        return NotRunningError(message, "`appliance status` shows how far it is.")
+        return NotRunningError(
+            message, "`appliance status` shows how far it is.", code="APL-RUN-004"
+        )
     if status == 401:
         return NotAuthorisedError(
             f"the server refused: {message}",
             "Put a key into APPLIANCE_API_KEY. `appliance key add NAME` makes one.",
+            code="APL-AUT-003",
         )
     if status < 500:
         return UsageError(f"the server refused with status {status}: {message}")

@@ -110,6 +110,11 @@ CATALOGUE: dict[str, Entry] = {
         "it is wrong, has expired, or may not read this model",
         "make a new token on the hub's page of settings and set it",
     ),
+    "APL-AUT-003": Entry(
+        "a server refuses the API key",
+        "none was sent, it was revoked, or it is of another server",
+        "export APPLIANCE_API_KEY=sk-…; appliance key add NAME makes one on the server's machine",
+    ),
     "APL-BSY-001": Entry(
         "the port is taken",
         "another process listens on it; the message names it",
@@ -276,6 +281,11 @@ CATALOGUE: dict[str, Entry] = {
         "a login page, a proxy, or a wrong --endpoint",
         "check --endpoint and whether the network wants a login",
     ),
+    "APL-NET-005": Entry(
+        "a server does not answer as it should",
+        "it is not up, its address is wrong, or it is a server of another kind",
+        "check the URL; appliance status on the server's machine",
+    ),
     "APL-NOT-001": Entry(
         "the model is not on this disk",
         "up never fetches anything; or its name is misspelt",
@@ -355,6 +365,21 @@ CATALOGUE: dict[str, Entry] = {
         "no unit is installed for this run",
         "it was never installed by this user, or under another name",
         "appliance service install",
+    ),
+    "APL-NOT-018": Entry(
+        "a file that was named cannot be read",
+        "its path is misspelt, or it is closed to this user",
+        "the path of a file that can be read",
+    ),
+    "APL-NOT-019": Entry(
+        "no API key has this name",
+        "it was revoked, or is misspelt",
+        "appliance key list",
+    ),
+    "APL-NOT-020": Entry(
+        "a measurement has no such row",
+        "rows are named when they are measured; the message lists those there are",
+        "one of the rows that the message lists",
     ),
     "APL-NOT-025": Entry(
         "no ended request of this id is in the request log",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -219,7 +220,7 @@ def _guard(out: Output, attempt: Callable[[], int]) -> int:
         return 2
     except click.UsageError as e:
         usage = f"`{e.ctx.command_path} --help` shows what it takes." if e.ctx else ""
-        out.error(UsageError(e.format_message(), usage))
+        out.error(UsageError(_plain(e.format_message()), usage))
         return 2
     except click.ClickException as e:
         out.error(ApplianceError(e.format_message()))
@@ -232,6 +233,18 @@ def _guard(out: Output, attempt: Callable[[], int]) -> int:
     except Exception as e:
         out.error(_unexpected(out, e))
         return 1
+
+
+def _plain(text: str) -> str:
+    """click's words for ranges and choices in those that a reader without Python knows."""
+    text = " ".join(text.split())
+    text = re.sub(r"is not a valid (?:integer|float)(?: range)?\b", _kind_of, text)
+    text = re.sub(r"(\S+) is not in the range (\S+)<=x<=(\S+)\.", r"\1 is not from \2 to \3.", text)
+    return re.sub(r"(\S+) is not in the range x>=(\S+)\.", r"\1 is less than \2.", text)
+
+
+def _kind_of(found: re.Match[str]) -> str:
+    return "is no whole number" if "integer" in found[0] else "is no number"
 
 
 def _unexpected(out: Output, e: Exception) -> ApplianceError:

@@ -12,9 +12,12 @@ import click
 
 from appliance.cli.output import Output, gigabytes, table
 from appliance.errors import NotFoundError, UsageError
+from appliance.hardware import detect
 from appliance.hub import local, store
 from appliance.hub.remove import plan_removal, remove
 from appliance.hub.source import parse_name
+from appliance.profiles import match
+from appliance.profiles import store as profiles
 
 
 @click.command("list")
@@ -33,7 +36,8 @@ def list_(out: Output, source: str | None, sort: str, tree: bool) -> None:
         models.sort(key=lambda m: -_used(m))
     data = {"schema": "appliance.list/1", "models": [_row_data(m) for m in models]}
     if not models:
-        out.result("No models on this disk.   appliance pull Qwen/Qwen3-8B", data)
+        fitting = match.choose(profiles.load().values(), detect()).profile.suggest or "MODEL"
+        out.result(f"No models on this disk.   appliance pull {fitting}", data)
         return
     if tree:
         out.result(_tree(models), data)
@@ -120,7 +124,9 @@ def _groups(text: str, wanted: str | None) -> list[list[store.Model]]:
         same = [store.find_model(name, revision)]
     if not same:
         known = ", ".join(dict.fromkeys(m.name for m in store.installed())) or "none"
-        raise NotFoundError(f"{name} is not on this disk.", f"Models here: {known}.")
+        raise NotFoundError(
+            f"{name} is not on this disk.", f"Models here: {known}.", code="APL-NOT-001"
+        )
     repos = dict.fromkeys(m.repo for m in same)
     return [[m for m in same if m.repo == repo] for repo in repos]
 

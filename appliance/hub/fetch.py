@@ -268,7 +268,9 @@ def _refusal(response: httpx.Response, file: RemoteFile, *, away: bool) -> Excep
             "The model changed meanwhile. Run the same command again.",
             code="APL-NOT-003",
         )
-    return NetworkError(f"{file.path} cannot be fetched: the hub answers {status}.")
+    return NetworkError(
+        f"{file.path} cannot be fetched: the hub answers {status}.", code="APL-NET-001"
+    )
 
 
 def _no_access(file: RemoteFile) -> ApplianceError:

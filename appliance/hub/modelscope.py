@@ -76,7 +76,9 @@ class ModelScope:
         path = entry.get("Path") or entry.get("Name")
         digest = str(entry.get("Sha256") or "")
         if not digest and bool(entry.get("IsLFS")):
-            raise IntegrityError(f"{self.title} lists {path!r} without a sha256.")
+            raise IntegrityError(
+                f"{self.title} lists {path!r} without a sha256.", code="APL-INT-002"
+            )
         return checked_file(self.title, path, entry.get("Size"), "sha256", digest)
 
     def _ask(self, name: str, revision: str, question: Callable[[], T]) -> T:
@@ -114,7 +116,9 @@ class ModelScope:
             system = re.search(r"\[Errno \d+\] [\w ]+", str(e))
             return TryAgain(f"no answer ({system[0] if system else str(e).splitlines()[0][:120]})")
         if isinstance(e, errors.APIError):
-            return NetworkError(f"{self.title} answers: {str(e).splitlines()[0]}")
+            return NetworkError(
+                f"{self.title} answers: {str(e).splitlines()[0]}", code="APL-NET-002"
+            )
         if isinstance(e, ValueError | KeyError | TypeError | AttributeError):
             return not_its_protocol(self.title, self.endpoint)
         return e

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Literal
 
 import msgspec
+import msgspec.inspect
 from msgspec import Struct
 
 from appliance.errors import UsageError
@@ -125,10 +126,37 @@ def convert(field: str, value: Any, whence: str) -> Any:
         return msgspec.convert(value, types[field], strict=False)
     except msgspec.ValidationError as e:
         raise UsageError(
-            f"{whence}: {field} cannot be {value!r}: {str(e)[0].lower()}{str(e)[1:]}.",
+            f"{whence}: {field} cannot be {value!r}; it takes {takes(field)}.",
             "`appliance config show` prints the value that would be chosen.",
             code="APL-USE-016",
         ) from e
+
+
+def takes(field: str, shown: Callable[[Any], str] = str) -> str:
+    """`whole number from 0 to 65535` or `auto, bfloat16, float16`: what a field may be.
+
+    shown: how one value is written.
+    """
+    return _takes(msgspec.inspect.type_info(field_types()[field]), shown)
+
+
+def _takes(kind: msgspec.inspect.Type, shown: Callable[[Any], str]) -> str:
+    match kind:
+        case msgspec.inspect.LiteralType():
+            values = sorted(kind.values, key=lambda value: value != "auto")
+            return ", ".join(map(shown, values))
+        case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
+            whole = isinstance(kind, msgspec.inspect.IntType)
+            word = "whole number" if whole else "number"
+            if kind.ge is not None and kind.le is not None:
+                return f"{word} from {kind.ge:g} to {kind.le:g}"
+            return f"{word} ≥ {kind.ge:g}" if kind.ge is not None else word
+        case msgspec.inspect.BoolType():
+            return f"{shown('true')}, {shown('false')}"
+        case msgspec.inspect.VarTupleType():
+            return f"list: {_takes(kind.item_type, shown)}"
+        case _:
+            return "text"
 
 
 def nearest_field(word: str, known: Iterable[str]) -> str:

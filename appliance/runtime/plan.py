@@ -121,6 +121,7 @@ class _Rules:
                 f"tp {tp} does not divide the model's {spec.attention.heads} query and "
                 f"{spec.attention.kv_heads} key-value heads.",
                 f"Use `--tp {sizes[-1]}`; what divides both: {', '.join(map(str, sizes))}.",
+                code="APL-USE-016",
             )
         return {
             "model.dtype": self._dtype(),
@@ -152,6 +153,7 @@ class _Rules:
             raise UsageError(
                 f"the checkpoint is stored in {quant.kind}, so it cannot be served unquantized.",
                 "Leave the quantization to be chosen, or pull the plain checkpoint.",
+                code="APL-USE-016",
             )
         oldest = min((g.sm for g in self.hardware.gpus), default=90)
         if (asked == "fp8" or quant is not None) and self.cuda and oldest < 89:
@@ -222,6 +224,7 @@ class _Rules:
             raise UsageError(
                 "FlashInfer's attention runs on NVIDIA GPUs, and not in float32.",
                 "Leave engine.attention to be chosen.",
+                code="APL-USE-016",
             )
         if asked != "auto":
             return asked, ""
@@ -237,6 +240,7 @@ class _Rules:
             raise UsageError(
                 "tokens are searched for without sorting on NVIDIA GPUs, and not in float32.",
                 "Leave engine.filter to be chosen.",
+                code="APL-USE-016",
             )
         if not self.cuda:
             return "sort", "CPUs sort"
@@ -370,6 +374,7 @@ def resolve(
         raise UsageError(
             f"a context of {config.model.context} is longer than the model's {known}.",
             f"Ask for at most {known}, or leave it to be chosen.",
+            code="APL-USE-016",
         )
     return Plan(msgspec.structs.replace(config, **sections), tuple(answers))
 

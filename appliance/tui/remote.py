@@ -44,7 +44,9 @@ class Remote:
             top = msgspec.json.decode(body, type=TopSnapshot)
         except msgspec.DecodeError as e:
             raise NotRunningError(
-                f"what {self.url} answers is no snapshot: {e}.", "Is it an appliance?"
+                f"what {self.url} answers is no snapshot: {e}.",
+                "Is it an appliance?",
+                code="APL-NET-005",
             ) from e
         return msgspec.structs.replace(top, url=self.url)
 
@@ -53,7 +55,9 @@ class Remote:
         try:
             return msgspec.json.decode(self._get("/plan"), type=dict[str, Any])
         except msgspec.DecodeError as e:
-            raise NotFoundError(f"what {self.url} answers is no plan: {e}.") from e
+            raise NotFoundError(
+                f"what {self.url} answers is no plan: {e}.", code="APL-NET-005"
+            ) from e
 
     def _get(self, route: str) -> bytes:
         connection = address.connection(self._asked, self._timeout)
@@ -64,7 +68,9 @@ class Remote:
             status, body = answer.status, answer.read()
         except (OSError, http.client.HTTPException) as e:
             raise NotRunningError(
-                f"{self.url} does not answer: {e}.", "Is its address reachable from here?"
+                f"{self.url} does not answer: {e}.",
+                "Is its address reachable from here?",
+                code="APL-NET-005",
             ) from e
         finally:
             connection.close()
@@ -84,7 +90,11 @@ class Remote:
         except (ValueError, KeyError, TypeError):
             text = f"status {status}"
         if status in (401, 403):
-            return NotAuthorisedError(f"{self.url} refuses: {text}", _KEY_HINT)
+            return NotAuthorisedError(f"{self.url} refuses: {text}", _KEY_HINT, code="APL-AUT-003")
         if status == 404:
-            return NotFoundError(f"{self.url} has no snapshot to show.", "Is it an appliance?")
-        return NotRunningError(f"{self.url}: {text}", "appliance status there says more.")
+            return NotFoundError(
+                f"{self.url} has no snapshot to show.", "Is it an appliance?", code="APL-NET-005"
+            )
+        return NotRunningError(
+            f"{self.url}: {text}", "appliance status there says more.", code="APL-NET-005"
+        )

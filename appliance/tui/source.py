@@ -184,7 +184,7 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[TopSnapshot]]:
             data = gzip.decompress(data)
     except (OSError, EOFError) as e:
         raise NotFoundError(
-            f"{path} cannot be read: {e}.", "Give a file that --record wrote."
+            f"{path} cannot be read: {e}.", "Give a file that --record wrote.", code="APL-NOT-018"
         ) from e
     head: dict[str, Any] = {}
     frames = []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -242,3 +243,24 @@ def test_a_list_of_commands_loads_none_of_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "tune" in done.stdout and "compare" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("up", "--port", "70000"), "70000 is not from 0 to 65535."),
+        (("up", "--tp", "0"), "0 is less than 1."),
+        (("up", "--context", "1k"), "'1k' is no whole number."),
+        (("run", "hi", "--temperature", "warm"), "'warm' is no number."),
+        (("completion",), "Choose from: bash, zsh, fish"),
+        (("up", "--set", "serve.port=abc"), "it takes whole number from 0 to 65535."),
+        (("up", "--set", "schedule.mixed_chunk=maybe"), "it takes true, false."),
+        (("up", "--set", "model.dtype=int3"), "it takes auto, bfloat16, float16, float32."),
+    ],
+)
+def test_wrong_values_are_told_without_python_s_words(
+    cli: Callable[..., Any], words: tuple[str, ...], says: str
+) -> None:
+    said = cli(*words)
+    assert said.code == 2 and says in said.err
+    assert "range" not in said.err and "`int`" not in said.err and "why" not in said.err

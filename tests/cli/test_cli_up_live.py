@@ -64,7 +64,7 @@ def test_up_serves_survives_and_goes_down(cli: Cli, tiny: Path) -> None:
 def test_what_cannot_start_is_told_and_leaves_nothing(cli: Cli, tiny: Path) -> None:
     (tiny / "tokenizer.json").write_text("{")
     said = up(cli, tiny)
-    assert said.code == 2
+    assert said.code == 9
     assert "tokenizer.json cannot be read" in said.err
     assert "Its log:" in said.err
     end = time.monotonic() + 5

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.errors import NotFoundError, UsageError
+from appliance.errors import DamagedError, NotFoundError, UsageError
 from appliance.runtime.model import classes, sentence
 from appliance.runtime.spec import ModelSpec
 
@@ -73,22 +73,25 @@ def spec_of(config: dict[str, Any]) -> ModelSpec:
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """The shape of the model in a local folder."""
+    """The shape of the model in a local folder. NotFoundError without config.json; DamagedError
+    where it cannot be read; UsageError where it makes no sense."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError as e:
-        raise NotFoundError(f"{folder} holds no config.json, so it is no model.") from e
+        raise NotFoundError(
+            f"{folder} holds no config.json, so it is no model.", code="APL-NOT-007"
+        ) from e
     except (ValueError, OSError, RecursionError) as e:
-        raise UsageError(f"{path} cannot be read: {e}") from e
+        raise DamagedError(f"{path} cannot be read: {e}") from e
     if not isinstance(config, dict):
-        raise UsageError(f"{path} is not a JSON object")
+        raise DamagedError(f"{path} is not a JSON object")
     generation = folder / "generation_config.json"
     if generation.is_file():
         try:
             extra = json.loads(generation.read_bytes())
         except (ValueError, OSError, RecursionError) as e:
-            raise UsageError(f"{generation} cannot be read: {e}") from e
+            raise DamagedError(f"{generation} cannot be read: {e}") from e
         if isinstance(extra, dict) and extra.get("eos_token_id") is not None:
             config["eos_token_id"] = extra["eos_token_id"]
     try:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from appliance.errors import UsageError
+from appliance.errors import DamagedError
 from appliance.runtime.spec import ModelSpec
 
 Kind = Literal["", "last", "mean", "first"]
@@ -25,7 +25,7 @@ _KNOWN = {"Transformer", "Pooling", "Normalize"}
 
 
 def read(folder: Path, spec: ModelSpec) -> ModelSpec:
-    """The spec with its pooling. UsageError when a file cannot be read."""
+    """The spec with its pooling. DamagedError when a file cannot be read."""
     modules = _json(folder / "modules.json")
     kinds: set[str] = set()
     if isinstance(modules, list):
@@ -57,4 +57,4 @@ def _json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as e:
-        raise UsageError(f"{path} cannot be read: {e}") from e
+        raise DamagedError(f"{path} cannot be read: {e}") from e

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from appliance.errors import IntegrityError, NotFoundError
+from appliance.errors import DamagedError, IntegrityError, NotFoundError
 from appliance.runtime.model.build import Build
 from appliance.runtime.model.quant.scheme import Finishing, Scheme
 
@@ -45,14 +45,15 @@ def files_of(folder: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as e:
-            raise IntegrityError(f"{index} is not an index of safetensors files.") from e
+            raise DamagedError(f"{index} is not an index of safetensors files.") from e
         if any("/" in n or "\\" in n or n.startswith(".") for n in names):
-            raise IntegrityError(f"{index} names files outside of its folder.")
+            raise IntegrityError(f"{index} names files outside of its folder.", code="APL-INT-002")
         missing = [n for n in names if not (folder / n).is_file()]
         if missing:
             raise NotFoundError(
                 f"{folder} lacks {len(missing)} of {len(names)} weight files: {missing[0]} …",
                 "Run the same `appliance pull` again: it fetches what is missing.",
+                code="APL-NOT-008",
             )
         return [folder / n for n in names]
     found = sorted(folder.glob("*.safetensors"))
@@ -60,6 +61,7 @@ def files_of(folder: Path) -> list[Path]:
         raise NotFoundError(
             f"{folder} holds no safetensors file.",
             "Only safetensors are loaded; convert other formats first.",
+            code="APL-NOT-006",
         )
     return found
 
@@ -97,11 +99,9 @@ def load(model: nn.Module, build: Build, folder: Path, progress: Callable[[float
                 done += 1
                 progress(done / len(files))
     except SafetensorError as e:
-        raise IntegrityError(
-            f"a weight file of {folder} is damaged: {e}", "Pull the model again."
-        ) from e
+        raise DamagedError(f"a weight file of {folder} is damaged: {e}") from e
     if unknown or left or wrong:
-        raise IntegrityError(_account(folder, unknown, sorted(left), wrong))
+        raise DamagedError(_account(folder, unknown, sorted(left), wrong))
     finish(model)
 
 

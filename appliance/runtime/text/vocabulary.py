@@ -14,12 +14,7 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
-from appliance.errors import NotFoundError, UsageError
-
-_DAMAGED = (
-    "appliance cache verify     finds what is damaged of models that were pulled\n"
-    "appliance pull MODEL       fetches it again"
-)
+from appliance.errors import DamagedError, NotFoundError, UsageError
 
 
 class ByteForm(Protocol):
@@ -133,18 +128,19 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: Path) -> Vocabulary:
-        """NotFoundError without tokenizer.json; UsageError when a file cannot be understood."""
+        """NotFoundError without tokenizer.json; DamagedError when a file cannot be read."""
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise NotFoundError(
                 f"{folder} holds no tokenizer.json, so its text cannot be read.",
                 "Pull the model again; if its repository has only tokenizer.model, convert it with "
                 "transformers (AutoTokenizer.from_pretrained(…).save_pretrained(…)).",
+                code="APL-NOT-008",
             )
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises bare Exception for every fault of the file
-            raise UsageError(f"{path} cannot be read: {e}", _DAMAGED) from e
+            raise DamagedError(f"{path} cannot be read: {e}") from e
         tokenizer.no_padding()
         tokenizer.no_truncation()
         made = cls(tokenizer, read_object(folder / "tokenizer_config.json"))
@@ -212,9 +208,9 @@ def read_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:
-        raise UsageError(f"{path} cannot be read: {e}", _DAMAGED) from e
+        raise DamagedError(f"{path} cannot be read: {e}") from e
     if not isinstance(value, dict):
-        raise UsageError(f"{path} is not a JSON object", _DAMAGED)
+        raise DamagedError(f"{path} is not a JSON object")
     return value
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.errors import ApplianceError, NotFoundError, UsageError
+from appliance.errors import ApplianceError, DamagedError, NotFoundError, UsageError
 from appliance.runtime.model.families.facts import ROPE_KINDS
 from appliance.runtime.model.registry import FAMILIES, read_spec, spec_of
 from appliance.runtime.spec import ModelSpec
@@ -240,10 +240,10 @@ def test_folder(tmp_path: Path) -> None:
         ("{", "cannot be read"), ("[]", "not a JSON object"), (nested, "cannot be read"),
     ):  # fmt: skip
         path.write_text(text)
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(DamagedError, match=says):
             read_spec(tmp_path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(DamagedError, match="cannot be read"):
         read_spec(tmp_path)
     path.write_text(json.dumps(BASE))
     assert read_spec(tmp_path).eos_ids == (2, 3)
@@ -257,5 +257,5 @@ def test_generation_config_names_the_stop_tokens(tmp_path: Path) -> None:
     generation.write_text('{"temperature": 0.6}')
     assert read_spec(tmp_path).eos_ids == (2, 3)
     generation.write_text("{")
-    with pytest.raises(UsageError, match="generation_config"):
+    with pytest.raises(DamagedError, match="generation_config"):
         read_spec(tmp_path)

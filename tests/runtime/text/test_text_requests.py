@@ -8,7 +8,7 @@ import pytest
 from tiny_vocabularies import SPECIALS, byte_level, sentence_pieces, spec, write_folder
 from tokenizers.processors import TemplateProcessing
 
-from appliance.errors import NotFoundError, RequestError, UsageError
+from appliance.errors import DamagedError, NotFoundError, RequestError
 from appliance.runtime.text.worker import TextWorker
 from appliance.runtime.wire.delta import Logprob, TokenDelta
 from appliance.runtime.wire.request import ids_from_bytes
@@ -144,7 +144,7 @@ def test_a_folder_without_tokenizer_json(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"no tokenizer\.json"):
         TextWorker(tmp_path, spec(512))
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(DamagedError, match="cannot be read"):
         TextWorker(tmp_path, spec(512))
 
 

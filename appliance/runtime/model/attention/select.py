@@ -77,5 +77,6 @@ def select(name: str, wanted: Wanted) -> Backend:
         raise UsageError(
             f"the attention backend {name!r} does not serve {wanted.spec.kind} attention.",
             f"Known for it: {known}.",
+            code="APL-USE-016",
         )
     return maker(wanted)

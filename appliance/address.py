@@ -9,6 +9,8 @@ import http.client
 import re
 import shlex
 import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from appliance.errors import UsageError
@@ -92,3 +94,29 @@ def connection(url: str, timeout: float) -> http.client.HTTPConnection:
     if scheme == "https":
         return http.client.HTTPSConnection(host, port, timeout=timeout)
     return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+def listening(doors: Iterable[Path]) -> list[str]:
+    """Of the control sockets of runs those that somebody listens on: the names of these runs."""
+    found = []
+    for door in sorted(doors):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(str(door))
+            except OSError:
+                continue
+        found.append(door.parent.name)
+    return found
+
+
+def start_or_name(others: Sequence[str]) -> str:
+    """What to do where the run that was meant is not up. others: names of those that are."""
+    start = "Start it with `appliance up`."
+    if not others:
+        return start
+    one = others[0]
+    return (
+        f"Give its name, as in `appliance status {one}` or `appliance chat --name {one}`: "
+        f"{', '.join(others)} {'runs' if len(others) == 1 else 'run'} here.\n{start}"
+    )

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from appliance import paths
+from appliance import address, paths
 from appliance.address import UnixConnection
 from appliance.errors import (
     ApplianceError,
@@ -382,10 +382,9 @@ def _gone(path: Path, cause: Exception) -> NotRunningError:
             f"Look at the end of its log with `appliance logs {name}`.",
             code="APL-RUN-002",
         )
-    return NotRunningError(
-        f"nothing runs under the name '{name}'.",
-        "Start it with `appliance up`.",
-    )
+    doors = set(path.parent.parent.glob(f"*/{path.name}")) - {path}
+    hint = address.start_or_name(address.listening(doors))
+    return NotRunningError(f"nothing runs under the name '{name}'.", hint)
 
 
 def _refusal(status: int, body: bytes) -> ApplianceError:

@@ -146,6 +146,11 @@ def control_socket(run: Path) -> Path:
     return run / "control.sock"
 
 
+def control_sockets() -> list[Path]:
+    """Of every run of this user that has one; nobody may listen on it any more."""
+    return sorted(runtime_dir().glob(f"*/{control_socket(Path()).name}"))
+
+
 def engine_socket(run: Path, replica: int) -> Path:
     """Unix socket on which an engine's rank 0 accepts the frontends."""
     return run / f"engine-{replica}.sock"

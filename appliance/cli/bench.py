@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
 from appliance.cli.late import LateGroup
 
@@ -40,6 +41,13 @@ class _ServeFirst(LateGroup):
         if at is not None and args[at] not in COMMANDS:
             args = [*args[:at], "serve", *args[at:]]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        serve = self.get_command(ctx, "serve")
+        found = super().shell_complete(ctx, incomplete)
+        known = {item.value for item in found}
+        more = serve.shell_complete(click.Context(serve, ctx), incomplete) if serve else []
+        return [*found, *(item for item in more if item.value not in known)]
 
 
 @click.group(cls=_ServeFirst, late=COMMANDS)

@@ -43,9 +43,11 @@ def server(target: str | None, url: str | None) -> str:
     try:
         status = Client(paths.control_socket(paths.runtime_dir() / run)).status()
     except NotRunningError as problem:
-        what = f"No run is called {run!r}." if given else "Nothing runs on this machine."
+        others = address.listening(paths.control_sockets())
+        what = f"No run is called {run!r}." if given or others else "Nothing runs on this machine."
+        start = f"appliance bench {others[0]}" if others else "appliance up -d"
         raise NotRunningError(
-            what, "appliance up -d\nor name a server: appliance bench http://127.0.0.1:8000"
+            what, f"{start}\nor name a server: appliance bench http://127.0.0.1:8000"
         ) from problem
     return status.url
 
@@ -146,7 +148,9 @@ class Ending:
         here = {r: kept for r, kept in old.items() if r.partition(" ")[0] == given["row"]}
         if against and not here:
             raise NotFoundError(
-                f"{against} has no row {given['row']!r}.", f"It has: {', '.join(old) or 'none'}."
+                f"{against} has no row {given['row']!r}.",
+                f"It has: {', '.join(old) or 'none'}.",
+                code="APL-NOT-020",
             )
         gates = [compare.Gate.parse(gate) for gate in given["gates"]]
         if against and not gates:

@@ -12,6 +12,7 @@ import click
 
 from appliance import paths
 from appliance.cli.amounts import seconds
+from appliance.cli.late import LateGroup
 from appliance.cli.output import Output, gigabytes, table
 from appliance.errors import IntegrityError, UsageError
 from appliance.hub import store
@@ -19,7 +20,7 @@ from appliance.hub.layout import hf_cache, modelscope_cache
 from appliance.hub.upkeep import Checked, Partial, partials, verify
 
 
-@click.group()
+@click.group(cls=LateGroup)
 def cache() -> None:
     """What models take on disk."""
 

@@ -15,8 +15,11 @@ from appliance.cli.connect import CLIENTS
 from appliance.cli.late import LateGroup
 from appliance.cli.output import Output
 from appliance.profiles import store
+from appliance.profiles.known import KNOWN
+from appliance.profiles.schema import field_types
 
 VARIABLE = "_APPLIANCE_COMPLETE"
+_NO_SPACE = '    [[ "${COMPREPLY[0]}" == *= ]] && compopt -o nospace\n\n'
 _OF_RUNS = ("status", "top", "logs", "down", "restart", "reload", "events", "config", "connect")
 _PLACES = {
     "bash": "~/.local/share/bash-completion/completions/appliance",
@@ -48,8 +51,21 @@ def client_names() -> Iterable[str]:
     return list(CLIENTS)
 
 
+def setting_names() -> Iterable[str]:
+    return [*field_types(), "log_level"]
+
+
+def machine_names() -> Iterable[str]:
+    return [f"{gpu.word}{count}" for gpu in KNOWN for count in ("", "x2", "x4", "x8")]
+
+
+def settings_to_give() -> Iterable[str]:
+    return [f"{name}=" for name in setting_names()]
+
+
 def attach(word: str, command: click.Command) -> None:
-    """Gives a command's parameters the names that they take."""
+    """Gives a command's parameters the names that they take, and its line its whole sentence."""
+    command.short_help = command.get_short_help_str(100)
     if isinstance(command, click.Group):
         for inner_word, inner in command.commands.items():
             attach(f"{word} {inner_word}", inner)
@@ -68,9 +84,20 @@ def _names_for(word: str, parameter: str) -> Callable[[], Iterable[str]] | None:
         return profile_names
     if parameter == "name" and word.split()[0] in _OF_RUNS:
         return run_names
-    if (word, parameter) == ("connect", "client"):
-        return client_names
-    return code_names if (word, parameter) == ("explain", "code") else None
+    return _BY_PLACE.get((word, parameter)) or _BY_NAME.get(parameter)
+
+
+_BY_PLACE: dict[tuple[str, str], Callable[[], Iterable[str]]] = {
+    ("connect", "client"): client_names,
+    ("explain", "code"): code_names,
+    ("config get", "key"): setting_names,
+    ("config set", "key"): setting_names,
+    ("config unset", "key"): setting_names,
+}
+_BY_NAME: dict[str, Callable[[], Iterable[str]]] = {
+    "settings": settings_to_give,
+    "assume_gpus": machine_names,
+}
 
 
 def _completer(
@@ -98,6 +125,8 @@ def completion(ctx: click.Context, shell: str, install: bool) -> None:
     assert maker is not None
     made = maker(ctx.find_root().command, {}, "appliance", VARIABLE)
     text = made.source_template % made.source_vars()
+    # what ends in = goes on with a value
+    text = text.replace("    return 0\n", _NO_SPACE + "    return 0\n") if shell == "bash" else text
     data = {"schema": "appliance.completion/1", "shell": shell, "script": text, "path": None}
     if not install:
         out.result(text, data)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from appliance import paths
+from appliance.cli.late import LateGroup
 from appliance.cli.output import Output, table
 from appliance.cli.prepare import (
     Asked,
@@ -27,7 +28,7 @@ from appliance.profiles.schema import field_types, nearest_field
 from appliance.profiles.store import load
 
 
-@click.group()
+@click.group(cls=LateGroup)
 def config() -> None:
     """Every value, from where and why."""
 

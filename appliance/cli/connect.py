@@ -256,6 +256,11 @@ def _url_of(out: Output, name: str) -> str:
     try:
         status = Client(paths.control_socket(run_folder(name)), timeout=3.0).status()
     except NotRunningError:
-        out.note("Nothing runs; this is for where `appliance up` serves when not told otherwise.")
+        others = address.listening(paths.control_sockets())
+        if name == "default" and len(others) == 1:
+            out.note(f"For the run that is up, {others[0]}.")
+            return _url_of(out, others[0])
+        said = f"{', '.join(others)} run here: choose one with --name" if others else "Nothing runs"
+        out.note(f"{said}; this is for where `appliance up` serves when not told otherwise.")
         return _DEFAULT_URL
     return status.url or _DEFAULT_URL

@@ -9,10 +9,11 @@ import click
 import msgspec
 
 from appliance import keys, paths
+from appliance.cli.late import LateGroup
 from appliance.cli.output import Output, table
 
 
-@click.group()
+@click.group(cls=LateGroup)
 def key() -> None:
     """API keys: who may call."""
 

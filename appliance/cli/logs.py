@@ -27,8 +27,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 @click.option("--component", default="", help="supervisor, frontend, engine, engine-0, engine-0.1")
 @click.option(
     "--level",
-    default="",
-    type=click.Choice(["", "debug", "info", "warning", "error"]),
+    type=click.Choice(["debug", "info", "warning", "error"]),
     help="That and worse.",
 )
 @click.option("--since", metavar="TIME", help="Not before: 10m ago, 14:30, 2026-11-20T14:30:00.")
@@ -44,7 +43,7 @@ def logs(
     follow: bool,
     lines: int,
     component: str,
-    level: str,
+    level: str | None,
     since: str | None,
     until: str | None,
     request: str | None,
@@ -60,16 +59,16 @@ def logs(
     client = Client(paths.control_socket(folder))
     begin, end = moment(since, "--since"), moment(until, "--until")
     holds = (*grep, *([request] if request else []))
-    path, wanted = paths.supervisor_log(name), Filter(component, level, begin, end, holds)
+    path, wanted = paths.supervisor_log(name), Filter(component, level or "", begin, end, holds)
     try:
         if follow:
             for line in client.follow_logs(
-                lines, component, level, since=begin, until=end, holds=holds
+                lines, component, level or "", since=begin, until=end, holds=holds
             ):
                 out.result(line, log_data(line))
             return
         found = client.logs(
-            lines, component, level, since=begin, until=end, holds=holds
+            lines, component, level or "", since=begin, until=end, holds=holds
         ).splitlines()
         if begin and len(found) < lines:  # the supervisor remembers the newest lines only
             older = read_file(path, lines, wanted)

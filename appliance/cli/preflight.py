@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from appliance.cli import conditions
 from appliance.cli.prepare import Prepared
 from appliance.errors import HardwareError, NotFoundError
+from appliance.hardware import detect
 from appliance.runtime.text.siblings import chat_sibling
 
 
@@ -28,6 +30,25 @@ def check_start(prepared: Prepared) -> None:
                 f"{check.fix}\nappliance doctor     checks all of it",
                 code="APL-HW-005",
             )
+
+
+def check_gpus(listed: str) -> None:
+    """Each GPU of --gpus is one that can be seen: HardwareError, never a quiet start on fewer or on
+    the CPU. listed: as the variable that hides the others has it by now."""
+    hardware = detect()
+    wanted = [word for word in listed.split(",") if word.strip()]
+    if len(hardware.gpus) == len(wanted):
+        return
+    os.environ.pop("CUDA_VISIBLE_DEVICES")
+    seen = detect()
+    there = ", ".join(f"{g.index} ({g.name})" for g in seen.gpus) or "none"
+    raise HardwareError(
+        f"--gpus {listed} asks for {len(wanted)} and {len(hardware.gpus)} of them can be seen"
+        + (f": {seen.problem}." if seen.problem else "."),
+        f"GPUs here: {there}."
+        + ("" if seen.gpus else "\nWithout --gpus it is served on the CPU: --profile cpu"),
+        code="APL-HW-003",
+    )
 
 
 def base_model_note(prepared: Prepared) -> str:

@@ -13,6 +13,7 @@ import click
 
 from appliance import paths
 from appliance.cli import machine
+from appliance.cli.late import LateGroup
 from appliance.cli.output import Output
 from appliance.cli.prepare import locate
 from appliance.cli.unit import machine_unit, user_unit
@@ -31,7 +32,7 @@ _SYSTEM = click.option(
 )
 
 
-@click.group()
+@click.group(cls=LateGroup)
 def service() -> None:
     """Serve from the start of the machine on, by systemd."""
 

@@ -126,7 +126,9 @@ def memory_of(s: RunStatus) -> int:
 def status_text(out: Output, s: RunStatus) -> str:
     """One block for people."""
     if s.state == "stopped":
-        return f"{s.run}: not running.  Start it: appliance up"
+        others = [name for name in address.listening(paths.control_sockets()) if name != s.run]
+        named = f"   Running here: {', '.join(others)}" if others else ""
+        return f"{s.run}: not running.  Start it: appliance up{named}"
     word = out.paint(s.state.upper(), _COLORS.get(s.state, "yellow"))
     how_far = start_words(s.phase, s.progress, s.remaining_s) if s.phase else ""
     phase = f"  {how_far}  {s.detail}".rstrip() if how_far else ""

@@ -20,7 +20,7 @@ from appliance.cli import start
 from appliance.cli.given import check_door
 from appliance.cli.lines import log_data
 from appliance.cli.output import Output
-from appliance.cli.preflight import base_model_note, check_start
+from appliance.cli.preflight import base_model_note, check_gpus, check_start
 from appliance.cli.prepare import (
     FLAGS,
     Asked,
@@ -125,6 +125,8 @@ def up(out: Output, /, model: str | None, **given: Any) -> None:
         raise UsageError("--assume-gpus is for a dry run.", "Add --dry-run.")
     settings = given["settings"]
     asked = Asked(model, name, given["profile"], options, settings, assume, not dry)
+    if given["gpus"] and not assume:
+        check_gpus(given["gpus"])
     if not dry:
         start.wait_for_the_last(name, out)
     try:

@@ -27,6 +27,11 @@ def welcome(out: Output) -> None:
         status = Client(paths.control_socket(paths.runtime_dir() / "default"), timeout=2).status()
     except NotRunningError:
         status = None
+    others = address.listening(paths.control_sockets()) if status is None else []
+    if others:
+        one = Client(paths.control_socket(paths.runtime_dir() / others[0]), timeout=2)
+        out.result(_of_others(others), _told(others[0], one.status().url, None))
+        return
     hardware = detect()
     if status is not None:
         state = out.paint(status.state.upper(), "bold")
@@ -61,6 +66,20 @@ def welcome(out: Output) -> None:
         took = {"duration_s": round(download.seconds, 1)}
         data["download"] = msgspec.to_builtins(download) | took
     out.result(text, data)
+
+
+def _of_others(names: list[str]) -> str:
+    """The screen where runs are up and none of them has the name that is meant by itself."""
+    one = names[0]
+    return "\n".join(
+        [
+            f"Serving: {', '.join(names)}   (appliance ps tells where)",
+            f"  appliance chat --name {one}       talk to it",
+            f"  appliance top {one}               watch it",
+            f"  appliance down {one}              stop it",
+            "All commands: appliance --help",
+        ]
+    )
 
 
 def _is_here(model: str) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from on_terminal import on_terminal
 
 from appliance.cli import service
 from appliance.cli.catalogue import CATALOGUE
@@ -95,6 +97,11 @@ def test_completion_script(cli: Cli, shell: str, own_home: Path, monkeypatch: An
         ("appliance connect claude", "claude-code"),
         ("appliance status oth", "other"),
         ("appliance show org/", "org/tiny"),
+        ("appliance config get schedule.ch", "schedule.chunk"),
+        ("appliance up --set engine.memory_f", "engine.memory_fraction="),
+        ("appliance up --assume-gpus h200x4", "h200x4"),
+        ("appliance bench --prese", "--preset"),
+        ("appliance bench --preset smo", "smoke"),
     ],
 )
 def test_completion_offers_names(own_home: Path, typed: str, offered: str) -> None:
@@ -115,6 +122,90 @@ def test_completion_offers_names(own_home: Path, typed: str, offered: str) -> No
     assert done.stderr == ""
     words = [line.partition(",")[2] for line in done.stdout.splitlines()]
     assert words == [offered]
+
+
+def test_completion_knows_no_empty_words_and_no_halved_sentences(own_home: Path) -> None:
+    told = {}
+    for typed in ("appliance logs --level ", "appliance profile "):
+        asked = {"_APPLIANCE_COMPLETE": "zsh_complete", "COMP_WORDS": typed, "COMP_CWORD": "3"}
+        asked["COMP_CWORD"] = str(typed.count(" "))
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance"],
+            capture_output=True,
+            text=True,
+            env=os.environ | asked,
+        )
+        lines = done.stdout.splitlines()
+        told |= dict(zip(lines[1::3], lines[2::3], strict=True))
+    assert {"debug", "error", "tune", "list"} <= told.keys() and "" not in told
+    assert told["tune"].endswith("write what won as a profile.")
+    assert not any(text.endswith("...") for text in told.values())
+
+
+SHELLS = {
+    "bash": ["--rcfile", "RC", "-i"],
+    "zsh": ["-d", "-i"],
+    "fish": ["--no-config", "-i", "-C", "source RC"],
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_real_shell_completes(cli: Cli, own_home: Path, shell: str) -> None:
+    """Typed on a terminal; a shell that is not here is passed over."""
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"{shell} is not installed")
+    script = own_home / ".zshrc"
+    begin = "autoload -Uz compinit && compinit -u\n" if shell == "zsh" else ""
+    script.write_text(begin + cli("completion", shell).out)
+    words = [word.replace("RC", str(script)) for word in SHELLS[shell]]
+    folder = str(Path(sys.executable).parent)
+    environment = {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "ZDOTDIR": str(own_home),
+        "HOME": str(own_home),
+        "PS1": "$ ",
+    }
+    with on_terminal([program, *words], **environment) as terminal:
+        terminal.keys("echo rea''dy\r")
+        terminal.sees("ready")
+        terminal.keys("appliance connect cla\t")
+        terminal.sees("claude-code")
+        terminal.keys("\x15appliance explain APL-BU\t")
+        terminal.sees("APL-BUG-001")
+
+
+PARTICULAR = {
+    "NotFoundError", "NotAuthorisedError", "NetworkError", "IntegrityError", "BusyError",
+}  # fmt: skip
+
+
+def test_a_code_means_one_thing() -> None:
+    """Classes whose first code is of one cause: whoever raises one for another says which."""
+    unsaid = [
+        f"{path.relative_to(TREE)}:{node.lineno}"
+        for path in TREE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in PARTICULAR
+        and not any(keyword.arg == "code" for keyword in node.keywords)
+    ]
+    assert not unsaid
+
+
+def test_codes_of_what_is_no_model(cli: Cli, tmp_path: Path) -> None:
+    for words, code in (
+        (("key", "revoke", "bob"), "APL-NOT-019"),
+        (("bench", "compare", str(tmp_path / "a"), str(tmp_path / "b")), "APL-NOT-018"),
+        (("top", "--replay", str(tmp_path / "no")), "APL-NOT-018"),
+        (("rm", "org/none", "-y"), "APL-NOT-001"),
+        (("run", "hi", "--url", "http://127.0.0.1:9"), "APL-NET-005"),
+        (("top", "--once", "--url", "http://127.0.0.1:9"), "APL-NET-005"),
+    ):
+        told = json.loads(cli(*words, "--json").out)["error"]
+        assert told["code"] == code, words
+    assert cli("top", "--once", "--url", "http://127.0.0.1:9").code == 3
 
 
 def test_completion_loads_nothing_heavy() -> None:

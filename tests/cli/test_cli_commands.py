@@ -16,7 +16,7 @@ from cli_stage import FakeModel
 from tiny_llama import LLAMA
 
 from appliance import paths
-from appliance.cli import conditions, doctor, prepare, rate, welcome
+from appliance.cli import conditions, doctor, preflight, prepare, rate, welcome
 from appliance.cli import status as status_module
 from appliance.hardware import Gpu, HardwareSnapshot
 from appliance.profiles import known, store
@@ -106,7 +106,7 @@ def test_config_show_is_the_same_table(cli: Cli, tiny: Path, monkeypatch: Any) -
         (["--set", "engine.tpp=1"], 2, "Did you mean 'engine.tp'"),
         (["--tp", "3"], 2, "tp 3 does not divide"),
         (["--context", "1000"], 2, "longer than the model's 512"),
-        (["--port", "70000"], 2, "not in the range"),
+        (["--port", "70000"], 2, "not from 0 to 65535"),
         (["--name", "../x"], 2, "cannot be the name of a run"),
         (["--host", "203.0.113.7", "--no-auth"], 2, "cannot listen on 203.0.113.7"),
     ],
@@ -332,3 +332,16 @@ def test_prompt_from_stdin_and_repl(url: str, own_home: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout) == (0, "two one \n")
+
+
+@pytest.mark.parametrize("listed", ["0", "0,7"])
+def test_gpus_that_are_not_here_are_no_reason_for_the_cpu(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, listed: str
+) -> None:
+    here = known.assumed("l4") if listed == "0,7" else HardwareSnapshot(8, 64 << 30, 60 << 30)
+    monkeypatch.setattr(preflight, "detect", lambda: here)
+    for words in (("up", "--dry-run"), ("up", "-d")):
+        said = cli(*words, "--gpus", listed)
+        assert said.code == 8 and f"--gpus {listed} asks for" in said.err
+        assert ("0 (NVIDIA L4)" if here.gpus else "--profile cpu") in said.err
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ

@@ -69,3 +69,21 @@ def test_after_a_supervisor_that_was_killed_the_driver_is_asked(
     sensors()
     assert "GPUs have their memory back" in cli("down").err
     assert "memory" not in cli("down").err
+
+
+def test_a_run_of_another_name_is_told_wherever_none_was_named(cli: Cli, own_home: Path) -> None:
+    """`default` is what is meant by itself; that it is not up does not mean that nothing is."""
+    with live_run("night") as run:
+        url = Client(paths.control_socket(run)).status().url
+        welcome = cli()
+        assert "Serving: night" in welcome.out and "appliance top night" in welcome.out
+        assert json.loads(cli("--json").out)["url"] == url
+        assert "Running here: night" in cli("status").out
+        for words in (("top", "--once"), ("run", "hi"), ("reload",), ("events",)):
+            said = cli(*words)
+            assert said.code == 3 and "appliance chat --name night" in said.err, words
+        assert "appliance bench night" in cli("bench", "--preset", "smoke").err
+        connect = cli("connect", "openai")
+        assert f"{url}/v1" in connect.out and "the run that is up, night" in connect.err
+    assert "No model is being served" in cli().out
+    assert "night" not in cli("status").out

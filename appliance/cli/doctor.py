@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from appliance import paths
-from appliance.cli import conditions, toolkit
+from appliance.cli import conditions, exchange, toolkit
 from appliance.cli.bundle import write_bundle
 from appliance.cli.conditions import Check
 from appliance.cli.output import Output, gigabytes
@@ -34,6 +34,7 @@ _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "block": ("✗", "red
 @click.option("--for", "model", metavar="MODEL", help="Whether this model can be served here.")
 @click.option("--profile", help="Whether this profile can be used here.")
 @click.option("--network", "ask", is_flag=True, help="Ask the hubs, too.")
+@click.option("--links", is_flag=True, help="Let each pair of GPUs exchange bytes, timed.")
 @click.option(
     "--bundle",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -47,6 +48,7 @@ def doctor(
     model: str | None,
     profile: str | None,
     ask: bool,
+    links: bool,
     bundle: Path | None,
 ) -> None:
     """Check this machine. Exit code 8 when something stands in the way."""
@@ -55,6 +57,10 @@ def doctor(
     checks = examine(hardware, port)
     if model or profile:
         checks.append(_serving(model, profile))
+    if links:
+        if len(hardware.gpus) > 1:
+            out.note("Each pair of GPUs exchanges bytes; that takes up to a minute a round.")
+        checks += exchange.exchange(hardware)
     if ask and not os.environ.get("APPLIANCE_OFFLINE"):
         checks += conditions.network(conditions.hubs())
     lines = []

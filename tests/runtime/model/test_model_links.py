@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from appliance.runtime.model.parallel import links
+from appliance.runtime.model.parallel import links, pairs
 from appliance.runtime.model.parallel.comm import Group, Solo
 from appliance.runtime.model.parallel.links import Found, Trade, rounds, try_pairs
 
@@ -23,9 +23,11 @@ SCRIPT = Path(__file__).with_name("link_rank.py")
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 8])
 def test_every_pair_once_and_no_rank_twice_in_a_round(count: int) -> None:
     found = rounds(count)
-    assert sorted(p for pairs in found for p in pairs) == list(combinations(range(count), 2))
-    for pairs in found:
-        ranks = [r for pair in pairs for r in pair]
+    assert sorted(p for one_round in found for p in one_round) == list(
+        combinations(range(count), 2)
+    )
+    for one_round in found:
+        ranks = [r for pair in one_round for r in pair]
         assert len(ranks) == len(set(ranks))
 
 
@@ -159,3 +161,25 @@ def test_over_gloo_a_fault_is_named_by_every_rank(tmp_path: Path, fault: str, sa
         assert str(told["message"]).startswith(says)
     if fault == "wrong":
         assert "other bytes arrived" in str(found[0]["message"])
+
+
+def tried(count: int, fault: str, pair: str) -> list[dict[str, object]]:
+    side = [sys.executable, str(Path(__file__).with_name("pair_side.py")), fault, pair]
+    return list(pairs.try_all("cpu", count, side)["pairs"])
+
+
+@pytest.mark.slow
+def test_a_pair_whose_direct_way_hangs_is_tried_through_the_host() -> None:
+    """Each pair has processes of its own, so the others are tried all the same."""
+    found = {f"{p['a']}-{p['b']}": p for p in tried(3, "hang", "0-2")}
+    assert found.keys() == {"0-1", "0-2", "1-2"}
+    assert found["0-2"]["seconds"] is None and found["0-2"]["host_seconds"]
+    assert "within 2 s" in str(found["0-2"]["why"])
+    assert found["0-1"]["seconds"] and found["1-2"]["seconds"]
+
+
+@pytest.mark.slow
+def test_a_pair_that_does_not_come_up_tells_its_last_word() -> None:
+    (found,) = tried(2, "end", "0-1")
+    assert found["seconds"] is None and found["host_seconds"] is None
+    assert found["why"] == "no device answers"

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 TRADE_LIMIT_S = 10.0
 """Seconds for one pair's exchange, connecting included."""
-_TRADE_BYTES = {"cuda": 8 << 20, "cpu": 64 << 10}
-_LEAST_RATE = {"cuda": 2e9, "cpu": 0.0}
+TRADE_BYTES = {"cuda": 8 << 20, "cpu": 64 << 10}
+LEAST_RATE = {"cuda": 2e9, "cpu": 0.0}
 """Bytes a second below which a pair of GPUs is slow: what neither NVLink nor PCIe nor the host's
 memory is held to."""
 
@@ -106,10 +106,10 @@ class Group:
     def try_links(self) -> dict[str, Any]:
         kind, begin = self._device.type, time.perf_counter()
         names = self._names()
-        found = self._try_pairs()
+        found = self.try_pairs()
         if found.failed:
             raise broken(found.failed, names, TRADE_LIMIT_S, os.environ)
-        moved = _TRADE_BYTES[kind]
+        moved = TRADE_BYTES[kind]
 
         def words(a: int, b: int) -> str:
             return f"{names[a]} and {names[b]}: {moved / found.seconds[a, b] / 1e9:.1f} GB/s"
@@ -119,14 +119,15 @@ class Group:
             "links_s": round(time.perf_counter() - begin, 3),
             "links_slowest": words(*slowest),
         }
-        slow = found.slow(moved, _LEAST_RATE[kind]) if kind == "cuda" else []
+        slow = found.slow(moved, LEAST_RATE[kind]) if kind == "cuda" else []
         if slow:
             facts["links_slow"] = [words(a, b) for a, b in slow]
             log.warning("slow between %s", ", ".join(facts["links_slow"]))
         return facts
 
-    def _try_pairs(self) -> Found:
-        """In a group of its own, because what NCCL keeps for each pair is memory of the device."""
+    def try_pairs(self) -> Found:
+        """What each pair's exchange took (start-up only). In a group of its own, because what NCCL
+        keeps for each pair is memory of the device."""
         cuda = self._device.type == "cuda"
         group = dist.new_group() if cuda else None
         found = try_pairs(
@@ -144,7 +145,7 @@ class Group:
         """The second of two exchanges: the first connects. Runs in a thread of its own."""
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
-        size = _TRADE_BYTES[self._device.type]
+        size = TRADE_BYTES[self._device.type]
         mine = torch.full((size,), self._rank + 1, dtype=torch.uint8, device=self._device)
         theirs = torch.zeros_like(mine)
         seconds = 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -222,15 +221,12 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
 
 
 def _private_socket(path: Path) -> socket.socket:
-    """Listens at `path`, 0600 from the first moment. The caller holds the run's lock, so what
-    lies there is stale."""
+    """Listens at `path`, for this user alone. The caller holds the run's lock, so what lies there
+    is stale."""
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old = os.umask(0o177)
-    try:
-        sock.bind(str(path))
-    finally:
-        os.umask(old)
+    sock.bind(str(path))
+    path.chmod(0o600)  # nobody can connect before it listens
     sock.listen(64)
     sock.setblocking(False)
     return sock

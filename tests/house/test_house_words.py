@@ -61,6 +61,18 @@ def test_no_mixin_and_no_global() -> None:
     assert not found
 
 
+def test_nobody_changes_what_other_threads_make() -> None:
+    """The umask is the process's: a folder that another thread made meanwhile could not be
+    entered. A socket is bound, closed to others, and then listened on."""
+    found = [
+        _where(module, node)
+        for module in modules(PACKAGE)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and node.attr == "umask"
+    ]
+    assert not found
+
+
 def test_nothing_reads_or_runs_what_could_be_code() -> None:
     found = []
     for module in _everywhere():

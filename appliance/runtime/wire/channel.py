@@ -84,11 +84,8 @@ class EngineDoor:
         self._welcome = frame(welcome)
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        old = os.umask(0o177)
-        try:
-            self._listener.bind(str(path))
-        finally:
-            os.umask(old)
+        self._listener.bind(str(path))
+        path.chmod(0o600)  # nobody can connect before it listens
         self._listener.listen(64)
         self._listener.setblocking(False)
         self._poll = select.poll()

@@ -1,8 +1,8 @@
 """Which waiting requests join the next step, and with how many tokens.
 
-Budgets: tokens of one step (chunk, max_prefill), slots, and pages at the worst time to come
-(outlook.py). Where these are short, room gathers for a while (gather.py). At most one request is
-prefilled in part; it goes on first.
+Budgets: tokens of one step (chunk, max_prefill), slots, rows with penalties, and pages at the worst
+time to come (outlook.py). Where these are short, room gathers for a while (gather.py). At most one
+request is prefilled in part; it goes on first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from appliance.runtime.schedule.outlook import Outlook
 from appliance.runtime.schedule.queue import Queue
 from appliance.runtime.schedule.request import Request
 from appliance.runtime.schedule.running import LINGER, RESERVE_MOST, Running
+from appliance.runtime.wire.step import PENALIZED_MOST
 
 Int32s = npt.NDArray[np.int32]
 
@@ -114,6 +115,12 @@ class Admission:
             if not self._running.free_slots:
                 self._gather.short = True
                 break
+            if request.sampling.penalized and self._running.penalized >= PENALIZED_MOST:
+                later += 1
+                self._gather.short = True
+                if later > LATER_MOST:
+                    break
+                continue
             common = self._cache.common
             lease = self._cache.reserve(
                 request.wire.cache_key, request.history[: len(request.history) - 1], request.matches

@@ -60,8 +60,8 @@ class Running:
     position: next position to compute. end: decode computes positions below it only, so that a
     row whose end by length is known is not launched again. capacity: positions its pages cover.
     flights: steps in the air with this row; beside: those of them that run beside decode steps.
-    decoding: takes part in decode steps. constrained: its
-    output is under a grammar. tenancy: how often the slot was taken.
+    decoding: takes part in decode steps. constrained: its output is under a grammar. tenancy: how
+    often the slot was taken. penalized: how many rows have penalties.
     """
 
     def __init__(self, max_running: int, context: int) -> None:
@@ -79,6 +79,7 @@ class Running:
         self.special = np.zeros(n, dtype=np.bool_)
         self.constrained = np.zeros(n, dtype=np.bool_)
         self.tenancy = np.zeros(n, dtype=np.int32)
+        self.penalized = 0
         self._surely = np.zeros(n, dtype=np.bool_)
         self._context = context
         self._moved: dict[int, list[tuple[int, Int32s]]] = {}
@@ -110,6 +111,7 @@ class Running:
         sampling: Sampling = request.sampling
         self.requests[slot] = request
         self.tenancy[slot] += 1
+        self.penalized += sampling.penalized
         self.prompt_length[slot] = len(request.prompt)
         self.end[slot] = self.last_length(request) - 1
         self.flights[slot] = 0
@@ -125,6 +127,9 @@ class Running:
         return slot
 
     def leave_slot(self, slot: int) -> None:
+        request = self.requests[slot]
+        assert request is not None
+        self.penalized -= request.sampling.penalized
         self.requests[slot] = None
         self.decoding[slot] = False
         self._moved.pop(slot, None)

@@ -17,6 +17,10 @@ from appliance.runtime.wire.request import Sampling
 Int32s = npt.NDArray[np.int32]
 
 
+PENALIZED_MOST = 512
+"""Rows with penalties at a time: what each has written is counted in a table of its own."""
+
+
 class NewRow(Struct):
     """A request takes a slot (first admission, or again after a retraction).
 

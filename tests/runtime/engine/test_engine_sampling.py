@@ -16,12 +16,12 @@ from transformers import (
 
 from appliance.kernels.torch_ops import TorchOps, gumbel_noise
 from appliance.runtime.engine.inputs import Staging
-from appliance.runtime.engine.sample import sampler
+from appliance.runtime.engine.sample import sampler, state
 from appliance.runtime.engine.sample.sampler import INVALID, Sampler
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.offline import Engine
 from appliance.runtime.wire.request import Sampling
-from appliance.runtime.wire.step import Masks, NewRow
+from appliance.runtime.wire.step import PENALIZED_MOST, Masks, NewRow
 from tests.reference import models
 
 CPU = torch.device("cpu")
@@ -122,6 +122,53 @@ def test_frequency_and_presence_count_outputs_only_and_go_on_counting():
     x = flat.clone()
     rows.sampler._penalize(x, rows.slots, np.array([0], dtype=np.int32))
     assert x[0, 20] == pytest.approx(-0.75)
+
+
+def test_a_token_is_counted_up_to_a_limit_and_never_turns_into_a_reward():
+    most = state.COUNTED_MOST
+    rows = Rows(
+        one(temperature=0.0, frequency_penalty=0.001, repetition_penalty=1.5),
+        history=[3, *[5] * (most - 1), *[9] * (most + 5)],
+    )
+    peak = torch.zeros(1, VOCAB)
+    peak[0, 5] = 1e6
+    for _ in range(3):
+        assert rows.tokens(peak) == [5]
+    x = torch.zeros(1, VOCAB)
+    rows.sampler._penalize(x, rows.slots, np.array([0], dtype=np.int32))
+    assert x[0, 5] == x[0, 9] == pytest.approx(-0.001 * most)
+    assert x[0, 3] == 0 and rows.state.penalties.table[0, 3] == 1
+
+
+def test_penalties_in_parts_are_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(7)
+    settings = [one(temperature=0.0, repetition_penalty=1.1 + i / 9) for i in range(11)]
+    logits, found = torch.randn(11, VOCAB), []
+    for part in (64, 3):
+        monkeypatch.setattr(sampler, "PENALIZED_PART", part)
+        rows = Rows(*settings, history=[2, 3, 3, 5])
+        x = logits.clone()
+        rows.sampler._penalize(x, rows.slots, rows.slots)
+        found.append(x)
+    assert torch.equal(*found) and not torch.equal(found[0], logits)
+
+
+def test_the_table_of_penalties_does_not_grow():
+    """It stands before memory is measured: what grew while serving would be taken from nobody."""
+    held = state.SamplingState(4000, VOCAB, CPU).penalties
+    table = held.table
+    assert table.shape == (PENALIZED_MOST, VOCAB)
+    known = np.array([1, 2], dtype=np.int32)
+    for turn in range(3):
+        for slot in range(PENALIZED_MOST):
+            held.take(NewRow(slot, slot, known + turn, 1, one()))
+        assert held.table is table
+        assert len(set(held.rows(np.arange(PENALIZED_MOST)).tolist())) == PENALIZED_MOST
+        assert (table[:, 1 + turn] == 1).all() and (table[:, 2 + turn] == 2).all()
+        assert int((table != 0).sum()) == 2 * PENALIZED_MOST
+        for slot in range(PENALIZED_MOST):
+            held.drop(slot)
+    assert state.SamplingState(8, VOCAB, CPU).penalties.table.shape == (8, VOCAB)
 
 
 def test_bias_mask_and_min_tokens():

@@ -4,6 +4,7 @@ from oracle import OracleError
 from world import VOCAB, Shape, World
 
 from appliance.runtime.config import ScheduleConfig
+from appliance.runtime.schedule import admit
 from appliance.runtime.schedule.gather import TRY_AGAIN
 from appliance.runtime.schedule.running import NewTokenRatio
 from appliance.runtime.schedule.scheduler import Scheduler
@@ -238,6 +239,31 @@ def test_admission_reserves_for_what_runs() -> None:
     assert few.scheduler.stats().running < many.scheduler.stats().running
     few.drain()
     many.drain()
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_rows_with_penalties_are_no_more_than_have_tables(
+    depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beyond wait, and nobody waits for them."""
+    monkeypatch.setattr(admit, "PENALIZED_MOST", 2)
+    w = world(pages=64, rows=8, depth=depth, prefix_cache=False, retract_every=5)
+    penalized = [
+        w.submit(prompt(5, i), Sampling(max_tokens=8, repetition_penalty=1.2)) for i in range(7)
+    ]
+    others = [w.submit(prompt(5, i), Sampling(max_tokens=3)) for i in range(9)]
+    w.abort(penalized.pop())
+    most = 0
+    while w.live:
+        w.iterate()
+        w.check()
+        rows = w.scheduler.running.rows()
+        most = max(most, sum(r.sampling.penalized for r in rows))
+        assert w.scheduler.running.penalized == sum(r.sampling.penalized for r in rows)
+    assert most == 2 and w.finished == len(penalized) + len(others)
+    ended = list(w.done)
+    assert max(map(ended.index, others)) < max(map(ended.index, penalized))
+    w.drain()
 
 
 def test_the_new_token_ratio_falls_to_its_floor_and_is_corrected() -> None:

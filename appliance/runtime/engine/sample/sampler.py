@@ -21,6 +21,8 @@ from appliance.runtime.wire.step import Masks
 
 PART = 512
 """Rows whose logits are in float32 at a time: more would only take memory from the pages."""
+PENALIZED_PART = 64
+"""Rows that are penalized at a time, so that what this takes is less than what filters take."""
 INVALID = -2
 """Token of a row whose logits are not finite."""
 
@@ -108,13 +110,15 @@ class Sampler:
             [at, s.penalties.rows(own), s.repetition[own], s.frequency[own], s.presence[own]]
         )
         where, rows = where.long(), rows.long()
-        part = x_SV[where]
-        counts, seen = s.penalties.counts[rows], s.penalties.seen[rows]
-        turned = repetition[:, None]
-        scaled = torch.where(part > 0, part / turned, part * turned)
-        part = torch.where(seen, scaled, part)
-        part = part - counts * frequency[:, None] - (counts > 0) * presence[:, None]
-        x_SV[where] = part
+        for begin in range(0, len(own), PENALIZED_PART):
+            some = slice(begin, begin + PENALIZED_PART)
+            part, table = x_SV[where[some]], s.penalties.table[rows[some]]
+            turned = repetition[some, None]
+            scaled = torch.where(part > 0, part / turned, part * turned)
+            part = torch.where(table != 0, scaled, part)
+            counts = table >> 1
+            part = part - counts * frequency[some, None] - (counts > 0) * presence[some, None]
+            x_SV[where[some]] = part
         return rows
 
     def _mask(self, x_SV: Tensor, masks: Masks) -> Tensor:

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from appliance.runtime.wire.request import Sampling
-from appliance.runtime.wire.step import NewRow
+from appliance.runtime.wire.step import PENALIZED_MOST, NewRow
 
 Floats = npt.NDArray[np.float32]
+
+COUNTED_MOST = 16_000
+"""Times that a token is counted in one output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +30,29 @@ class Edits:
 class PenaltyTable:
     """How often each token was output, and which were in the prompt, for slots that ask.
 
-    counts int32 [rows, vocab], seen bool [rows, vocab] (prompt or output); grown by doubling, so
-    that a machine where nobody uses penalties pays nothing.
+    table int16 [rows, vocab]: twice the times that a token was output, and one more where the
+    prompt has it. It is made whole at once: what grew later would not be in the memory plan.
     """
 
-    def __init__(self, vocab: int, device: torch.device) -> None:
-        self._vocab, self._device = vocab, device
+    def __init__(self, slots: int, vocab: int, device: torch.device) -> None:
+        shape = min(slots, PENALIZED_MOST), vocab
+        if device.type == "cpu":  # whose memory the system hands out as it is written
+            self.table = torch.from_numpy(np.zeros(shape, dtype=np.int16))
+        else:
+            self.table = torch.zeros(shape, dtype=torch.int16, device=device)
         self._row_of: dict[int, int] = {}
-        self._free: list[int] = []
-        self.counts = torch.zeros((0, vocab), dtype=torch.int32, device=device)
-        self.seen = torch.zeros((0, vocab), dtype=torch.bool, device=device)
+        self._free = list(range(shape[0]))
 
     def take(self, new: NewRow) -> None:
-        if not self._free:
-            self._grow()
-        row = self._free.pop()
-        self._row_of[new.slot] = row
-        history = torch.from_numpy(new.history.astype(np.int64)).to(self._device, non_blocking=True)
-        self.counts[row].zero_()
-        self.seen[row].zero_()
-        self.seen[row, history] = True
-        output = history[new.prompt_length :]
-        self.counts[row].scatter_add_(0, output, torch.ones_like(output, dtype=torch.int32))
+        row = self._row_of[new.slot] = self._free.pop()
+        device = self.table.device
+        history = torch.from_numpy(new.history.astype(np.int64)).to(device, non_blocking=True)
+        prompt, output = history[: new.prompt_length], history[new.prompt_length :]
+        counts = torch.zeros(self.table.shape[1], dtype=torch.int32, device=device)
+        counts.scatter_add_(0, output, torch.ones_like(output, dtype=torch.int32))
+        counts = counts.clamp(max=COUNTED_MOST) * 2
+        counts[prompt] |= 1
+        self.table[row] = counts.to(torch.int16)
 
     def drop(self, slot: int) -> None:
         row = self._row_of.pop(slot, None)
@@ -59,20 +63,10 @@ class PenaltyTable:
         return np.array([self._row_of[int(s)] for s in slots], dtype=np.int32)
 
     def count(self, rows: Tensor, tokens: Tensor) -> None:
-        """One more of each row's token."""
-        self.counts.index_put_(
-            (rows, tokens), torch.ones_like(tokens, dtype=torch.int32), accumulate=True
-        )
-        self.seen.index_put_((rows, tokens), torch.ones_like(tokens, dtype=torch.bool))
-
-    def _grow(self) -> None:
-        old = self.counts.shape[0]
-        more = max(8, old)
-        shape = (more, self._vocab)
-        zeros = torch.zeros(shape, dtype=torch.int32, device=self._device)
-        self.counts = torch.cat((self.counts, zeros))
-        self.seen = torch.cat((self.seen, zeros.bool()))
-        self._free = list(range(old, old + more))
+        """One more of each row's token. No row twice."""
+        before = self.table[rows, tokens]
+        more = torch.where(before < 2 * COUNTED_MOST, before + 2, before)
+        self.table.index_put_((rows, tokens), more)
 
 
 class SamplingState:
@@ -97,7 +91,7 @@ class SamplingState:
         self._bias: dict[int, tuple[npt.NDArray[np.int32], Floats]] = {}
         self._stops: dict[int, npt.NDArray[np.int32]] = {}
         self.history: dict[int, npt.NDArray[np.int32]] = {}
-        self.penalties = PenaltyTable(vocab, device)
+        self.penalties = PenaltyTable(slots, vocab, device)
 
     def take(self, new: NewRow) -> None:
         """A row takes its slot; every table is written, so nothing is left of the one before."""

@@ -23,8 +23,12 @@ from appliance.cli.output import Output, table
 from appliance.cli.prepare import run_folder, short
 from appliance.client import Client
 from appliance.keys import read_plain_keys, write_digests
+from appliance.profiles import store
 from appliance.profiles.compose import Composed, set_values
+from appliance.profiles.reasons import reason_of
+from appliance.profiles.schema import Evidence
 from appliance.runtime.config import changed, replaced, setting
+from appliance.runtime.plan import Answer
 from appliance.status import Change, Reloaded
 
 
@@ -61,11 +65,15 @@ def reload(out: Output, /, name: str, settings: tuple[str, ...]) -> None:
 
 
 def _answers(new: Composed, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """As they stand in a plan: where each value comes from."""
-    return {
-        key: {"value": setting(new.config, key), "source": new.sources.get(key, "default")}
-        for key in values
-    }
+    """As they stand in a plan: where each value comes from, and why."""
+    name = new.config.profile
+    evidence = store.find(name).profile.evidence if name != "none" else Evidence(False, "")
+    told = {}
+    for key in values:
+        answer = Answer(key, setting(new.config, key), new.sources.get(key, "default"))
+        reason = reason_of(answer, evidence)
+        told[key] = {"value": answer.value, "source": answer.source, "reason": reason}
+    return told
 
 
 def _text(told: Reloaded, given: Given, restart: str, keys: int) -> str:

@@ -74,17 +74,18 @@ _ASKED = ("flag", "environment", "file")
 def explained(plan: Plan, evidence: Evidence) -> Plan:
     """The same plan, each answer with a reason. evidence: what its profile stands on."""
     told = (
-        a if a.reason else msgspec.structs.replace(a, reason=_reason(a, evidence))
+        a if a.reason else msgspec.structs.replace(a, reason=reason_of(a, evidence))
         for a in plan.answers
     )
     return msgspec.structs.replace(plan, answers=tuple(told))
 
 
-def _reason(answer: Answer, evidence: Evidence) -> str:
+def reason_of(answer: Answer, evidence: Evidence) -> str:
+    """Of a value that no rule has answered. evidence: what its profile stands on."""
     measured = f"measured on {evidence.machine or 'such a machine'} {evidence.date}".rstrip()
     if answer.source == "default":
         known = evidence.measured and answer.field in evidence.fields
-        return measured if known else WHY[answer.field]
+        return measured if known else WHY.get(answer.field, "its default")
     if answer.source.startswith("profile"):
         stands_on = evidence.of(answer.field)
         if stands_on == "measured":

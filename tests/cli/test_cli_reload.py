@@ -14,6 +14,7 @@ from cli_stage import given_of
 from appliance import keys, paths
 from appliance.cli.given import read_given, write_given
 from appliance.cli.main import group
+from appliance.profiles.reasons import WHY
 from appliance.runtime.config import read_config
 
 Cli = Callable[..., Any]
@@ -41,6 +42,25 @@ def test_files_are_read_anew(cli: Cli, live: Path) -> None:
     assert [c["key"] for c in told["up"]] == ["engine.attention"]
     settings("")
     assert "serve.max_queue  9 -> 4096" in cli("reload").out
+
+
+def test_the_reason_changes_with_the_value(cli: Cli, live: Path) -> None:
+    """What was asked for is not explained by what would have been there else."""
+    here = {"field": "serve.max_queue", "value": 4096, "source": "default", "reason": "as ever"}
+    config = {"serve": {"max_queue": 4096}}
+    paths.plan_file(live).write_text(json.dumps({"answers": [here], "config": config}))
+
+    def told() -> dict[str, Any]:
+        (answer,) = json.loads(paths.plan_file(live).read_text())["answers"]
+        return dict(answer)
+
+    settings("[serve]\nmax_queue = 9")
+    assert cli("reload").code == 0
+    assert (told()["value"], told()["reason"]) == (9, "asked for")
+    assert told()["source"].startswith("file ")
+    settings("")
+    assert cli("reload").code == 0
+    assert (told()["source"], told()["reason"]) == ("default", WHY["serve.max_queue"])
 
 
 def test_a_setting_by_hand_stays(cli: Cli, live: Path) -> None:

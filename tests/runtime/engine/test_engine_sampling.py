@@ -140,17 +140,23 @@ def test_a_token_is_counted_up_to_a_limit_and_never_turns_into_a_reward():
     assert x[0, 3] == 0 and rows.state.penalties.table[0, 3] == 1
 
 
-def test_penalties_in_parts_are_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_penalties_and_masks_in_parts_are_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(7)
+    allowed = np.random.default_rng(3).integers(0, 1 << 32, (7, 4), dtype=np.uint32)
+    masks = Masks(i32(0, 2, 3, 4, 7, 9, 10), allowed)
     settings = [one(temperature=0.0, repetition_penalty=1.1 + i / 9) for i in range(11)]
     logits, found = torch.randn(11, VOCAB), []
     for part in (64, 3):
-        monkeypatch.setattr(sampler, "PENALIZED_PART", part)
+        monkeypatch.setattr(sampler, "CHANGED_PART", part)
         rows = Rows(*settings, history=[2, 3, 3, 5])
         x = logits.clone()
         rows.sampler._penalize(x, rows.slots, rows.slots)
-        found.append(x)
-    assert torch.equal(*found) and not torch.equal(found[0], logits)
+        found.append(rows.sampler._mask(x, masks))
+    assert torch.equal(*found) and (found[0] != logits).any(1).all()
+    dropped = torch.isinf(found[0])
+    assert not dropped[1].any() and dropped[2].sum() == sum(
+        not allowed[1, i // 32] >> (i % 32) & 1 for i in range(VOCAB)
+    )
 
 
 def test_the_table_of_penalties_does_not_grow():

@@ -21,8 +21,9 @@ from appliance.runtime.wire.step import Masks
 
 PART = 512
 """Rows whose logits are in float32 at a time: more would only take memory from the pages."""
-PENALIZED_PART = 64
-"""Rows that are penalized at a time, so that what this takes is less than what filters take."""
+CHANGED_PART = 64
+"""Rows that penalties or masks change at a time, so that this takes less memory than filters, which
+the memory plan knows: bits of 512 rows alone, each made a number, were half a GB."""
 INVALID = -2
 """Token of a row whose logits are not finite."""
 
@@ -110,8 +111,8 @@ class Sampler:
             [at, s.penalties.rows(own), s.repetition[own], s.frequency[own], s.presence[own]]
         )
         where, rows = where.long(), rows.long()
-        for begin in range(0, len(own), PENALIZED_PART):
-            some = slice(begin, begin + PENALIZED_PART)
+        for begin in range(0, len(own), CHANGED_PART):
+            some = slice(begin, begin + CHANGED_PART)
             part, table = x_SV[where[some]], s.penalties.table[rows[some]]
             turned = repetition[some, None]
             scaled = torch.where(part > 0, part / turned, part * turned)
@@ -125,10 +126,12 @@ class Sampler:
         words = masks.bits.shape[1]
         where, flat = self._staging.send([masks.rows, masks.bits.view(np.int32).reshape(-1)])
         shifts = torch.arange(32, device=x_SV.device, dtype=torch.int32)
-        bits = (flat.view(-1, words)[:, :, None] >> shifts) & 1
-        allowed = bits.flatten(1)[:, : x_SV.shape[1]].bool()
-        rows = where.long()
-        x_SV[rows] = x_SV[rows].masked_fill(~allowed, -torch.inf)
+        for begin in range(0, len(masks.rows), CHANGED_PART):
+            some = slice(begin, begin + CHANGED_PART)
+            bits = (flat.view(-1, words)[some, :, None] >> shifts) & 1
+            allowed = bits.flatten(1)[:, : x_SV.shape[1]].bool()
+            rows = where[some].long()
+            x_SV[rows] = x_SV[rows].masked_fill(~allowed, -torch.inf)
         return x_SV
 
     def _draw(

@@ -38,11 +38,33 @@ def the(word: str) -> str:
     return rest
 
 
+def arguments() -> dict[str, str]:
+    """Build arguments with their defaults."""
+    return dict(rest.split("=", 1) for w, rest in instructions() if w == "ARG")
+
+
+def environment() -> dict[str, str]:
+    return {
+        name: value
+        for w, rest in instructions()
+        if w == "ENV"
+        for name, value in (pair.split("=", 1) for pair in shlex.split(rest))
+    }
+
+
+class Loader(yaml.SafeLoader):
+    """Knows compose's `!reset`, which takes away what the file before it says."""
+
+
+Loader.add_constructor("!reset", lambda loader, node: None)
+
+
 def objects(name: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((ROOT / "deploy" / name).read_text()))
+    return list(yaml.load_all((ROOT / "deploy" / name).read_text(), Loader))
 
 
 COMPOSE: dict[str, Any] = objects("compose.yaml")[0]
+HOME = "/home/appliance"
 CLAIM, DEPLOYMENT, SERVICE = objects("kubernetes/appliance.yaml")
 [POD_MONITOR] = objects("kubernetes/podmonitor.yaml")
 POD: dict[str, Any] = DEPLOYMENT["spec"]["template"]["spec"]
@@ -72,7 +94,7 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     }
     copied = [words.split() for word, words in instructions() if word == "COPY"]
     sources = [source for words in copied for source in words[:-1]]
-    assert sources and set(sources) == let_in
+    assert len(sources) == len(set(sources)) and set(sources) == let_in
     assert all((ROOT / source).exists() for source in sources)
     needed = {
         "pyproject.toml",
@@ -84,16 +106,30 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
 
 
 def test_the_image_installs_and_starts_what_the_project_says() -> None:
-    [asked] = re.findall(r'pip install \S+ -c constraints\.txt "\.\[([\w,]+)\]"', (the_run("pip")))
-    assert set(asked.split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
+    [extras] = re.findall(r"for extra in ([\w ]+);", the_run("for extra"))
+    assert set(extras.split()) <= set(PYPROJECT["project"]["optional-dependencies"])
+    taken = {f"/tmp/{extra}.txt" for extra in extras.split()}
+    installs = [rest for w, rest in instructions() if w == "RUN" and "-r /tmp" in rest]
+    assert {name for rest in installs for name in re.findall(r"-r (\S+)", rest)} == taken
+    assert all("-c constraints.txt" in rest for rest in installs)
     [script] = PYPROJECT["project"]["scripts"]
     assert json.loads(the("ENTRYPOINT")) == [script]
     parse(json.loads(the("CMD")))
     assert the("EXPOSE") == str(ServeConfig().port)
-    told = dict(pair.split("=", 1) for pair in shlex.split(the("ENV")))
+    told = environment()
     known = environment_values({k: v for k, v in told.items() if k.startswith("APPLIANCE_")})
     assert known == {"serve.host": "0.0.0.0"}
-    assert told["TRITON_CACHE_DIR"].startswith(json.loads(the("VOLUME"))[0])
+    assert json.loads(the("VOLUME")) == [HOME]
+    assert told["TRITON_CACHE_DIR"].startswith(HOME)
+
+
+def test_there_is_a_stage_for_each_kind_of_machine() -> None:
+    stages = {rest.split()[-1] for w, rest in instructions() if w == "FROM" and " AS " in rest}
+    assert [rest for w, rest in instructions() if w == "FROM"][-1] == "${FOR}"
+    assert arguments()["FOR"] == "gpu" and {"gpu", "cpu"} < stages
+    [cpu] = objects("compose.cpu.yaml")
+    assert cpu["services"]["appliance"]["build"]["args"]["FOR"] in stages
+    assert set(cpu["services"]) == set(COMPOSE["services"])
 
 
 def the_run(word: str) -> str:
@@ -101,10 +137,14 @@ def the_run(word: str) -> str:
     return found
 
 
-def test_one_cuda_in_the_whole_image() -> None:
-    [version] = re.findall(r"cuda:(\d+\.\d+)\.\d+-runtime", the("FROM"))
-    packages = re.findall(r"(?:cuda|libcurand)-[a-z-]+-(\d+-\d+)", the_run("apt-get"))
-    assert len(packages) == 4 and set(packages) == {version.replace(".", "-")}
+def test_the_compilers_are_of_torchs_cuda() -> None:
+    """Together with torch, so that pip takes the version that torch asks for."""
+    run = the_run("cuda-toolkit")
+    [version] = re.findall(r'"cuda-toolkit\[[\w,]+\]==(\d+)\.\d+\.\*"', run)
+    assert f"nvidia/cu{version}" in run and f"libcudart.so.{version}" in run
+    assert "-r /tmp/gpu.txt" in run
+    home = environment()["CUDA_HOME"]
+    assert home.startswith(the_run("python3 -m venv").split("venv ")[-1])
 
 
 def test_nobody_is_root() -> None:
@@ -141,7 +181,7 @@ def test_the_one_liner() -> None:
         words = shlex.split(line)
         assert int(words[words.index("--stop-timeout") + 1]) >= LEAVES_WITHIN_S
         assert f"127.0.0.1:{ServeConfig().port}:{ServeConfig().port}" in words
-        assert f"appliance:{json.loads(the('VOLUME'))[0]}" in words
+        assert f"appliance:{HOME}" in words
         parse(words[words.index("appliance") + 1 :])
 
 
@@ -155,7 +195,7 @@ def test_compose_starts_what_the_image_holds() -> None:
         parse([word for word in one["command"] if word != "${MODEL:-}"] + ["org/model"])
         volumes = dict(volume.split(":") for volume in one["volumes"])
         assert set(volumes) <= set(COMPOSE["volumes"])
-        assert volumes["cache"] == json.loads(the("VOLUME"))[0]
+        assert volumes == {"home": HOME}
     assert seconds(service["stop_grace_period"]) >= LEAVES_WITHIN_S
     port = ServeConfig().port
     assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
@@ -192,11 +232,11 @@ def test_containers_start_what_the_image_holds() -> None:
     [keys] = [e["value"] for e in CONTAINER["env"] if e["name"] == "APPLIANCE_SERVE_KEYS_FILE"]
     mounts = {m["name"]: m["mountPath"] for m in CONTAINER["volumeMounts"]}
     assert str(Path(keys).parent) == mounts["keys"]
-    assert mounts["cache"] == json.loads(the("VOLUME"))[0]
+    assert mounts["home"] == HOME
     volumes = {v["name"]: v for v in POD["volumes"]}
     assert set(mounts) == set(volumes)
     assert not volumes["keys"]["secret"]["defaultMode"] & 0o022  # or the keys are refused
-    assert volumes["cache"]["persistentVolumeClaim"]["claimName"] == CLAIM["metadata"]["name"]
+    assert volumes["home"]["persistentVolumeClaim"]["claimName"] == CLAIM["metadata"]["name"]
     assert "nvidia.com/gpu" in CONTAINER["resources"]["limits"]
     assert DEPLOYMENT["spec"]["strategy"]["type"] == "Recreate"
 

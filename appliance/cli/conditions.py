@@ -149,7 +149,7 @@ def shared_memory(hardware: HardwareSnapshot, folder: Path = SHM) -> Check:
     text = f"{gigabytes(usage.free)} of {gigabytes(usage.total)} free in {folder}"
     if usage.free < LEAST_SHM and len(hardware.gpus) > 1:
         return Check("shm", "block", text, "docker run --shm-size=8g, or --ipc=host")
-    if usage.free < LEAST_SHM:
+    if usage.free < LEAST_SHM and hardware.gpus:
         return Check("shm", "warn", text, "several GPUs need 1 GB: docker run --shm-size=8g")
     return Check("shm", "ok", text)
 

@@ -116,11 +116,12 @@ def install(
 
 
 def _put(systemctl: list[str], path: Path, text: str) -> None:
-    """Writes the unit and starts it."""
+    """Writes the unit and has it started; a start takes as long as loading does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     machine.call([*systemctl, "daemon-reload"])
-    machine.call([*systemctl, "enable", "--now", path.name])
+    machine.call([*systemctl, "enable", path.name])
+    machine.call([*systemctl, "start", "--no-block", path.name])
 
 
 @service.command()

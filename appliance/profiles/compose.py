@@ -84,10 +84,15 @@ def file_values(files: Iterable[Path]) -> dict[str, tuple[Any, str]]:
 
 
 def config_files() -> tuple[Path, ...]:
-    """Weakest first. The last is the one that `--config` or APPLIANCE_CONFIG names, if one does."""
+    """Weakest first. The last is the one that `--config` or APPLIANCE_CONFIG names, if one does.
+
+    The machine's folder is its service's: where that lets nobody else in, it speaks to nobody else.
+    """
     named = os.environ.get("APPLIANCE_CONFIG")
+    machine = paths.MACHINE["CONFIG"]
+    closed = machine.is_dir() and not os.access(machine, os.X_OK)
     return (
-        Path("/etc/appliance/config.toml"),
+        *(() if closed else (machine / "config.toml",)),
         paths.config_dir() / "config.toml",
         Path.cwd() / "appliance.toml",
         *((Path(named),) if named else ()),

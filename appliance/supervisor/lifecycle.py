@@ -463,15 +463,16 @@ class Lifecycle:
 
     async def _stop(self, drain_s: float) -> None:
         began = time.monotonic()
-        self._notify.tell(STOPPING="1")
         if self._last_word is not None:
             self._last_word.close()
         failed = self.failure is not None
         self._set("draining", phase="", progress=0.0)
         doors = [f.child for f in self.frontends.values() if f.child.alive]
         live = 0 if failed else self.live_requests()
+        words = f"draining {live} request(s), at most {drain_s:.0f} s"
+        self._notify.tell(STOPPING="1", STATUS=words if doors else "stopping")
         if doors:
-            self.tell("step", f"draining {live} request(s), at most {drain_s:.0f} s")
+            self.tell("step", words)
         for child in doors:
             child.signal(signal.SIGTERM)
         patience = drain_s if self.state.reached_ready and not failed else min(drain_s, 1.0)
@@ -488,6 +489,7 @@ class Lifecycle:
         for task in list(self._tasks):
             task.cancel()
         self._set("stopped", phase="", progress=0.0)
+        self._notify.tell(STATUS="stopped")
         self.tell("stopped", f"stopped in {time.monotonic() - began:.1f} s")
         self._lifeline.close()
         self.ended.set()

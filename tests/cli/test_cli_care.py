@@ -298,7 +298,8 @@ def test_unit_is_whole(cli: Cli, own_home: Path, monkeypatch: Any) -> None:
     said = cli("service", "install", "org/m", "--print", "--port", "9", "--set", "engine.tp=2")
     assert said.code == 0
     for line in ("Type=notify", "WatchdogSec=30", "KillMode=mixed", "TimeoutStopSec=90",
-                 "Restart=on-failure", 'Environment="HF_HOME=/data/100%% mine"'):  # fmt: skip
+                 "Restart=on-failure", "RestartPreventExitStatus=2 4 7 8 9",
+                 'Environment="HF_HOME=/data/100%% mine"'):  # fmt: skip
         assert line in said.out
     assert "-m appliance up org/m --name default --port 9 --set engine.tp=2" in said.out
     assert f"ExecReload={sys.executable} -m appliance reload default\n" in said.out
@@ -331,7 +332,7 @@ def test_service_life(cli: Cli, own_home: Path, monkeypatch: Any) -> None:
     assert cli("service", "status", "--name", "b").code == 3
     assert cli("service", "uninstall", "--name", "b").code == 0 and not unit.exists()
     calls = (own_home / "calls").read_text()
-    assert "--user enable --now appliance-b.service" in calls
+    assert "--user start --no-block appliance-b.service" in calls
     assert "--user disable --now appliance-b.service" in calls
 
 

@@ -72,6 +72,7 @@ def test_shared_memory(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = conditions.shared_memory(machine(2), own_home)
     assert check.verdict == "block" and "--shm-size" in check.fix
     assert conditions.shared_memory(machine(1), own_home).verdict == "warn"
+    assert conditions.shared_memory(HOST, own_home).verdict == "ok"
     monkeypatch.setattr(conditions, "LEAST_SHM", 0)
     assert conditions.shared_memory(machine(2), own_home).verdict == "ok"
 

@@ -183,7 +183,11 @@ def test_a_service_of_the_machine_lives(cli: Cli, whole: Machine) -> None:
     assert done[0].startswith("useradd --system") and done[0].endswith(" appliance")
     assert done[1].endswith("/var/lib/appliance /var/cache/appliance /var/log/appliance")
     assert done[2] == "install -d -o root -g appliance -m 2770 /etc/appliance"
-    assert done[3:] == ["systemctl daemon-reload", "systemctl enable --now appliance.service"]
+    assert done[3:] == [
+        "systemctl daemon-reload",
+        "systemctl enable appliance.service",
+        "systemctl start --no-block appliance.service",
+    ]
     said = cli("service", "status", "--system")
     assert said.code == 0 and "  journalctl -u appliance.service has" in said.out
     assert cli("service", "uninstall", "--system").code == 0 and not unit.exists()

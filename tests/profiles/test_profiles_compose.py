@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from profiles_machines import H100, HOST, llama, machine
 
+from appliance import paths
 from appliance.errors import UsageError
 from appliance.profiles import compose
 from appliance.profiles.schema import Evidence, Match, Profile
@@ -101,6 +103,19 @@ def test_files(tmp_path: Path) -> None:
     weak.write_text("port = 1\n")
     with pytest.raises(UsageError, match=r"Did you mean 'serve\.port'"):
         compose.file_values([weak])
+
+
+def test_the_machines_folder_speaks_to_whom_it_lets_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its service's folder is shut to other users, who run the appliance for themselves."""
+    folder = tmp_path / "etc"
+    monkeypatch.setitem(paths.MACHINE, "CONFIG", folder)
+    assert compose.config_files()[0] == folder / "config.toml"
+    folder.mkdir()
+    assert compose.config_files()[0] == folder / "config.toml"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
+    assert folder / "config.toml" not in compose.config_files()
 
 
 @pytest.mark.parametrize(

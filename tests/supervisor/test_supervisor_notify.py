@@ -32,11 +32,12 @@ async def test_ready_and_stopping_are_told(
             except BlockingIOError:
                 break
     assert "READY=1\nSTATUS=serving" in heard
-    assert heard[-1] == "STOPPING=1"
+    stopping = "STOPPING=1\nSTATUS=draining 0 request(s), at most 0 s"
+    assert heard[-2:] == [stopping, "STATUS=stopped"]
     phases = [text.removeprefix("STATUS=starting: ") for text in heard if "=starting: " in text]
     # those that are over before the next look are not told
     assert phases and phases == [p for p in PHASES if p in phases]
-    assert heard.index("READY=1\nSTATUS=serving") < heard.index("STOPPING=1")
+    assert heard.index("READY=1\nSTATUS=serving") < heard.index(stopping)
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,11 @@ def test_the_limits_are_those_of_the_dashboard() -> None:
     assert float(least) == alerts.LEAST_DISK
 
 
+def test_every_alert_has_a_test_of_promtools() -> None:
+    text = (DEPLOY / "prometheus/alerts_test.yaml").read_text()
+    assert not [rule["alert"] for rule in RULES if not re.search(rf"\b{rule['alert']}\b", text)]
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 @pytest.mark.parametrize(
     "words", [("check", "rules", "alerts.yaml"), ("test", "rules", "alerts_test.yaml")]

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from appliance import paths
 from appliance.cli.models import revision_text
 from appliance.cli.output import Output, gigabytes, table
+from appliance.cli.prepare import DEFAULT_ID
 from appliance.errors import ApplianceError
 from appliance.hardware import detect
 from appliance.hub import local, store
@@ -130,6 +132,8 @@ def _fits(folder: Path) -> list[tuple[str, str]]:
 
 def _identity(text: str) -> tuple[str, Path, dict[str, Any]]:
     data: dict[str, Any] = {"schema": "appliance.show/1"}
+    if text == DEFAULT_ID:
+        return text, paths.default_model(), data | {"name": text}
     if local.is_folder_name(text):
         folder = local.folder_of(text)
         return folder.name, folder, data | {"name": folder.name}

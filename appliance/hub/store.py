@@ -85,9 +85,10 @@ def find_model(name: str, revision: str | None = None) -> Model:
             command,
             code="APL-NOT-003",
         )
-    raise NotFoundError(
-        f"{wanted} is not on this disk.", command + _near(wanted, everything), code="APL-NOT-001"
-    )
+    hint = command + _near(wanted, everything)
+    if (Path(wanted) / "config.json").is_file():
+        hint = f"It is a folder here, which is written ./{wanted}\n{hint}"
+    raise NotFoundError(f"{wanted} is not on this disk.", hint, code="APL-NOT-001")
 
 
 def in_use(model: Model) -> str:

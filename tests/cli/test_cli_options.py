@@ -150,3 +150,16 @@ def test_a_base_model_is_told_what_chats_need(cli: Cli, own_home: Path) -> None:
     shown = json.loads(cli("show", str(folder), "--json").out)
     assert shown["chat_template"] is False and shown["chat_sibling"] is None
     assert show._base_text("org/Thing-Instruct").endswith("names: org/Thing-Instruct")
+
+
+def test_the_embedded_model_and_folders_without_a_dot(
+    cli: Cli, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = cli("show", "appliance-default")
+    assert shown.code == 0 and "LlamaForCausalLM" in shown.out
+    (own_home / "org/mine").mkdir(parents=True)
+    (own_home / "org/mine/config.json").write_text("{}")
+    monkeypatch.chdir(own_home)
+    said = cli("up", "org/mine")
+    assert said.code == 4 and "./org/mine" in said.err
+    assert "./org" not in cli("up", "org/other").err

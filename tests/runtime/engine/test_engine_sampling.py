@@ -16,7 +16,7 @@ from transformers import (
 
 from appliance.kernels.torch_ops import TorchOps, gumbel_noise
 from appliance.runtime.engine.inputs import Staging
-from appliance.runtime.engine.sample import sampler, state
+from appliance.runtime.engine.sample import logprobs, sampler, state
 from appliance.runtime.engine.sample.sampler import INVALID, Sampler
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.offline import Engine
@@ -138,6 +138,44 @@ def test_a_token_is_counted_up_to_a_limit_and_never_turns_into_a_reward():
     rows.sampler._penalize(x, rows.slots, np.array([0], dtype=np.int32))
     assert x[0, 5] == x[0, 9] == pytest.approx(-0.001 * most)
     assert x[0, 3] == 0 and rows.state.penalties.table[0, 3] == 1
+
+
+@pytest.mark.parametrize("asking", [[], [4], [0, 3, 4, 9], list(range(10))])
+def test_log_probabilities_are_of_the_rows_that_ask_and_of_what_the_model_said(
+    asking: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of what bias, penalties, masks and temperature made of it, whatever part a row is in."""
+    torch.manual_seed(11)
+    logits = torch.randn(10, VOCAB)
+    settings = [
+        one(
+            temperature=0.7 * (i % 2), logprobs=i % 3 if i in asking else -1, seed=i,
+            logit_bias=((7, 9.0),) if i % 4 == 0 else (),
+            frequency_penalty=1.5 if i % 3 == 0 else 0.0,
+        )
+        for i in range(10)
+    ]  # fmt: skip
+    bits = np.zeros((1, 4), dtype=np.uint32)
+    bits[0, 2] = 1 << 6
+    monkeypatch.setattr(logprobs, "_ROWS", 3)
+    rows = Rows(*settings, history=[1, 5, 7, 7])
+    masks = Masks(i32(9), bits)
+    given = logits.clone()
+    found = rows.sampler.sample(given, rows.slots, np.zeros(10, dtype=np.int32), masks)
+    if not asking:
+        assert found.logprobs is None
+        return
+    raw, widest = logits.log_softmax(-1), max(i % 3 for i in asking)
+    assert found.logprobs is not None and found.logprobs.top.shape == (10, widest)
+    for row in range(10):
+        taken, top = found.logprobs.taken[row], found.logprobs.top[row]
+        if row not in asking:
+            assert taken == 0 and not top.any()
+            continue
+        assert taken == pytest.approx(float(raw[row, found.tokens[row]]), abs=1e-6)
+        assert torch.allclose(top, raw[row].topk(widest).values)
+        assert torch.equal(raw[row][found.logprobs.top_ids[row]], top)
+    assert found.tokens[9] == 70
 
 
 def test_penalties_and_masks_in_parts_are_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

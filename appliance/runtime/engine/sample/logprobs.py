@@ -13,6 +13,8 @@ from appliance.runtime.wire.step import PromptLogprobs, StepLogprobs
 
 _SLICE = 256
 """Prompt tokens whose logits are in memory at a time."""
+_ROWS = 64
+"""Rows whose log probabilities are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,22 @@ def choose(raw_SV: Tensor, tokens_S: Tensor, k: int) -> Chosen:
     taken = raw_SV.gather(1, tokens_S[:, None]).squeeze(1)
     top, ids = raw_SV.topk(min(k, raw_SV.shape[1]), -1)
     return Chosen(taken, ids, top)
+
+
+def of_rows(logits_SV: Tensor, tokens_S: Tensor, asked: Tensor, k: int) -> Chosen:
+    """Of the rows `asked` int64 [n], before their logits were changed; zeros in the others, which
+    must not pay for them."""
+    rows, k = len(tokens_S), min(k, logits_SV.shape[1])
+    all_rows = Chosen(
+        taken=logits_SV.new_zeros(rows, dtype=torch.float32),
+        top_ids=logits_SV.new_zeros((rows, k), dtype=torch.int64),
+        top=logits_SV.new_zeros((rows, k), dtype=torch.float32),
+    )
+    for part in asked.split(_ROWS) if len(asked) else ():
+        found = choose(log_softmax(logits_SV[part]), tokens_S[part], k)
+        for whole, own in zip(all_rows.fields(), found.fields(), strict=True):
+            whole[part] = own
+    return all_rows
 
 
 def joined(parts: Sequence[Chosen]) -> Chosen:

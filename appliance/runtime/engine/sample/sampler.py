@@ -81,10 +81,11 @@ class Sampler:
         random = s.temperature[slots] > 0
         edits = s.edits(slots, outputs) if s.edited[slots].any() else None
         penalized = np.flatnonzero(s.penalized[slots]).astype(np.int32)
-        raw = lp.log_softmax(logits_SV) if wanted >= 0 else None
         x = logits_SV
         if random.any() or edits is not None or len(penalized) or masks is not None:
             x = x.float()
+            if wanted >= 0 and x is logits_SV:
+                x = x.clone()  # what is told of is the model's, before any change
         if edits is not None:
             at, ids, values = self._staging.send([edits.rows, edits.tokens, edits.values])
             x = x.index_put((at.long(), ids.long()), values, accumulate=True)
@@ -98,8 +99,10 @@ class Sampler:
         if rows is not None:
             (at,) = self._staging.send([penalized])
             self._state.penalties.count(rows, tokens[at.long()].clamp(min=0))
-        chosen = lp.choose(raw, tokens.clamp(min=0), wanted) if raw is not None else None
-        return Sampled(tokens, chosen)
+        if wanted < 0:
+            return Sampled(tokens, None)
+        (asked,) = self._staging.send([np.flatnonzero(s.logprobs[slots] >= 0).astype(np.int32)])
+        return Sampled(tokens, lp.of_rows(logits_SV, tokens.clamp(min=0), asked.long(), wanted))
 
     def _penalize(
         self, x_SV: Tensor, slots: npt.NDArray[np.int32], at: npt.NDArray[np.int32]

@@ -236,6 +236,11 @@ CATALOGUE: dict[str, Entry] = {
         "/dev/shm is too small",
         "NCCL_P2P_DISABLE=1 appliance up …; nvidia-smi topo -p2p r shows the pairs",
     ),
+    "APL-HW-007": Entry(
+        "systemd does not answer",
+        "nobody is logged in for a user's, or the machine was not started by it",
+        "loginctl enable-linger, and log in again; appliance up -d runs without a service",
+    ),
     "APL-INT-001": Entry(
         "a file has other bytes than the hub says",
         "something on the way changed it, or the hub serves another file",

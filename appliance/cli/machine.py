@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from appliance.cli.unit import USER, variables
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, HardwareError
 from appliance.paths import MACHINE
 
 ROOT = Path("/")
@@ -116,11 +116,15 @@ def call(words: Sequence[str]) -> str:
         raise ApplianceError(f"`{shown}` cannot be run: {e.strerror}.") from e
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
-        hint = "A user's systemd needs a login session: `loginctl enable-linger`, log in again."
-        raise ApplianceError(
-            f"`{shown}` failed" + (f": {said[-1]}" if said else "."),
-            hint if "--user" in words else "",
-        )
+        text = f"`{shown}` failed" + (f": {said[-1]}" if said else ".")
+        if said and "Failed to connect to bus" in said[-1]:
+            whose = (
+                "A user's systemd needs a login session: `loginctl enable-linger`, log in again."
+            )
+            none = "The machine was not started by it: `appliance up -d` runs without a service."
+            hint = whose if "--user" in words else none
+            raise HardwareError(text, hint, code="APL-HW-007")
+        raise ApplianceError(text)
     return done.stdout
 
 

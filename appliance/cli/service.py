@@ -117,9 +117,17 @@ def install(
 
 def _put(systemctl: list[str], path: Path, text: str) -> None:
     """Writes the unit and has it started; a start takes as long as loading does."""
+    before = path.read_text() if path.is_file() else None
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    machine.call([*systemctl, "daemon-reload"])
+    try:
+        machine.call([*systemctl, "daemon-reload"])
+    except HardwareError:  # nobody will ever read it
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before)
+        raise
     machine.call([*systemctl, "enable", path.name])
     machine.call([*systemctl, "start", "--no-block", path.name])
 
@@ -132,9 +140,14 @@ def uninstall(out: Output, /, name: str, system: bool) -> None:
     """Stop the unit and remove it. What a service of the machine has kept stays."""
     path = _installed(name, system)
     systemctl = [_systemctl(), *([] if system else ["--user"])]
-    machine.call([*systemctl, "disable", "--now", path.name])
-    path.unlink()
-    machine.call([*systemctl, "daemon-reload"])
+    try:
+        machine.call([*systemctl, "disable", "--now", path.name])
+        path.unlink()
+        machine.call([*systemctl, "daemon-reload"])
+    except HardwareError as e:
+        # without a systemd nothing runs by it, and the next one reads what is there
+        out.note(f"{e.message}; its file is removed all the same")
+        path.unlink(missing_ok=True)
     data = {"schema": "appliance.service/1", "path": str(path), "unit": None}
     out.result(f"{path.name} is stopped and removed", data)
 

@@ -44,7 +44,8 @@ _REFUSAL_FIXES = {
 class Seen(Struct, frozen=True):
     """What the alerts are judged by. Counts are of the last minute.
 
-    kv_high_s: seconds in a row above KV_HIGH. restarted_at: Unix time, 0 for never.
+    kv_high_s: seconds in a row above KV_HIGH. deaths: of engines, that nobody asked for; died_at:
+    Unix time of the last, 0 for never.
     silent: engines and for how much of their allowed silence they have said nothing.
     """
 
@@ -58,8 +59,8 @@ class Seen(Struct, frozen=True):
     max_running: int = 0
     waiting: float = 0.0
     errors: Mapping[str, float] = {}
-    restarts: int = 0
-    restarted_at: float = 0.0
+    deaths: int = 0
+    died_at: float = 0.0
     gpus: Sequence[Gpu] = ()
     disk: Mapping[str, int] = {}
     """Bytes free by folder."""
@@ -144,10 +145,10 @@ def _of_the_run(seen: Seen) -> list[Finding]:
     if seen.failure is not None:
         code, message, hint = seen.failure
         found.append(Finding(code, "error", message, hint, since=seen.failed_at))
-    if seen.restarts and seen.now - seen.restarted_at < RESTART_SHOWN_S:
-        text = f"an engine was started again ({seen.restarts} since the start)"
+    if seen.deaths and seen.now - seen.died_at < RESTART_SHOWN_S:
+        text = f"an engine was started again ({seen.deaths} since the start)"
         fix = "appliance logs --level error has the cause"
-        found.append(Finding("APL-ALR-001", "warn", text, fix, since=seen.restarted_at))
+        found.append(Finding("APL-ALR-001", "warn", text, fix, since=seen.died_at))
     for engine, share in seen.silent.items():
         if share >= LATE_BEAT:
             text = f"{engine} has said nothing for {share:.0%} of the time it may be silent"

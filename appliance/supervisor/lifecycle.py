@@ -93,6 +93,7 @@ class Lifecycle:
             Replica(i, config.engine.tp, self, self.limits) for i in range(config.engine.replicas)
         ]
         self.restarts = 0
+        self.engine_deaths = 0
         self.started = time.monotonic()
         self.started_at = time.time()
         self.ended = asyncio.Event()
@@ -257,6 +258,7 @@ class Lifecycle:
             return
         by_hand = death.code == "APL-RESTART"
         if not by_hand:
+            self.engine_deaths += 1
             self.tell("death", death.message)
         self.restarts += 1
         if death.permanent and not self.state.reached_ready:

@@ -65,8 +65,8 @@ class View:
         self._standing = Alerts(self._tell_alert)
         # judged also while nobody looks, or an alert would be as old as the first look at it
         sampler.after_each(self._alerts)
-        self._restarts_seen = 0
-        self._restarted_at = 0.0
+        self._deaths_seen = 0
+        self._died_at = 0.0
 
     @property
     def _config(self) -> RuntimeConfig:
@@ -200,8 +200,8 @@ class View:
 
     def _alerts(self) -> list[dict[str, Any]]:
         life, sampler, now = self._lifecycle, self._sampler, time.time()
-        if life.restarts > self._restarts_seen:
-            self._restarts_seen, self._restarted_at = life.restarts, now
+        if life.engine_deaths > self._deaths_seen:
+            self._deaths_seen, self._died_at = life.engine_deaths, now
         wait = sampler.latency.get("queue_s", {}).get("p99")
         growth, ended = sampler.cache_growth(), sampler.outcomes()
         seen = Seen(
@@ -217,8 +217,8 @@ class View:
             requests=sum(ended.values()),
             refused=sampler.refused(),
             cut=sampler.cut(),
-            restarts=life.restarts,
-            restarted_at=self._restarted_at,
+            deaths=life.engine_deaths,
+            died_at=self._died_at,
             gpus=sampler.gpus,
             xids=tuple(sampler.xids),
             disk=self._disks.free(),

@@ -89,6 +89,30 @@ def test_nothing_is_installed_for_a_model_that_is_not_here(
     assert not (own_home / "xdg").exists()
 
 
+def test_where_systemd_does_not_answer_nothing_is_left(
+    cli: Cli, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over ssh without a session, or where the machine was not started by it."""
+    programs = own_home / "bin"
+    programs.mkdir()
+    (programs / "systemctl").write_text(
+        "#!/bin/sh\necho 'Failed to connect to bus: No medium found' >&2\nexit 1\n"
+    )
+    (programs / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(own_home / "xdg"))
+    said = cli("service", "install")
+    assert said.code == 8 and "APL-HW-007" in said.err and "enable-linger" in said.err
+    path = own_home / "xdg/systemd/user/appliance.service"
+    assert not path.exists()
+    path.write_text("of before")
+    assert cli("service", "install").code == 8 and path.read_text() == "of before"
+    assert cli("service", "status").code == 8
+    gone = cli("service", "uninstall")
+    assert gone.code == 0 and not path.exists() and "removed all the same" in gone.err
+    assert cli("service", "uninstall").code == 4
+
+
 def test_the_unit_names_a_folder_by_its_whole_path(
     cli: Cli, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

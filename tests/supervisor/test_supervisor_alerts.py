@@ -17,7 +17,7 @@ HOT = Gpu(0, "GPU-0", "H100", 1, 1, 90, temperature_c=91, throttle=("heat", "pow
 
 CAUSES = {
     "APL-ENG-001": {"failure": ("APL-ENG-001", "it died", "read the log"), "failed_at": 990.0},
-    "APL-ALR-001": {"restarts": 1, "restarted_at": 990.0},
+    "APL-ALR-001": {"deaths": 1, "died_at": 990.0},
     "APL-ALR-002": {"kv_high_s": 60},
     "APL-ALR-003": {"gpus": [HOT]},
     "APL-ALR-004": {"preemptions": 2.0},

@@ -261,6 +261,8 @@ async def test_restart_is_no_death() -> None:
 
             await stage.until(came)
         assert not [text for kind, text in stage.told if kind in ("death", "failed")]
+        top = await asyncio.to_thread(stage.client.top)
+        assert "APL-ALR-001" not in {alert["code"] for alert in top.alerts}
 
 
 async def test_what_an_engine_started_goes_with_it() -> None:

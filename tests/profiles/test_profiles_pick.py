@@ -73,3 +73,40 @@ def test_own_profile_comes_first(tmp_path: Path) -> None:
     everything = [*store.load(paths.shipped_profiles(), tmp_path).values(), mine]
     assert match.choose(everything, H100X8).profile.name == "mine"
     assert match.choose(everything, HOST).profile.name == "cpu-large"
+
+
+SMOL = llama(
+    hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+    num_key_value_heads=3, head_dim=64, vocab_size=49152, tie_word_embeddings=True,
+)  # fmt: skip
+QWEN_32B = llama(
+    architectures=["Qwen3ForCausalLM"], model_type="qwen3", hidden_size=5120,
+    intermediate_size=25600, num_hidden_layers=64, num_attention_heads=64, vocab_size=151936,
+    max_position_embeddings=40960,
+)  # fmt: skip
+GPUS = (
+    "t4", "t4x2", "l4", "a10x2", "rtx4090", "rtx5090", "a100-40", "a100-40x2", "l40sx2", "a6000",
+    "a100-80", "h100", "h100x2", "h100x4", "h200", "b200",
+)  # fmt: skip
+TOO_SMALL = {
+    # GB of weights in 16 bits: machines that cannot hold them with room to work
+    0.3: set(),
+    16.1: {"t4"},
+    65.5: {"t4", "t4x2", "l4", "a10x2", "rtx4090", "rtx5090", "a100-40", "a6000"},
+    141.1: set(GPUS) - {"h100x4", "b200"},
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "weights"), [(SMOL, 0.3), (llama(), 16.1), (QWEN_32B, 65.5), (llama_70b(), 141.1)]
+)
+def test_what_is_told_before_the_download(config: dict[str, object], weights: float) -> None:
+    """Models by machines: who would have pulled for hours knows in a second."""
+    stored = spec_of(config).parameters() * 2
+    assert round(stored / 1e9, 1) == weights
+    for gpu in GPUS:
+        said = pick.verdict(config, stored, known.assumed(gpu))
+        begins = "does not fit: " if gpu in TOO_SMALL[weights] else "fits with profile "
+        assert said.startswith(begins), (gpu, said)
+        room = sum(g.memory_total for g in known.assumed(gpu).gpus)
+        assert stored < 0.94 * room or gpu in TOO_SMALL[weights]

@@ -43,3 +43,15 @@ def seconds(text: str, option: str) -> float:
             code="APL-USE-033",
         )
     return float(found[1]) * _SECONDS[found[2]]
+
+
+def period(text: str) -> float:
+    """`90s`, `10m`, `1h`, or a bare number of seconds: how long something may take."""
+    found = re.fullmatch(_NUMBER + r"([smh]?)", text.strip())
+    if found is None or not float(found[1]):
+        raise UsageError(
+            f"'{text}' is no length of time.",
+            "Write such as 90s, 10m or 1h.",
+            code="APL-USE-033",
+        )
+    return float(found[1]) * _SECONDS[found[2] or "s"]

@@ -16,6 +16,7 @@ from appliance.bench.presets import PRESETS
 from appliance.bench.sweep import Point, Sweep, held, sweep
 from appliance.bench.sweep import table as sweep_table
 from appliance.bench.workload import Workload, prefix_shape, timed
+from appliance.cli.amounts import period
 from appliance.cli.bench_options import (
     Bar,
     Ending,
@@ -31,7 +32,6 @@ from appliance.cli.bench_options import (
     tell,
 )
 from appliance.cli.output import Output
-from appliance.cli.tune import seconds
 from appliance.errors import UsageError
 
 _PRESETS = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
@@ -150,7 +150,7 @@ def _rate(text: str) -> float:
 def _send(out: Output, given: dict[str, Any], url: str, workload: Workload, limit: int) -> Run:
     length = given["duration"]
     if length:
-        workload = timed(workload, seconds(length), given["num_prompts"] is not None)
+        workload = timed(workload, period(length), given["num_prompts"] is not None)
     bar = Bar(out, 0 if length and not workload.rate else workload.requests)
     try:
         return load.run(

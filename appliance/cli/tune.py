@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import re
 import shutil
 import threading
 import time
@@ -14,10 +13,8 @@ from typing import Any
 import click
 import msgspec
 
-from appliance.bench import load, target
-from appliance.bench.measure import figures
-from appliance.bench.workload import Workload
 from appliance.cli import start
+from appliance.cli.amounts import period
 from appliance.cli.output import Output, duration, table
 from appliance.cli.prepare import Asked, Prepared, machine_text, prepare
 from appliance.errors import EngineError, UsageError
@@ -25,16 +22,7 @@ from appliance.profiles import search, store
 from appliance.profiles.schema import Evidence, Profile
 from appliance.profiles.write import match_of, place_for, save
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
 _READY_S = 900.0
-
-
-def seconds(text: str) -> float:
-    """`90s`, `10m`, `1h`, or a bare number of seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if not found or float(found[1]) <= 0:
-        raise UsageError(f"'{text}' is no length of time.", "Write such as 90s, 10m or 1h.")
-    return float(found[1]) * _UNITS[found[2] or "s"]
 
 
 @click.command()
@@ -49,7 +37,7 @@ def seconds(text: str) -> float:
 @click.pass_obj
 def tune(out: Output, /, model: str | None, name: str, **given: Any) -> None:
     """Serve MODEL again and again with other settings, measure, and write what won as a profile."""
-    budget = seconds(given["budget"])
+    budget = period(given["budget"])
     place_for(name, out.yes)
     options = {"port": 0, "uds": "", "load_format": given["load_format"]}
     asked = Asked(model, f"tune-{os.getpid()}", given["profile"], options)
@@ -82,6 +70,11 @@ def tune(out: Output, /, model: str | None, name: str, **given: Any) -> None:
         [
             table(rows, right=(2,)),
             "",
+            *(
+                []
+                if found.best.values
+                else [f"nothing was faster than {base.plan.config.profile} beyond noise"]
+            ),
             f"profile {name} written to {path}" + ("" if found.complete else "; the time was up"),
             f"use it: appliance up --profile {name}",
         ]
@@ -99,6 +92,10 @@ def tune(out: Output, /, model: str | None, name: str, **given: Any) -> None:
 
 def trial(prepared: Prepared, out: Output, given: dict[str, Any]) -> tuple[float, str]:
     """Starts a run, measures it, ends it. (output tokens a second, latencies)."""
+    from appliance.bench import load, target
+    from appliance.bench.measure import figures
+    from appliance.bench.workload import Workload
+
     claim = start.Claim(prepared, out)
     start.spawn(claim)
     start.wait_born(claim)

@@ -53,6 +53,7 @@ LATE_IMPORTS = {
     "appliance/cli/preflight.py": "weights that are made up need no hub",
     "appliance/cli/prepare.py": "a run of a folder does not need the hub",
     "appliance/cli/show.py": "the forms of calls load numpy, and --help does not wait",
+    "appliance/cli/tune.py": "what measures loads numpy; --help does not wait",
     "appliance/cli/up.py": "the supervisor's control socket loads fastapi; --help does not wait",
     "appliance/cli/top.py": "one snapshot does not need the dashboard",
     "appliance/hardware.py": "NVML is optional",

@@ -76,6 +76,14 @@ def _serves_machine() -> bool:
         return False
 
 
+def another_serves_machine() -> bool:
+    """Whether a unit of the machine has been started whose user is not this one."""
+    try:
+        return MACHINE["RUNTIME"].stat().st_uid != os.getuid()
+    except OSError:
+        return False
+
+
 def runtime_dir() -> Path:
     """Sockets, locks and status files; private to the user, gone after a reboot."""
     told = _told("RUNTIME")

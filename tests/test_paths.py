@@ -65,6 +65,17 @@ def test_the_user_of_the_machines_service_finds_its_folders(
     assert paths.runtime_dir() != Path("/run/appliance")
 
 
+def test_another_users_service_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(paths.MACHINE, "RUNTIME", tmp_path / "none")
+    assert not paths.another_serves_machine()
+    monkeypatch.setitem(paths.MACHINE, "RUNTIME", tmp_path)
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr("os.getuid", lambda: owner)
+    assert not paths.another_serves_machine()
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    assert paths.another_serves_machine()
+
+
 def test_sockets_lie_in_the_users_runtime_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

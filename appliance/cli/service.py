@@ -94,11 +94,12 @@ def install(
         out.note("Nothing was installed: a unit of the machine takes root.")
         ctx.exit(NotAuthorisedError.exit_code)
     systemctl = _systemctl()
+    named = "" if name == "default" else f" --name {name}"
     if system:
         machine.prepare(model)
         _put([systemctl], path, text)
         out.result(
-            f"{path.name} is installed and starting: appliance service status --system\n"
+            f"{path.name} is installed and starting: appliance service status --system{named}\n"
             f"Its user asks it: {machine.AS_USER} {machine.shown()} status",
             {"schema": "appliance.service/1", "path": str(path), "unit": text},
         )
@@ -110,7 +111,7 @@ def install(
     _put([systemctl, "--user"], path, text)
     out.note("To go on after you log out: loginctl enable-linger")
     out.result(
-        f"{path.name} is installed and starting: appliance service status",
+        f"{path.name} is installed and starting: appliance service status{named}",
         {"schema": "appliance.service/1", "path": str(path), "unit": text},
     )
 

@@ -12,6 +12,7 @@ import msgspec
 from appliance import address, paths
 from appliance.cli.output import Output, duration, gigabytes, table
 from appliance.cli.prepare import run_folder, runs
+from appliance.cli.unit import USER
 from appliance.client import Client
 from appliance.errors import NotRunningError
 from appliance.status import ProcessRow, RunStatus, start_words
@@ -88,7 +89,9 @@ def ps(out: Output, /, everything: bool) -> None:
         ]
         for s, used, context in zip(found, gpus, contexts, strict=True)
     ]
-    text = table(rows, right=(6, 7, 8, 9)) if found else "No model is being served."
+    text = (
+        table(rows, right=(6, 7, 8, 9)) if found else f"No model is being served.{_elsewhere('ps')}"
+    )
     if out.quiet:
         text = "\n".join(s.run for s in found)
     runs_data = [
@@ -123,12 +126,19 @@ def memory_of(s: RunStatus) -> int:
     return sum(p.memory_bytes or 0 for p in s.processes)
 
 
+def _elsewhere(command: str) -> str:
+    """Where to ask for runs that this user cannot see."""
+    if not paths.another_serves_machine():
+        return ""
+    return f"\nRuns of the machine's service are its own: sudo -u {USER} -H appliance {command}"
+
+
 def status_text(out: Output, s: RunStatus) -> str:
     """One block for people."""
     if s.state == "stopped":
         others = [name for name in address.listening(paths.control_sockets()) if name != s.run]
         named = f"   Running here: {', '.join(others)}" if others else ""
-        return f"{s.run}: not running.  Start it: appliance up{named}"
+        return f"{s.run}: not running.  Start it: appliance up{named}{_elsewhere('status')}"
     word = out.paint(s.state.upper(), _COLORS.get(s.state, "yellow"))
     how_far = start_words(s.phase, s.progress, s.remaining_s) if s.phase else ""
     phase = f"  {how_far}  {s.detail}".rstrip() if how_far else ""

@@ -51,7 +51,18 @@ def check_golden(name: str, text: str, home: Path) -> None:
     assert clean == (GOLDEN / name).read_text(), clean
 
 
-def test_nothing_runs(cli: Cli) -> None:
+def test_where_the_machines_service_is_asked(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(paths.MACHINE, "RUNTIME", tmp_path)
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert "sudo -u appliance -H appliance ps" in cli("ps").out
+    assert "sudo -u appliance -H appliance status" in cli("status").out
+
+
+def test_nothing_runs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(paths.MACHINE, "RUNTIME", tmp_path / "none")
     assert cli("status").code == 3
     assert json.loads(cli("status", "--json").out)["state"] == "stopped"
     assert cli("status", "other").code == 4

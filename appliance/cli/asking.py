@@ -118,9 +118,11 @@ class Answer:
 
 
 def _refusal(status: int, body: bytes) -> Exception:
+    code = None
     try:
-        message = str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        error = json.loads(body)["error"]
+        message, code = str(error["message"]), error.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError):
         message = body[:200].decode(errors="replace")
     if status == 503:
         return NotRunningError(
@@ -133,7 +135,12 @@ def _refusal(status: int, body: bytes) -> Exception:
             code="APL-AUT-003",
         )
     if status < 500:
-        return UsageError(f"the server refused with status {status}: {message}")
+        hint = "A longer --context of `appliance up`, where model and memory have it, or less text."
+        return UsageError(
+            f"the server refused with status {status}: {message}",
+            hint if code == "context_length_exceeded" else "",
+            code="APL-USE-044",
+        )
     return EngineError(f"the server failed with status {status}: {message}", "appliance logs")
 
 

@@ -536,4 +536,9 @@ CATALOGUE: dict[str, Entry] = {
         "what it was started with is not in its folder, for another version started it",
         "appliance down, then appliance up; reload knows the run from then on",
     ),
+    "APL-USE-044": Entry(
+        "a server refuses what was asked",
+        "it is longer than the context, out of range, or names what is not served there",
+        "what the message says of it; appliance config show has the run's limits",
+    ),
 }

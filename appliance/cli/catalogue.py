@@ -438,8 +438,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "APL-USE-012": Entry(
         "a file is not what it should be",
-        "it is no TOML, or no profile",
-        "correct the line that the message names",
+        "it is no TOML, or no profile, or closed to this user",
+        "correct the line that the message names; chmod u+r on the file",
     ),
     "APL-USE-013": Entry(
         "a profile sets what belongs to a run",
@@ -540,5 +540,10 @@ CATALOGUE: dict[str, Entry] = {
         "a server refuses what was asked",
         "it is longer than the context, out of range, or names what is not served there",
         "what the message says of it; appliance config show has the run's limits",
+    ),
+    "APL-USE-045": Entry(
+        "a chat template cannot be used",
+        "its file is not there, is empty, or is no Jinja; the message names the line",
+        "correct the file, or leave the option out: the model's own template is taken then",
     ),
 }

@@ -68,7 +68,11 @@ def file_values(files: Iterable[Path]) -> dict[str, tuple[Any, str]]:
         except FileNotFoundError:
             continue
         except OSError as e:
-            raise UsageError(f"{path} cannot be read: {e.strerror}.") from e
+            raise UsageError(
+                f"{path} cannot be read: {e.strerror}.",
+                f"chmod u+r {path}     as its owner",
+                code="APL-USE-012",
+            ) from e
         except (msgspec.DecodeError, UnicodeDecodeError) as e:
             raise UsageError(f"{path} is not TOML: {e}.", code="APL-USE-012") from e
         for key, part in table.items():

@@ -112,7 +112,11 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path} cannot be read: {e}.") from e
+        raise UsageError(
+            f"{path} cannot be read: {e}.",
+            "`appliance config path` lists the files.",
+            code="APL-USE-012",
+        ) from e
 
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:

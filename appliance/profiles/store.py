@@ -34,7 +34,11 @@ def load(shipped: Path | None = None, own: Path | None = None) -> dict[str, Stor
             try:
                 text = path.read_bytes()
             except OSError as e:
-                raise UsageError(f"{path} cannot be read: {e.strerror}.") from e
+                raise UsageError(
+                    f"{path} cannot be read: {e.strerror}.",
+                    f"chmod u+r {path}     as its owner",
+                    code="APL-USE-012",
+                ) from e
             profile = parse(text, str(path))
             found[profile.name] = Stored(profile, str(path), is_own)
     return found

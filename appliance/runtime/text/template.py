@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, TemplateSyntaxError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from appliance.errors import RequestError, UsageError
+from appliance.errors import DamagedError, RequestError, UsageError
 from appliance.runtime.text.siblings import chat_sibling
 from appliance.runtime.text.vocabulary import Vocabulary, read_object
 from appliance.runtime.wire.text import Chat
@@ -28,6 +28,8 @@ _ASKS_FOR_NONE = ("content'] is none", "content is none")
 _OURS = frozenset({"conversations", "chat_template", "tools", "documents", "messages"})
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
 
+_CURE = "Correct it, or leave --chat-template out: the model's own is taken then."
+
 
 def read_template(path: Path) -> str:
     """A template of the operator's. UsageError when it is not there, empty, or no Jinja."""
@@ -35,13 +37,19 @@ def read_template(path: Path) -> str:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else "it is not text"
-        raise UsageError(f"the chat template {path} cannot be read: {why}.") from e
+        raise UsageError(
+            f"the chat template {path} cannot be read: {why}.", _CURE, code="APL-USE-045"
+        ) from e
     if not text.strip():
-        raise UsageError(f"the chat template {path} is empty.")
+        raise UsageError(f"the chat template {path} is empty.", _CURE, code="APL-USE-045")
     try:
         Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_without_marks(text))
     except TemplateSyntaxError as e:
-        raise UsageError(f"{path}, line {e.lineno}, is no Jinja template: {e.message}.") from e
+        raise UsageError(
+            f"{path}, line {e.lineno}, is no Jinja template: {e.message}.",
+            _CURE,
+            code="APL-USE-045",
+        ) from e
     return text
 
 
@@ -64,7 +72,7 @@ def find_template(folder: Path, config: dict[str, Any], given: str = "") -> str 
         named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
         value = named.get("default")
     if value is not None and not isinstance(value, str):
-        raise UsageError(f"the chat template in {folder} is not text")
+        raise DamagedError(f"the chat template in {folder} is not text")
     return value or None
 
 

@@ -106,8 +106,9 @@ def test_a_template_that_cannot_be_used(
     file = tmp_path / "t.jinja"
     if text is not None:
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=says) as refused:
         read_template(file)
+    assert refused.value.code == "APL-USE-045" and "--chat-template" in refused.value.hint
 
 
 def test_what_transformers_adds_to_jinja_is_known(tmp_path: Path) -> None:

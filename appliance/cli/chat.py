@@ -12,7 +12,7 @@ import click
 from appliance.cli import interrupt
 from appliance.cli.asking import Answer, url_of
 from appliance.cli.output import Output
-from appliance.errors import UsageError
+from appliance.errors import ApplianceError, UsageError
 
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed")
 _LARGEST_FILE = 8 << 20
@@ -149,7 +149,7 @@ def _repl(out: Output, given: dict[str, Any]) -> None:
 
     messages = _system(given)
     before = "\n\n".join(_text_of(path) for path in given["files"])
-    out.note("Type to talk; /new forgets, Ctrl-D leaves.")
+    out.note("Type to talk; /new forgets, /help tells more, Ctrl-D leaves.")
     while True:
         try:
             line = input(">>> ").strip()
@@ -161,8 +161,14 @@ def _repl(out: Output, given: dict[str, Any]) -> None:
         if line == "/new":
             messages = _system(given)
             continue
+        if line.startswith("/") and not line.startswith("//"):
+            out.note(
+                _WORDS if line in ("/help", "/?") else f"There is no {line.split()[0]}.\n{_WORDS}"
+            )
+            continue
         if not line:
             continue
+        line = line.removeprefix("/") if line.startswith("//") else line
         first = before and not any(m["role"] == "user" for m in messages)
         messages.append({"role": "user", "content": f"{before}\n\n{line}" if first else line})
         answer = _ask(given, messages)
@@ -171,9 +177,19 @@ def _repl(out: Output, given: dict[str, Any]) -> None:
         except KeyboardInterrupt:
             interrupt.heard()
             out.note("\n(stopped)")
+        except ApplianceError as e:
+            # the conversation goes on without what was refused
+            out.error(e)
+            messages.pop()
+            continue
         messages.append({"role": "assistant", "content": answer.text})
         if given["stats"] and answer.seconds:
             out.note(answer.stats())
+
+
+_WORDS = """\
+/new    forgets what was said        /bye    leaves, as Ctrl-D does
+Ctrl-C  stops an answer              //text  sends what begins with a stroke"""
 
 
 def _system(given: dict[str, Any]) -> list[dict[str, str]]:

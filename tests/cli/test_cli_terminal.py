@@ -93,6 +93,27 @@ def test_a_conversation_remembers_what_was_said(url: str) -> None:
     ]
 
 
+def test_words_of_a_conversation_are_not_sent_and_errors_do_not_end_it(url: str) -> None:
+    command = [sys.executable, "-m", "appliance", "chat", "--url", url]
+    before = len(FakeModel.asked)
+    with on_terminal(command) as terminal:
+        terminal.sees(">>> ")
+        terminal.keys("/help\r")
+        terminal.sees("Ctrl-C  stops an answer")
+        terminal.keys("/hlep me\r")
+        terminal.sees("There is no /hlep.")
+        terminal.keys("//etc is a folder\r")
+        terminal.sees("folder a is /etc")
+        terminal.keys("loading\r")
+        terminal.sees("error[APL-RUN-004]: still loading")
+        terminal.keys("again\r")
+        terminal.sees("again \r\n>>> ")
+        terminal.keys("/bye\r")
+        assert terminal.left() == 0
+    told = [[m["content"] for m in body["messages"]] for body in FakeModel.asked[before:]]
+    assert told[-1] == ["/etc is a folder", "folder a is /etc ", "again"]
+
+
 def test_a_conversation_goes_on_after_an_answer_that_was_stopped() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

@@ -151,6 +151,9 @@ def heard() -> None:
 def answering(command: Callable[[], int]) -> NoReturn:
     """Runs a command line and ends the process with its exit code."""
     ear = listener()
+    if os.getpid() == 1:
+        # the kernel keeps from a container's first process each signal that it has no handler for
+        signal.signal(signal.SIGTERM, _end)
     try:
         code = command()
     except KeyboardInterrupt:
@@ -159,6 +162,11 @@ def answering(command: Callable[[], int]) -> NoReturn:
     if code == EXIT_CODE:
         ear.leave()
     sys.exit(code)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """As the kernel ends every other process."""
+    os._exit(128 + number)
 
 
 def _attributes() -> list[Any] | None:

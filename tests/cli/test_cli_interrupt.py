@@ -41,6 +41,24 @@ def test_what_python_loses_is_sent_again(way: str) -> None:
     assert (stdout, stderr) == ("", "stopped by Ctrl-C\n")
 
 
+AS_FIRST = """
+import os, signal, threading
+from appliance.cli import interrupt
+own, os.getpid = os.getpid(), lambda: 1
+def command():
+    print(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, flush=True)
+    os.kill(own, signal.SIGTERM)
+    threading.Event().wait(60)
+interrupt.answering(command)
+"""
+
+
+def test_a_containers_first_process_ends_before_it_serves() -> None:
+    """It would hear no SIGTERM but by a handler of its own."""
+    done = subprocess.run([sys.executable, "-c", AS_FIRST], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "True\n", "")
+
+
 def test_cleaning_up_is_not_cut_off() -> None:
     child = begun("in_time_to_clean")
     stdout, stderr = child.communicate(timeout=20)

@@ -17,7 +17,7 @@ import psutil
 from appliance import paths
 from appliance.address import unix_url
 from appliance.errors import ApplianceError, BusyError, UsageError
-from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.config import RuntimeConfig, read_config
 
 _FOLDER_S = 2.0
 
@@ -241,14 +241,32 @@ def _words_of(pid: int | None) -> str:
 def _taken(host: str, port: int) -> BusyError:
     """Whose the port is, and the next one that is free."""
     pid, name = _user_of(port)
-    free = next_free(host, port)
+    free, run = next_free(host, port), _run_on(port)
+    if run:
+        who, end = f"the run '{run}'", f"; appliance down {run} ends it"
+    elif pid:
+        who, end = f"pid {pid} ({name})", f"; kill {pid} ends who has it"
+    else:
+        who, end = "another process", ""
     return BusyError(
-        f"{host}:{port} is used by {f'pid {pid} ({name})' if pid else 'another process'}.",
-        f"--port {free}     is free; -y takes it without a question\n"
-        f"--port 0     takes any{f'; kill {pid} ends who has it' if pid else ''}",
+        f"{host}:{port} is used by {who}.",
+        f"--port {free}     is free; -y takes it without a question\n--port 0     takes any{end}",
         code="APL-BSY-001",
         detail={"host": host, "port": port, "pid": pid, "process": name, "free_port": free},
     )
+
+
+def _run_on(port: int) -> str:
+    """The name of the run of this user that listens there, or an empty string. Ending one of its
+    processes would end nothing: it is started again."""
+    for file in paths.runtime_dir().glob(f"*/{paths.config_file(Path()).name}"):
+        try:
+            serve = read_config(file).serve
+        except ApplianceError:
+            continue
+        if serve.port == port and not serve.uds and held(file.parent):
+            return file.parent.name
+    return ""
 
 
 def _user_of(port: int) -> tuple[int | None, str | None]:

@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from appliance import paths
 from appliance.errors import BusyError, UsageError
+from appliance.runtime.config import ModelConfig, RuntimeConfig, ServeConfig, write_config
 from appliance.supervisor.claim import RunLock, bind, held
 
 
@@ -74,6 +76,28 @@ def test_port_in_use_names_the_process_and_a_free_port() -> None:
     assert f"127.0.0.1:{port} is used by pid {os.getpid()}" in caught.value.message
     assert "--port" in caught.value.hint
     first.close()
+
+
+def test_port_of_a_run_of_ours_names_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPLIANCE_RUNTIME_DIR", str(tmp_path))
+    with closing(bind("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        config = RuntimeConfig(
+            run="night",
+            dir=str(tmp_path / "night"),
+            model=ModelConfig(path="/m", id="m"),
+            serve=ServeConfig(port=port),
+        )
+        lock = RunLock.take(paths.run_dir("night"))
+        write_config(config, paths.config_file(paths.run_dir("night")))
+        with pytest.raises(BusyError, match="is used by the run 'night'") as caught:
+            bind("127.0.0.1", port)
+        assert "appliance down night" in caught.value.hint and "kill" not in caught.value.hint
+        lock.release()
+        with pytest.raises(BusyError, match=f"is used by pid {os.getpid()}"):
+            bind("127.0.0.1", port)
 
 
 def test_port_can_be_taken_again_at_once() -> None:

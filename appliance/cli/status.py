@@ -68,7 +68,7 @@ def ps(out: Output, /, everything: bool) -> None:
         try:
             found.append(Client(paths.control_socket(run), timeout=3.0).status())
         except NotRunningError:
-            if everything:
+            if everything and paths.config_file(run).exists():  # else it was refused, not started
                 found.append(RunStatus(run=run.name))
     gpus = [gpus_of(s) for s in found]
     contexts = [context_of(s) for s in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import glob
 import math
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import click
 import msgspec
 
+from appliance import paths
 from appliance.cli import start
 from appliance.cli.amounts import period
 from appliance.cli.output import Output, duration, table
@@ -57,6 +59,7 @@ def tune(out: Output, /, model: str | None, name: str, **given: Any) -> None:
         out.note(f"  {what}: {said}  ({done.seconds:.0f}s)")
 
     found = search.search(candidates, measure, budget, time.monotonic, told)
+    _tidy(out, asked.name, found)
     _require_comparison(found, budget)
     profile = profile_of(base, name, found, given)
     path = save(profile, replace=out.yes)
@@ -88,6 +91,15 @@ def tune(out: Output, /, model: str | None, name: str, **given: Any) -> None:
         "trials": msgspec.to_builtins(found.trials),
     }
     out.result(text, data)
+
+
+def _tidy(out: Output, run: str, found: search.Found) -> None:
+    """What the trials have logged goes, unless one of them failed."""
+    if any(done.problem for done in found.trials):
+        out.note(f"The log of what failed: {paths.supervisor_log(run)}")
+        return
+    for file in paths.logs_dir().glob(f"{glob.escape(run)}.*"):
+        file.unlink(missing_ok=True)
 
 
 def trial(prepared: Prepared, out: Output, given: dict[str, Any]) -> tuple[float, str]:

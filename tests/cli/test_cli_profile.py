@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,11 @@ def test_tune_writes_what_won_with_its_evidence(
 
     monkeypatch.setattr(tune, "trial", trial)
     words = ["profile", "tune", shape, "--load-format", "dummy", "--profile", "cpu"]
+    mine = paths.supervisor_log("default")
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    paths.supervisor_log(f"tune-{os.getpid()}").touch()
+    paths.request_log(f"tune-{os.getpid()}", 0).touch()
     said = cli(*words, "--budget", "1h", "--json")
     assert said.code == 0
     data = json.loads(said.out)
@@ -217,6 +223,7 @@ def test_tune_writes_what_won_with_its_evidence(
     assert made.evidence.measured and "-> 1610 output tok/s" in made.evidence.result
     assert "schedule.max_running" in made.evidence.fields
     assert "twice" in made.evidence.note
+    assert not list(paths.logs_dir().glob("tune-*")) and mine.exists()
     assert cli(*words).code == 11
     assert cli(*words, "--budget", "soon").code == 2
 

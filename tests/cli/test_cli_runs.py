@@ -15,7 +15,7 @@ from appliance import paths
 from appliance.client import Client
 from appliance.hardware import Gpu, GpuProcess
 from appliance.supervisor import devices
-from appliance.supervisor.claim import held
+from appliance.supervisor.claim import RunLock, held
 
 Cli = Callable[..., Any]
 
@@ -87,3 +87,11 @@ def test_a_run_of_another_name_is_told_wherever_none_was_named(cli: Cli, own_hom
         assert f"{url}/v1" in connect.out and "the run that is up, night" in connect.err
     assert "No model is being served" in cli().out
     assert "night" not in cli("status").out
+
+
+def test_a_start_that_was_refused_is_no_stopped_run(cli: Cli, own_home: Path) -> None:
+    RunLock.take(paths.run_dir("two")).release()
+    with live_run("one"):
+        pass
+    runs = json.loads(cli("ps", "-a", "--json").out)["runs"]
+    assert [run["run"] for run in runs] == ["one"]

@@ -84,6 +84,14 @@ begin "the image has a health check, and no root"
 "$ENGINE" image inspect "$IMAGE" | grep -q '"appliance",' || die "no HEALTHCHECK"
 seen
 
+begin "stopped before it serves: gone at once"
+serve -- --no-auth
+sleep 0.5 # until Python runs: without a handler, a container's first process hears no SIGTERM
+"$ENGINE" stop "$NAME" >/dev/null
+((SECONDS - began < 15)) || die "it heard no SIGTERM"
+"$ENGINE" rm "$NAME" >/dev/null
+seen
+
 begin "start: not healthy at first, then ready"
 serve -- --no-auth
 ! health || die "healthy before it was ready"

@@ -20,6 +20,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+ABSENT = ("APL-NOT-001", "APL-NOT-003", "APL-NOT-008")
+"""Codes of a model, a revision or files that a pull would bring."""
+
 
 class ApplianceError(Exception):
     """A failure with a cause and a cure.

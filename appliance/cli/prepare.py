@@ -13,7 +13,7 @@ import msgspec
 from appliance import paths
 from appliance.cli.given import Given, address_that_was_typed, content_warning, own_keys
 from appliance.cli.output import gigabytes, nearest, table
-from appliance.errors import NotFoundError
+from appliance.errors import ABSENT, NotFoundError
 from appliance.hardware import HardwareSnapshot, detect
 from appliance.profiles import compose, match, store
 from appliance.profiles.fit import Fit
@@ -180,7 +180,13 @@ def prepare(asked: Asked, environ: Mapping[str, str] = os.environ) -> Prepared:
     flags |= compose.set_values(asked.settings)
     environment = compose.environment_values(environ)
     named = asked.model or environ.get("APPLIANCE_MODEL")
-    model = locate(named, flags.get("model.load_format"), asked.weights)
+    try:
+        model = locate(named, flags.get("model.load_format"), asked.weights)
+    except NotFoundError as e:
+        if asked.weights or e.code not in ABSENT:
+            raise
+        hint = f"appliance pull {named} --dry-run     tells whether it fits; nothing is downloaded"
+        raise NotFoundError(e.message, f"{e.hint}\n{hint}", code=e.code) from e
     spec = read_spec(Path(model.path))
     hardware = assumed(asked.assume) if asked.assume else detect()
     read = compose.config_files()

@@ -15,7 +15,7 @@ from appliance.cli import rate as rates
 from appliance.cli.amounts import byte_count
 from appliance.cli.bars import Drawing, Style, drawing
 from appliance.cli.output import Output, duration, gigabytes
-from appliance.errors import DoesNotFitError, NotFoundError, UsageError
+from appliance.errors import ABSENT, DoesNotFitError, NotFoundError, UsageError
 from appliance.hub import local
 from appliance.hub.plan import Plan, SourceChoice, Want, already_here, check_disk, make_plan
 from appliance.hub.pull import Progress, Pulled, carry_out
@@ -23,9 +23,6 @@ from appliance.hub.source import Patience, offline_variable
 from appliance.profiles import store
 from appliance.profiles.pick import verdict
 from appliance.profiles.schema import Profile
-
-ABSENT = ("APL-NOT-001", "APL-NOT-003", "APL-NOT-008")
-"""Codes of a model that is not here, not in that revision, or only in part."""
 
 
 @click.command("pull")

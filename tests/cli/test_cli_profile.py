@@ -150,6 +150,13 @@ def test_what_was_asked_for_says_so_wherever_settings_are_shown(
     assert all(a["reason"] for a in by_field.values())
 
 
+def test_a_plan_of_what_is_not_here_needs_no_download(cli: Cli) -> None:
+    for words in (("up", "org/far", "--dry-run"), ("profile", "explain", "--model", "org/far")):
+        said = cli(*words)
+        assert said.code == 4 and "appliance pull org/far --dry-run " in said.err
+    assert "--dry-run" not in cli("up", "org/far").err
+
+
 def test_explain_for_a_profile_of_another_machine(cli: Cli, shape: str) -> None:
     said = cli("profile", "explain", "h100x8-fp8", "--model", shape)
     assert said.code == 0 and "h100x8, which is not here" in said.err

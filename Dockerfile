@@ -52,9 +52,10 @@ ENV PATH=$CUDA_HOME/bin:$PATH
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3-dev \
     && rm -rf /var/lib/apt/lists/*
+# These packages have lib/ with numbered names; FlashInfer links by lib64/, plain names and a stub of the driver's
+# library (flashinfer-ai/flashinfer#5064).
 RUN pip install --no-cache-dir -c constraints.txt -r /tmp/gpu.txt -r /tmp/modelscope.txt \
         "cuda-toolkit[cccl,crt,cublas,cudart,curand,nvcc,nvrtc,nvvm]==13.0.*" \
-    # as CUDA's own installer leaves it: what links finds libraries by their plain names, the driver's as a stub
     && ln -s "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia/cu13" "$CUDA_HOME" \
     && mkdir "$CUDA_HOME/lib/stubs" \
     && ln -s lib "$CUDA_HOME/lib64" \

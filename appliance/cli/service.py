@@ -100,7 +100,8 @@ def install(
         _put([systemctl], path, text)
         out.result(
             f"{path.name} is installed and starting: appliance service status --system{named}\n"
-            f"Its user asks it: {machine.AS_USER} {machine.shown()} status",
+            f"Its user asks it: {machine.AS_USER} {machine.shown()} status"
+            f"{'' if name == 'default' else f' {name}'}",
             {"schema": "appliance.service/1", "path": str(path), "unit": text},
         )
         return

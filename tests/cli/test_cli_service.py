@@ -219,6 +219,12 @@ def test_a_service_of_the_machine_lives(cli: Cli, whole: Machine) -> None:
     assert not any("--user" in call for call in whole.calls()[3:])
 
 
+def test_what_comes_next_names_the_unit(cli: Cli, whole: Machine) -> None:
+    said = cli("service", "install", "org/m", "--system", "--name", "second").out
+    assert "appliance service status --system --name second\n" in said
+    assert said.endswith(" -m appliance status second\n")
+
+
 def test_without_root_the_unit_and_the_commands_are_printed(
     cli: Cli, whole: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

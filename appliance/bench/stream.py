@@ -342,7 +342,9 @@ class Endpoint:
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._headers = f"Host: {parts.netloc.rpartition('@')[2]}\r\n{key}"
+        self._headers = (
+            f"Host: {parts.netloc.rpartition('@')[2]}\r\nUser-Agent: appliance-bench\r\n{key}"
+        )
         self._idle: list[Connection] = []
 
     async def post(self, path: str, body: bytes) -> ResponseReader:

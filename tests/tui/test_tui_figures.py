@@ -5,6 +5,7 @@ from rich.cells import cell_len
 
 from appliance.status import TopSnapshot
 from appliance.tui import figures, graphs, once, styles, tables
+from appliance.tui.panels.run import config_panel
 from appliance.tui.tables import COLUMNS
 from appliance.tui.text import (
     ASCII,
@@ -245,3 +246,20 @@ def test_once_keeps_its_width_and_has_no_escapes(width, glyphs):
         for line in text.split("\n"):
             assert cell_len(line) <= max(width, 49) and (not line or line.isprintable())
         assert glyphs is UNICODE or text.isascii()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (False, "off"),
+        (True, "on"),
+        ([], "(none)"),
+        ("", "(none)"),
+        ([1, 2], "1, 2"),
+        (0.94, "0.94"),
+    ],
+)
+def test_settings_are_written_as_the_command_line_writes_them(value, shown):
+    plan = {"answers": [{"field": "a.b", "value": value, "source": "rule", "reason": "why"}]}
+    _, line = config_panel(EMPTY, plan, 80, UNICODE)
+    assert bare(line).split("  ")[1].strip() == shown

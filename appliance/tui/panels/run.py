@@ -41,11 +41,20 @@ def config_panel(top: TopSnapshot, plan: dict[str, Any], width: int, glyphs: Gly
         source = inert(answer.get("source", ""), glyphs)
         changed = source.startswith(("flag", "environment", "file"))
         why = ": ".join(filter(None, (source, inert(answer.get("reason") or "", glyphs))))
-        value = fit(inert(answer.get("value"), glyphs), _VALUE, glyphs)
+        value = fit(_written(answer.get("value"), glyphs), _VALUE, glyphs)
         name = fit(inert(answer.get("field", ""), glyphs), field, glyphs)
         style = "value" if changed else ""
         lines.append(((style, f"{name}  {value}  "), ("info" if changed else "dim", why)))
     return lines
+
+
+def _written(value: Any, glyphs: Glyphs) -> str:
+    """As `config show` writes it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return ", ".join(inert(one, glyphs) for one in value) or "(none)"
+    return "(none)" if value == "" else inert(value, glyphs)
 
 
 def client_panel(top: TopSnapshot, width: int, height: int, glyphs: Glyphs) -> list[Line]:

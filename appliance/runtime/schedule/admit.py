@@ -55,15 +55,18 @@ class Admission:
         self._computing: dict[tuple[str, bytes], Request] = {}
         self._admissions = 0
         self._gather = Gather(self._most)
+        self._beside = False
         self.partial: Request | None = None
         self.admitted: list[int] = []
         self.prompt_tokens = 0
         self.hit_tokens = 0
         self.query_tokens = 0
 
-    def fill(self, draft: Draft, ratio: float) -> None:
-        """Adds prefill rows to `draft` as far as the budgets go. ratio: of NewTokenRatio."""
+    def fill(self, draft: Draft, ratio: float, beside: bool = False) -> None:
+        """Adds prefill rows to `draft` as far as the budgets go. ratio: of NewTokenRatio. beside:
+        they may be computed beside the steps of the rows that decode."""
         self._gather.next_turn()
+        self._beside = beside
         budget = self._most
         if self._mixed and self._chunked:
             budget = max(self._cache.page_size, budget - len(self._running.ready()))
@@ -106,7 +109,7 @@ class Admission:
 
     def _admit(self, draft: Draft, budget: int, ratio: float) -> None:
         self._gather.begin()
-        outlook = self._running.outlook(ratio, self._cache)
+        outlook = self._outlook(ratio, draft)
         taken: list[Request] = []
         later = 0
         for request in self._queue.order():
@@ -127,7 +130,7 @@ class Admission:
             )
             if self._cache.common > common:
                 # What another row would have freed alone is held by this one too from now on.
-                outlook = self._running.outlook(ratio, self._cache)
+                outlook = self._outlook(ratio, draft)
             verdict = self._try(request, lease, draft, budget - draft.tokens, outlook)
             if verdict is _Verdict.TAKEN:
                 taken.append(request)
@@ -156,7 +159,7 @@ class Admission:
         common = self._cache.common_of(lease)
         if not self._fits(lease, length, rest, common, outlook):
             return _Verdict.POOL_FULL
-        outlook.add(length, rest, common)
+        outlook.add(length, rest, common, self._beside)
         self._begin(request, lease, draft)
         if claim is not None:
             self._computing[claim] = request
@@ -175,7 +178,11 @@ class Admission:
         pages = cache.pages_of(length) - len(lease.pages)
         if pages > cache.available or self._running.count == 0:
             return pages <= cache.available
-        return outlook.fits(length, rest, common, cache.total)
+        return outlook.fits(length, rest, common, cache.total, self._beside)
+
+    def _outlook(self, ratio: float, draft: Draft) -> Outlook:
+        beside = draft.prefill_slots if self._beside else ()
+        return self._running.outlook(ratio, self._cache, beside)
 
     def _chunk_end(self, start: int, length: int, budget: int, alone: bool) -> int:
         """Where this step's part of a prefill ends; `start` when there is no room for any."""

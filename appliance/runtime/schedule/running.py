@@ -170,8 +170,10 @@ class Running:
             request.lease.pages.append(page)
         return columns, pages
 
-    def outlook(self, ratio: float, cache: Cache) -> Outlook:
-        """What decoding rows are expected to hold until they end; others keep what they hold."""
+    def outlook(self, ratio: float, cache: Cache, beside: Iterable[int] = ()) -> Outlook:
+        """What decoding rows are expected to hold until they end; others keep what they hold.
+        beside: slots whose prompts end in a step that may run beside others; those in the air do
+        as well."""
         slots = np.flatnonzero(self.decoding)
         position = self.position[slots]
         rest = np.clip(self.end[slots] - position, 0, RESERVE_MOST)
@@ -184,7 +186,12 @@ class Running:
                 assert request is not None and request.lease is not None
                 common[i] = cache.common_of(request.lease)
         theirs = int((self.capacity[slots] // cache.page_size - common).sum())
-        return Outlook(cache.page_size, position, rest, common, cache.held - theirs)
+        last = (self.beside[slots] > 0) | np.isin(slots, list(beside))
+        now = ~last
+        found = Outlook(cache.page_size, position[now], rest[now], common[now], cache.held - theirs)
+        for at in np.flatnonzero(last).tolist():
+            found.add(int(position[at]), int(rest[at]), int(common[at]), last=True)
+        return found
 
 
 def by_loss(requests: Iterable[Request]) -> list[Request]:

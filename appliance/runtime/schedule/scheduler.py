@@ -145,7 +145,7 @@ class Scheduler:
             self._retract_newest()
         draft = Draft()
         if counts.beside < BESIDE_MOST:
-            self._admission.fill(draft, self._ratio.value)
+            self._admission.fill(draft, self._ratio.value, self._may_run_beside())
         if draft.rows and self._runs_beside(draft):
             return self._launched(draft, beside=True)
         if not draft.rows or self._config.mixed_chunk or self._mixes(draft):
@@ -287,6 +287,11 @@ class Scheduler:
             request.finish()
             del self._live[request.rid]
             self._notices.append(delta)
+
+    def _may_run_beside(self) -> bool:
+        """Whether some part of a prefill that begins now might, if all that wait begin with it."""
+        least = self._config.beside_rows
+        return bool(least) and self.running.count + len(self.queue) >= least
 
     def _runs_beside(self, draft: Draft) -> bool:
         """Whether the prefill is worth a step beside those of the rows that decode. While one is in

@@ -27,13 +27,18 @@ def outlook(page: int, rows: list[Row], base: int) -> Outlook:
     return Outlook(page, tokens, rest, common, base)
 
 
-def lived(page: int, rows: list[Row], base: int) -> int:
-    """Every step of the future, one after the other."""
-    worst = 0
-    for k in range(max((rest for _, rest, _ in rows), default=0) + 1):
-        pages = (-(-(tokens + k) // page) - common for tokens, rest, common in rows if rest >= k)
-        worst = max(worst, sum(pages))
+def lived(page: int, rows: list[Row], base: int, last: list[Row] | None = None) -> int:
+    """Every step of the future, one after the other. last: rows that stay when they are full."""
+    worst, last = 0, last or []
+    for k in range(max((rest for _, rest, _ in [*rows, *last]), default=0) + 1):
+        pages = [-(-(tokens + k) // page) - common for tokens, rest, common in rows if rest >= k]
+        full = [-(-(tokens + min(k, rest)) // page) - common for tokens, rest, common in last]
+        worst = max(worst, sum(pages) + sum(full))
     return base + worst
+
+
+def within(page: int, rows: list[Row]) -> list[Row]:
+    return [(tokens, rest, min(common, tokens // page)) for tokens, rest, common in rows]
 
 
 @given(PAGES, ROWS, st.integers(0, 9))
@@ -69,6 +74,45 @@ def test_what_fits_is_what_the_peak_says(
     assert fits == (lived(page, [*rows, (tokens, rest, 0)], 3) <= total)
 
 
+@given(
+    page=PAGES,
+    first=ROWS,
+    then=st.lists(st.tuples(ROWS.map(lambda r: r[:1]), st.booleans()), max_size=8),
+    asked=st.booleans(),
+)
+def test_rows_that_end_last_stand_full_until_all_others_have_ended(
+    page: int, first: list[Row], then: list[tuple[list[Row], bool]], asked: bool
+) -> None:
+    rows, last = within(page, first), list[Row]()
+    grown = outlook(page, rows, 5)
+    for one, ends_last in then:
+        for row in within(page, one):
+            told = grown.peak_with(*row, ends_last) if asked else None
+            grown.add(*row, ends_last)
+            (last if ends_last else rows).append(row)
+            want = lived(page, rows, 5, last)
+            assert told in (None, want)
+            if asked:
+                assert grown.peak == want
+    assert grown.peak == lived(page, rows, 5, last)
+
+
+@given(PAGES, ROWS, ROWS, st.lists(st.integers(0, 60), min_size=12, max_size=12))
+def test_however_late_a_row_begins_to_grow_its_pages_were_reckoned_with(
+    page: int, rows: list[Row], beside: list[Row], late: list[int]
+) -> None:
+    rows, beside = within(page, rows), within(page, beside)
+    reckoned = outlook(page, rows, 0)
+    for row in beside:
+        reckoned.add(*row, last=True)
+    for k in range(120):
+        held = sum(-(-(t + k) // page) - common for t, rest, common in rows if rest >= k)
+        for (tokens, rest, common), delay in zip(beside, late, strict=False):
+            if rest + delay >= k:
+                held += -(-(tokens + max(0, k - delay)) // page) - common
+        assert held <= reckoned.peak
+
+
 def test_rows_that_end_apart_are_not_added_up() -> None:
     rows = [(100, rest, 0) for rest in range(0, 1000, 100)]
     assert outlook(1, rows, 0).peak < sum(tokens + rest for tokens, rest, _ in rows) * 2 // 3
@@ -89,22 +133,44 @@ def test_more_rows_than_were_there_at_first_have_room() -> None:
     depth=st.integers(0, 1),
     mixed=st.booleans(),
     prefix=st.booleans(),
+    beside=st.integers(0, 3),
+    late=st.booleans(),
 )
 def test_rows_that_run_to_their_ends_are_never_retracted(
-    seed: int, page: int, chunk: int, depth: int, mixed: bool, prefix: bool
+    seed: int,
+    page: int,
+    chunk: int,
+    depth: int,
+    mixed: bool,
+    prefix: bool,
+    beside: int,
+    late: bool,
 ) -> None:
-    world = full_world(seed, page, chunk, depth, mixed, prefix)
+    """However long prefills beside their steps may take."""
+    world = full_world(seed, page, chunk, depth, mixed, prefix, beside, late)
     world.drain()
     assert world.scheduler.stats().retractions == 0
     assert world.errors == 0 and world.finished == 24
 
 
-def full_world(seed: int, page: int, chunk: int, depth: int, mixed: bool, prefix: bool) -> World:
-    """Requests without stop ids, which a pool of 96 tokens holds few of at a time."""
+def full_world(
+    seed: int,
+    page: int,
+    chunk: int,
+    depth: int,
+    mixed: bool,
+    prefix: bool,
+    beside: int = 0,
+    late: bool = False,
+) -> World:
+    """Requests without stop ids, which a pool of 96 tokens holds few of at a time. beside: rows
+    beside whose steps prompts are computed; late: such steps end as late as they can."""
     config = ScheduleConfig(
-        page_size=page, chunk=chunk, depth=depth, mixed_chunk=mixed, prefix_cache=prefix
-    )
+        page_size=page, chunk=chunk, depth=depth, mixed_chunk=mixed, prefix_cache=prefix,
+        beside_rows=beside, beside_filled=0.0,
+    )  # fmt: skip
     world = World(Shape(config, 96 // page, 96, 8), seed)
+    world.oracle.early = 0.0 if late else 0.3
     rng = random.Random(seed)
     for i in range(24):
         prompt = [*world.families[i % 3][: rng.randrange(40)], rng.randrange(VOCAB)]
@@ -115,8 +181,21 @@ def full_world(seed: int, page: int, chunk: int, depth: int, mixed: bool, prefix
     return world
 
 
+def test_prefills_beside_are_reckoned_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if rows grew and ended at once, the same loads are too much."""
+    add, fits = Outlook.add, Outlook.fits
+    monkeypatch.setattr(Outlook, "add", lambda self, *row, last=False: add(self, *row[:3]))
+    monkeypatch.setattr(Outlook, "fits", lambda self, *row: fits(self, *row[:4]))
+    retracted = 0
+    for seed in range(5):
+        world = full_world(seed, 4, 64, 1, False, True, beside=1)
+        world.drain()
+        retracted += world.scheduler.stats().retractions
+    assert retracted, "the loads above do not press on the pool"
+
+
 def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running.Running, "outlook", lambda self, ratio, cache: _Blind())
+    monkeypatch.setattr(running.Running, "outlook", lambda self, *_: _Blind())
     retracted = 0
     for seed in range(5):
         world = full_world(seed, 4, 64, 1, False, True)
@@ -132,5 +211,5 @@ class _Blind(Outlook):
         none = np.empty(0, dtype=np.int32)
         super().__init__(4, none, none, none, 0)
 
-    def fits(self, tokens: int, rest: int, common: int, total: int) -> bool:
+    def fits(self, tokens: int, rest: int, common: int, total: int, last: bool = False) -> bool:
         return True

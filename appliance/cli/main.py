@@ -190,7 +190,14 @@ def run(argv: Sequence[str]) -> int:
     before = dict(os.environ)
 
     def attempt() -> int:
-        code = group.main(args=list(argv), prog_name="appliance", obj=out, standalone_mode=False)
+        if "_APPLIANCE_COMPLETE" in os.environ:
+            group.main(args=list(argv), prog_name="appliance", obj=out, standalone_mode=False)
+        # not by `group.main`, which makes a 1 of a reader that has gone
+        try:
+            with group.make_context("appliance", list(argv), obj=out) as ctx:
+                code = group.invoke(ctx)
+        except click.exceptions.Exit as e:
+            return e.exit_code
         return code if isinstance(code, int) else 0
 
     try:
@@ -225,7 +232,7 @@ def _guard(out: Output, attempt: Callable[[], int]) -> int:
     except click.ClickException as e:
         out.error(ApplianceError(e.format_message()))
         return 1
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, EOFError, KeyboardInterrupt):
         out.note("stopped by Ctrl-C")
         return 130
     except BrokenPipeError:

@@ -176,6 +176,18 @@ def test_reader_that_leaves_is_no_error() -> None:
     assert done.returncode in (0, 141)
 
 
+def test_a_reader_that_leaves_in_the_middle_is_told_as_a_signal_would_be() -> None:
+    """Not as a failure: `appliance explain | head -1` under `set -o pipefail`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "explain"],
+        stdout=writer, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_results_and_notes_go_where_they_belong(
     cli: Callable[..., object], command: Callable[[Callable[[Output], object]], None]
 ) -> None:

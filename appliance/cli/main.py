@@ -232,7 +232,9 @@ def _guard(out: Output, attempt: Callable[[], int]) -> int:
     except click.ClickException as e:
         out.error(ApplianceError(e.format_message()))
         return 1
-    except (click.Abort, EOFError, KeyboardInterrupt):
+    except (click.Abort, EOFError, KeyboardInterrupt) as e:
+        if not isinstance(e, click.Abort):
+            click.echo(err=True)  # ends the line on which the terminal has written ^C
         out.note("stopped by Ctrl-C")
         return 130
     except BrokenPipeError:

@@ -30,11 +30,12 @@ def candidates(profiles: Iterable[Stored], hardware: HardwareSnapshot) -> list[C
     """
     ranked = sorted(
         (
-            (-rank, not s.own, m.count, -m.cores_min, s.profile.name, Chosen(s.profile, why))
+            (-rank, not s.own, m.count, -m.cores_min, s.profile.name, Chosen(s.profile, told))
             for s in profiles
             for m in [s.profile.match]
             if not mismatch(s.profile, hardware) and (s.own or not rounds(s.profile))
             for rank, why in [_rank(m, hardware)]
+            for told in [f"your own: {s.profile.summary}" if s.own else why]
         ),
         key=lambda entry: entry[:5],
     )

@@ -102,7 +102,7 @@ chunk = 4096
 def test_own_profile_goes_before_a_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes(OWN)
     chosen = match.choose(store.load(SHIPPED, tmp_path).values(), H100)
-    assert chosen.profile.name == "mine"
+    assert chosen.profile.name == "mine" and chosen.why == "your own: ours"
 
 
 def test_unknown_name_suggests(shipped: dict[str, store.Stored]) -> None:

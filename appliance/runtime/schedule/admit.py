@@ -50,7 +50,7 @@ class Admission:
         self._most = config.max_prefill
         if self._chunked:
             self._most = max(config.page_size, min(config.chunk, config.max_prefill))
-        self._mixed = config.mixed_chunk
+        self._mixed, self._mixed_tokens = config.mixed_chunk, config.mixed_tokens
         self._shared = cache.pages_of(SHARED) * cache.page_size if config.prefix_cache else 0
         self._computing: dict[tuple[str, bytes], Request] = {}
         self._admissions = 0
@@ -167,11 +167,13 @@ class Admission:
         return _Verdict.TAKEN
 
     def _rest(self, request: Request, chunk: int, whole: int) -> int:
-        """Steps of the rows that run now until this request has ended, at most. Where they go on
-        beside a prefill, those of its chunks count."""
+        """Steps of the rows that run now until this request has ended, at most. Where they are in
+        one with a prefill, those of its chunks count: all of these, or a last one that is short."""
         last = self._running.last_length(request) - 1
         rest = min(max(0, last - len(request.history)), RESERVE_MOST) + LINGER
-        return rest + -(-whole // chunk) if self._mixed else rest
+        if self._mixed or self._most <= self._mixed_tokens:
+            return rest + -(-whole // chunk)
+        return rest + (self._mixed_tokens > 1)
 
     def _fits(self, lease: Lease, length: int, rest: int, common: int, outlook: Outlook) -> bool:
         cache = self._cache

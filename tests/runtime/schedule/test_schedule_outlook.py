@@ -125,7 +125,7 @@ def test_more_rows_than_were_there_at_first_have_room() -> None:
     assert grown.peak == lived(4, [(8, rest % 7, 0) for rest in range(300)], 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     page=st.sampled_from([1, 4, 16]),
@@ -135,6 +135,7 @@ def test_more_rows_than_were_there_at_first_have_room() -> None:
     prefix=st.booleans(),
     beside=st.integers(0, 3),
     late=st.booleans(),
+    short=st.sampled_from([1, 8, 40, 96]),
 )
 def test_rows_that_run_to_their_ends_are_never_retracted(
     seed: int,
@@ -145,9 +146,11 @@ def test_rows_that_run_to_their_ends_are_never_retracted(
     prefix: bool,
     beside: int,
     late: bool,
+    short: int,
 ) -> None:
-    """However long prefills beside their steps may take."""
-    world = full_world(seed, page, chunk, depth, mixed, prefix, beside, late)
+    """However long prefills beside their steps may take, and whether or not short ones are in
+    these."""
+    world = full_world(seed, page, chunk, depth, mixed, prefix, beside, late, short)
     world.drain()
     assert world.scheduler.stats().retractions == 0
     assert world.errors == 0 and world.finished == 24
@@ -162,12 +165,14 @@ def full_world(
     prefix: bool,
     beside: int = 0,
     late: bool = False,
+    short: int = 1,
 ) -> World:
     """Requests without stop ids, which a pool of 96 tokens holds few of at a time. beside: rows
-    beside whose steps prompts are computed; late: such steps end as late as they can."""
+    beside whose steps prompts are computed; late: such steps end as late as they can; short: tokens
+    of prefills that decode rows join."""
     config = ScheduleConfig(
         page_size=page, chunk=chunk, depth=depth, mixed_chunk=mixed, prefix_cache=prefix,
-        beside_rows=beside, beside_filled=0.0,
+        beside_rows=beside, beside_filled=0.0, mixed_tokens=short,
     )  # fmt: skip
     world = World(Shape(config, 96 // page, 96, 8), seed)
     world.oracle.early = 0.0 if late else 0.3

@@ -27,6 +27,8 @@ PREFILL_PASS_PER_LAYER = 2 * MIB
 PREFILL_PASSES = 16
 SAMPLED_ROWS = 512
 """Rows whose logits are in float32 at a time."""
+PENALIZED_ROWS = 512
+"""Rows with penalties at a time; each has a number of 16 bits for every token."""
 FILTER_ROWS = 128
 FILTER_BYTES = 38
 """Rows that top-k, top-p and min-p sort at a time, and what each of their logits takes then."""
@@ -104,11 +106,13 @@ def _sampling(spec: ModelSpec, config: RuntimeConfig) -> int:
 
 
 def _tables(spec: ModelSpec, config: RuntimeConfig) -> int:
-    """The page table of all slots, and cosines and sines of every position."""
+    """The page table of all slots, cosines and sines of every position, and what has been written
+    by rows with penalties."""
     context = config.model.context or spec.max_context
     columns = -(-context // config.schedule.page_size)
     turned = spec.attention.rope.rotary_dim or spec.attention.head_dim
-    return (config.schedule.max_running + 1) * columns * 4 + context * turned * 4
+    penalties = min(config.schedule.max_running, PENALIZED_ROWS) * spec.vocab * 2
+    return (config.schedule.max_running + 1) * columns * 4 + context * turned * 4 + penalties
 
 
 def _graphs(spec: ModelSpec, config: RuntimeConfig) -> int:

@@ -132,7 +132,7 @@ def test_70b_does_not_fit_one_h100_and_names_the_tp_that_does() -> None:
     with pytest.raises(DoesNotFitError) as caught:
         limit(plan, SPEC_70B, H100X8)
     assert caught.value.exit_code == 7
-    assert "weights need 141.7 GB" in caught.value.message
+    assert "weights need 141.8 GB" in caught.value.message
     assert "--tp 4" in caught.value.hint or "--tp 2" in caught.value.hint
     tp = int(caught.value.hint.partition("--tp ")[2][0])
     assert fit.fit(SPEC_70B, plan_for(SPEC_70B, H100X8, tp=tp).config, H100X8).fits
@@ -275,6 +275,12 @@ def test_rows_in_float32_are_those_of_the_sampler() -> None:
     from appliance.runtime.engine.sample.sampler import PART
 
     assert PART == footprint.SAMPLED_ROWS
+
+
+def test_rows_with_penalties_are_those_of_the_engine() -> None:
+    from appliance.runtime.wire.step import PENALIZED_MOST
+
+    assert PENALIZED_MOST == footprint.PENALIZED_ROWS
 
 
 @pytest.mark.parametrize("gpu", ["h100", "t4x8", "rtx4090x2", "l40sx4"])

@@ -14,6 +14,7 @@ from appliance.runtime.offline import Engine, Generation
 from appliance.runtime.schedule.draft import Draft
 from appliance.runtime.schedule.request import Request
 from appliance.runtime.wire.request import Grammar, Sampling, TokenRequest, ids_to_bytes
+from appliance.runtime.wire.step import Step
 
 SETTINGS = {"engine.threads": 1, "schedule.max_running": 16, "engine.max_total_tokens": 16000}
 SCHEMA = {
@@ -79,6 +80,33 @@ def test_neighbours_write_what_they_write_alone(engine: Engine) -> None:
     assert [a.ids for a in answers[: len(FREE)]] == alone
     for answer in answers[len(FREE) :]:
         person(answer)
+
+
+def test_prefills_beside_leave_rows_under_a_grammar_as_they_are(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which have forced text computed meanwhile, and whose own prompts are computed in turn."""
+    free = {"max_tokens": 30, "temperature": 0.7, "seed": 3, "ignore_eos": True}
+    sampling = {"max_tokens": 100, "grammar": PERSON, "temperature": 0.0}
+    prompts = [f"{i} {FREE[0]} fine. " * 6 for i in range(5)]
+    alone = [engine.generate(p, free).ids for p in prompts]
+    want = ask(engine, max_tokens=100).text
+    kinds: list[tuple[bool, bool]] = []
+    make = Draft.step
+
+    def step(self: Draft, id: int, freed: list[int], beside: bool = False) -> Step:
+        made = make(self, id, freed, beside)
+        kinds.append((beside, made.prefill_rows > 0))
+        return made
+
+    monkeypatch.setattr(Draft, "step", step)
+    beside = {"schedule.beside_rows": 1, "schedule.beside_filled": 0.0, "schedule.chunk": 16}
+    with Engine(None, {**SETTINGS, **beside}) as other:
+        asked: list[dict[str, object]] = [sampling, *[free] * 5, sampling]
+        first, *answers, last = other.generate([PROMPT, *prompts, PROMPT], asked)
+    assert [a.ids for a in answers] == alone
+    assert first.text == last.text == want
+    assert {(True, True), (False, True), (False, False)} == set(kinds)
 
 
 def test_forced_text_takes_fewer_steps_and_is_the_same_kind_of_answer(engine: Engine) -> None:

@@ -323,7 +323,8 @@ class Scheduler:
         slots = running.ready()
         if draft.prefill_rows:
             slots = slots[~np.isin(slots, draft.prefill_slots)]
-        if running.constrained[slots].any():
+        # a step that computes forced tokens waits for what runs beside, and every row with it
+        if not self._counts.beside and running.constrained[slots].any():
             add_forced(running, self.cache, slots, draft)
             slots = slots[~np.isin(slots, draft.prefill_slots)]
         crossing = running.crossing(slots)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
 from appliance.errors import RequestError
 from appliance.runtime.offline import Engine, Generation
+from appliance.runtime.schedule import scheduler
+from appliance.runtime.schedule.constrain import add_forced
 from appliance.runtime.schedule.draft import Draft
 from appliance.runtime.schedule.request import Request
+from appliance.runtime.schedule.running import Running
 from appliance.runtime.wire.request import Grammar, Sampling, TokenRequest, ids_to_bytes
 from appliance.runtime.wire.step import Step
 
@@ -85,7 +89,8 @@ def test_neighbours_write_what_they_write_alone(engine: Engine) -> None:
 def test_prefills_beside_leave_rows_under_a_grammar_as_they_are(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which have forced text computed meanwhile, and whose own prompts are computed in turn."""
+    """Their own prompts are computed in turn. Forced text is decoded meanwhile, for a step that
+    computes it would wait for the prefill."""
     free = {"max_tokens": 30, "temperature": 0.7, "seed": 3, "ignore_eos": True}
     sampling = {"max_tokens": 100, "grammar": PERSON, "temperature": 0.0}
     prompts = [f"{i} {FREE[0]} fine. " * 6 for i in range(5)]
@@ -99,14 +104,23 @@ def test_prefills_beside_leave_rows_under_a_grammar_as_they_are(
         kinds.append((beside, made.prefill_rows > 0))
         return made
 
+    forced: list[bool] = []
+
+    def adds(running: Running, *rest: Any) -> None:
+        forced.append(bool(running.beside.any()))
+        add_forced(running, *rest)
+
     monkeypatch.setattr(Draft, "step", step)
+    monkeypatch.setattr(scheduler, "add_forced", adds)
     beside = {"schedule.beside_rows": 1, "schedule.beside_filled": 0.0, "schedule.chunk": 16}
     with Engine(None, {**SETTINGS, **beside}) as other:
+        ask(other)  # its grammar is known from now on, and keeps nobody waiting
         asked: list[dict[str, object]] = [sampling, *[free] * 5, sampling]
         first, *answers, last = other.generate([PROMPT, *prompts, PROMPT], asked)
     assert [a.ids for a in answers] == alone
     assert first.text == last.text == want
     assert {(True, True), (False, True), (False, False)} == set(kinds)
+    assert forced and not any(forced)
 
 
 def test_forced_text_takes_fewer_steps_and_is_the_same_kind_of_answer(engine: Engine) -> None:

@@ -9,6 +9,7 @@ import logging
 import numpy as np
 
 from appliance.runtime.config import ScheduleConfig
+from appliance.runtime.schedule import together
 from appliance.runtime.schedule.admit import Admission
 from appliance.runtime.schedule.cache.cache import Cache
 from appliance.runtime.schedule.constrain import Waiting, add_forced, masks_of
@@ -33,8 +34,6 @@ ROOM_AHEAD = 20
 PREFIXES_TOLD = 8
 BESIDE_MOST = 2
 """Steps beside decode steps in the air: one at work, one that waits for it."""
-MIXED_ROWS = 64
-"""Rows past which a step is not mixed: each costs the attention of a prompt, a tile for a token."""
 
 
 class _Counts:
@@ -145,10 +144,13 @@ class Scheduler:
             self._retract_newest()
         draft = Draft()
         if counts.beside < BESIDE_MOST:
-            self._admission.fill(draft, self._ratio.value, self._may_run_beside())
-        if draft.rows and self._runs_beside(draft):
+            may = together.may_run_beside(self._config, self.running, len(self.queue))
+            self._admission.fill(draft, self._ratio.value, may)
+        if draft.rows and together.runs_beside(
+            self._config, self.running, self.cache, draft, counts.beside
+        ):
             return self._launched(draft, beside=True)
-        if not draft.rows or self._config.mixed_chunk or self._mixes(draft):
+        if not draft.rows or together.mixes(self._config, self.running, draft):
             fits = self._add_decode(draft)
             if not draft.rows and self.in_air:
                 return None
@@ -287,35 +289,6 @@ class Scheduler:
             request.finish()
             del self._live[request.rid]
             self._notices.append(delta)
-
-    def _may_run_beside(self) -> bool:
-        """Whether some part of a prefill that begins now might, if all that wait begin with it."""
-        least = self._config.beside_rows
-        return bool(least) and self.running.count + len(self.queue) >= least
-
-    def _runs_beside(self, draft: Draft) -> bool:
-        """Whether the prefill is worth a step beside those of the rows that decode. While one is in
-        the air, any other would have to wait for its end, and the rows for both."""
-        least = self._config.beside_rows
-        if not least or not draft.plain or self.running.constrained[draft.prefill_slots].any():
-            return False
-        if self._counts.beside:
-            return True
-        if self.cache.held < self._config.beside_filled * self.cache.total:
-            return False
-        return draft.tokens > self._config.mixed_tokens and len(self.running.ready()) >= least
-
-    def _mixes(self, draft: Draft) -> bool:
-        """Whether the prefill is so short that its pass, like one of decode rows, is the time of
-        reading the weights: both as one read them once."""
-        if draft.tokens > self._config.mixed_tokens:
-            return False
-        ready = self.running.ready()
-        rows = len(ready) - int(np.isin(ready, draft.prefill_slots).sum())
-        return (
-            draft.tokens + rows <= self._config.mixed_tokens
-            and draft.prefill_rows + rows <= MIXED_ROWS
-        )
 
     def _add_decode(self, draft: Draft) -> bool:
         """Adds all rows that decode; False, and nothing added, when pages are short."""

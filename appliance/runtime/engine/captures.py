@@ -58,5 +58,10 @@ class Captures:
         self._memory = self._memory or graph.pool()
         self._graphs[size] = graph
 
+    def drop(self) -> None:
+        """Gives up what was captured at once: its owner, whose methods are the body, is held by
+        this and holds it, and is not collected once what is built has been frozen."""
+        self._graphs.clear()
+
     def replay(self, size: int) -> None:
         self._graphs[size].replay()

@@ -83,6 +83,9 @@ class DecodeGraphs:
     def capture(self, size: int) -> None:
         self._captures.capture(size)
 
+    def drop(self) -> None:
+        self._captures.drop()
+
     def _prepare(self, size: int) -> None:
         self._table.zero_()
         self._table[:size] = self._slots.spare

@@ -59,6 +59,9 @@ class PrefillGraphs:
     def capture(self, size: int) -> None:
         self._captures.capture(size)
 
+    def drop(self) -> None:
+        self._captures.drop()
+
     def _prepare(self, size: int) -> None:
         self._table.zero_()
         self._table[2 * size :] = self._slots.spare

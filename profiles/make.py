@@ -61,6 +61,26 @@ MEASURED = {
         "result": "17,719 output tok/s for 2000 sharegpt-like requests of the Llama-3.1-8B shape",
         "fields": [],
     },
+    "h200x1-bf16": {
+        "note": (
+            "measured as one set: docs/measurements.md under 'One H200'; none of its values was "
+            "measured against another, they are derived from the GPU's memory size"
+        ),
+        "machine": "1x NVIDIA H200, 16 cores, torch 2.11+cu130, FlashInfer 0.6.14",
+        "date": "2026-11-21",
+        "result": "14,553 output tok/s for 2000 sharegpt-like requests of the Llama-3.1-8B shape",
+        "fields": [],
+    },
+    "h200x1-fp8": {
+        "note": (
+            "measured as one set: docs/measurements.md under 'One H200'; none of its values was "
+            "measured against another, they are derived from the GPU's memory size"
+        ),
+        "machine": "1x NVIDIA H200, 16 cores, torch 2.11+cu130, FlashInfer 0.6.14",
+        "date": "2026-11-21",
+        "result": "20,341 output tok/s for 2000 sharegpt-like requests of the Llama-3.1-8B shape",
+        "fields": [],
+    },
 }  # fmt: skip
 
 

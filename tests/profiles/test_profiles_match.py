@@ -50,7 +50,9 @@ def test_files_are_as_the_table_says() -> None:
 
 def test_measured_fields_are_set_by_the_profile(shipped: dict[str, store.Stored]) -> None:
     measured = [s.profile for s in shipped.values() if s.profile.evidence.measured]
-    assert [p.name for p in measured] == ["h100x1-bf16", "h100x1-fp8"]
+    assert [p.name for p in measured] == [
+        f"{gpu}x1-{numbers}" for gpu in ("h100", "h200") for numbers in ("bf16", "fp8")
+    ]
     for profile in measured:
         assert set(profile.evidence.fields) <= set(profile.values())
         assert profile.evidence.machine and profile.evidence.date

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import flashinfer
 import torch
 
-from appliance.kernels import gemm_fp8
+from appliance.kernels import eight_rows, gemm_fp8
 from appliance.kernels.cuda_ops import CudaOps
 from appliance.kernels.few_rows import FewRows, LayerTensors, Shape
 from benchmarks.gpu_clock import captured, microseconds
@@ -67,13 +67,14 @@ class Layers:
         self.x = torch.randn(rows, e, device="cuda", dtype=torch.bfloat16)
         self._ops = CudaOps(torch.device("cuda"))
         self._wrapper = self._planned(rows, position, shape)
-        self._kernel = FewRows(
-            shape,
-            [LayerTensors(tuple(w.values for w in ws), tuple(w.scale for w in ws), self.norm,
-                          self.norm, None, None, self.k, self.v, self.cos_sin)
-             for ws in self.weights],
-            self.norm, self.norm, EPS, SIZE**-0.5,
-        )  # fmt: skip
+        layers = [
+            LayerTensors(tuple(w.values for w in ws), tuple(w.scale for w in ws), self.norm,
+                         self.norm, None, None, self.k, self.v, self.cos_sin)
+            for ws in self.weights
+        ]  # fmt: skip
+        given = shape, layers, self.norm, self.norm, EPS, SIZE**-0.5
+        self._kernel = FewRows(*given)
+        self._eight = eight_rows.EightRows(*given) if rows <= eight_rows.MAX_ROWS else None
 
     def _planned(
         self, rows: int, position: int, shape: Shape
@@ -91,8 +92,12 @@ class Layers:
         )  # fmt: skip
         return wrapper
 
-    def ours(self) -> torch.Tensor:
+    def sixteen(self) -> torch.Tensor:
         return self._kernel.run(self.x, self.positions, self.indptr, self.indices)
+
+    def eight(self) -> torch.Tensor:
+        assert self._eight is not None
+        return self._eight.run(self.x, self.positions, self.indptr, self.indices)
 
     def theirs(self) -> torch.Tensor:
         ops, residual = self._ops, self.x.clone()
@@ -118,18 +123,20 @@ def main() -> None:
     given = parser.parse_args()
     for rows in (int(r) for r in given.rows.split(",")):
         layers = Layers(given.layers, rows, given.position, SHAPE._replace(narrow=given.fp8))
-        theirs, ours = layers.theirs().clone(), layers.ours().clone()
-        differs = float((ours.float() - theirs.float()).norm() / theirs.float().norm())
-        library, own = (
-            microseconds(captured(w), given.layers) for w in (layers.theirs, layers.ours)
-        )
-        floor = layers.bytes / COPY * 1e6
-        print(
-            f"layer at {given.position}, {rows:2} rows: library {library:6.1f} us, one kernel "
-            f"{own:6.1f} us = {library / own:.3f} x, weights at {floor / own:.2f} of copy speed "
-            f"(floor {floor:.1f} us), differs by {differs:.1e}",
-            flush=True,
-        )
+        theirs, floor = layers.theirs().clone(), layers.bytes / COPY * 1e6
+        library = microseconds(captured(layers.theirs), given.layers)
+        ways = {"for 16": layers.sixteen}
+        if rows <= eight_rows.MAX_ROWS:
+            ways["for 8"] = layers.eight
+        for name, way in ways.items():
+            differs = float((way().float() - theirs.float()).norm() / theirs.float().norm())
+            own = microseconds(captured(way), given.layers)
+            print(
+                f"layer at {given.position}, {rows:2} rows: library {library:6.1f} us, one kernel "
+                f"{name} {own:6.1f} us = {library / own:.3f} x, weights at {floor / own:.2f} of "
+                f"copy speed (floor {floor:.1f} us), differs by {differs:.1e}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

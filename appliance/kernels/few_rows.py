@@ -2,7 +2,8 @@
 
 The kernel holds every multiprocessor from the first layer to the last, so that weights are read
 without a pause: what a decode step of few rows takes is the time of that. It is compiled for the
-model's widths and the GPU at hand when it is first needed, and kept beside triton's kernels.
+model's widths and the GPU at hand when it is first needed, and kept beside triton's kernels. Up
+to 8 rows go through eight_rows.py where the GPU can.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ class FewRows:
         self._eps, self._softmax_scale, self._count = eps, softmax_scale, len(layers)
         self._kernels = _kernels(shape, device, folder)
         self._kept = (list(layers), first_norm, final_norm)
-        self._table = _table(layers, device)
+        self._table = layer_table(layers, device)
         form = torch.float16 if shape.narrow else torch.bfloat16
         self._buffers = self._allocated(form, device)
         self._addresses = {name: t.data_ptr() for name, t in self._buffers.items()}
@@ -221,7 +222,9 @@ class FewRows:
         return self._buffers["out"][: rows * self._shape.hidden].view(rows, -1)
 
 
-def _table(layers: Sequence[LayerTensors], device: torch.device) -> Tensor:
+def layer_table(layers: Sequence[LayerTensors], device: torch.device) -> Tensor:
+    """The layers' addresses as both kernels for few rows read them."""
+
     def at(tensor: Tensor | None) -> int:
         return 0 if tensor is None else tensor.data_ptr()
 

@@ -1,4 +1,5 @@
-"""The decoder's pass for few decode rows as one kernel: what small captured passes run.
+"""The decoder's pass for few decode rows as one kernel: what small captured passes run. There are
+two kernels, for up to 8 rows on GPUs since Hopper and for up to 16.
 
 In: a batch of single tokens and the rows' page lists. Out: hidden states after the last norm. It
 means what `Decoder.forward` means; the weights are the decoder's own. 8-bit weights are widened as
@@ -12,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from appliance.kernels import few_rows
+from appliance.kernels import eight_rows, few_rows
 from appliance.kernels.few_rows import HEAD, LayerTensors, Shape
 from appliance.runtime.model.attention.backend import RowTables
 from appliance.runtime.model.batch import Batch, KVPages
@@ -77,15 +78,21 @@ class FewRows:
             for layer, behind, own in zip(layers, norms, pages, strict=True)
         ]
         self._model = model
-        self._kernel = few_rows.FewRows(
-            shape_of(model, spec, page_size), tensors, layers[0].attention_norm.weight,
-            model.norm.weight, spec.norm_eps, spec.attention.head_dim**-0.5,
-        )  # fmt: skip
+        shape, first = shape_of(model, spec, page_size), layers[0].attention_norm.weight
+        given = shape, tensors, first, model.norm.weight, spec.norm_eps
+        scale = spec.attention.head_dim**-0.5
+        capability = torch.cuda.get_device_capability(first.device)
+        self._kernels: list[tuple[int, few_rows.FewRows | eight_rows.EightRows]] = [
+            (few_rows.MAX_ROWS, few_rows.FewRows(*given, scale))
+        ]
+        if not eight_rows.why_not(shape, capability):
+            self._kernels.insert(0, (eight_rows.MAX_ROWS, eight_rows.EightRows(*given, scale)))
 
     def run(self, batch: Batch, tables: RowTables) -> Tensor:
         """[T, hidden] for a batch of single tokens, 16 at most; overwritten by the next run."""
         x = self._model.embedding.embed(batch.ids)
-        return self._kernel.run(x, batch.positions, tables.indptr, tables.indices)
+        kernel = next(kernel for most, kernel in self._kernels if len(x) <= most)
+        return kernel.run(x, batch.positions, tables.indptr, tables.indices)
 
 
 def _tensors(layer: Layer, next_norm: Tensor, own: KVPages) -> LayerTensors:

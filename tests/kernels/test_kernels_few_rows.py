@@ -295,16 +295,21 @@ def test_pages_are_written_as_the_plain_kernels_write_them(
 def test_the_kernel_for_eight_says_the_same_a_thousand_times() -> None:
     """Its blocks never meet: what a pass leaves must not be taken for the next one's."""
     shape, most = LLAMA_8B, 900
-    model = made(shape, 3, 8 * -(-most // shape.page), most)
+    each = 8 * -(-most // shape.page)
+    model = made(shape, 3, 3 * each, most)
     kernel = eight_rows.EightRows(
         shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5
     )
     cases = []
-    for count in (1, 3, 8):
-        rows, x = rows_of(count, most, shape.page), torch.randn(count, shape.hidden, device=cuda)
-        given = x.bfloat16(), rows.positions, rows.indptr, rows.indices
+    for turn, count in enumerate((1, 3, 8)):  # on pages of their own: each writes to its own
+        rows = rows_of(count, most, shape.page)
+        rows = rows._replace(
+            indices=rows.indices + turn * each, kv_rows=rows.kv_rows + turn * each * shape.page
+        )
+        x = torch.randn(count, shape.hidden, device=cuda).bfloat16()
+        given = x, rows.positions, rows.indptr, rows.indices
         want = kernel.run(*given).clone()
-        assert relative(want, reference(model, shape, given[0], rows)) < 1.5e-2
+        assert relative(want, reference(model, shape, x, rows)) < 1.5e-2
         cases.append((given, want))
     wrong = torch.zeros((), dtype=torch.int64, device=cuda)
     for turn in range(1000):

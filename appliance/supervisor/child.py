@@ -69,10 +69,12 @@ class RuntimeCommands:
 
 
 def child_environment() -> dict[str, str]:
-    """For a Python of ours: it imports this very package, and nothing from its working folder."""
+    """For a Python of ours: it imports this very package, and nothing from its working folder. GPUs
+    have the numbers that the driver tells; CUDA by itself numbers those of a mixed box by speed."""
     environment = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
     environment["PYTHONUNBUFFERED"] = "1"
     environment["PYTHONSAFEPATH"] = "1"
+    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     home = str(Path(paths.__file__).parents[1])
     if home not in site.getsitepackages():
         rest = environment.get("PYTHONPATH")

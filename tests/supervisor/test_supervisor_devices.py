@@ -154,3 +154,12 @@ async def test_an_engine_starts_again_when_its_memory_is_back(
             lambda s: s.state == "ready" and pids(s, "engine") not in ([], first)
         )
         assert looks[0] >= 5 and status.restarts == 1
+
+
+async def test_an_engine_numbers_gpus_as_the_driver_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA by itself puts the fastest first: on a mixed box `--gpus 0` would be another one."""
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    async with staged(StandIns()) as stage:
+        await stage.heard("ready")
+        engine = psutil.Process(pids(await stage.status(), "engine")[0])
+        assert engine.environ()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"

@@ -55,6 +55,16 @@ def cache_dir() -> Path:
     return _told("CACHE") or Path(platformdirs.user_cache_dir(_APP))
 
 
+def kernel_variables() -> dict[str, str]:
+    """For processes of ours: where compilers keep what they made, unless it was said otherwise."""
+    own = {
+        "TRITON_CACHE_DIR": cache_dir() / "triton",
+        "FLASHINFER_WORKSPACE_BASE": cache_dir(),
+        "CUDA_CACHE_PATH": cache_dir() / "cuda",
+    }
+    return {name: os.environ.get(name) or str(folder) for name, folder in own.items()}
+
+
 def _told(kind: str) -> Path | None:
     """A folder by our own variable, by systemd's, or because this user is the machine's service."""
     ours, systemds = _VARIABLES[kind]

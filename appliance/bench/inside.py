@@ -112,6 +112,7 @@ def measure(engine: Any, todo: list[Job], start: float) -> Outcome:
 
 def main() -> None:
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Inside)
+    os.environ.update(task.variables)
     began = perf_counter()
     try:
         engine: Any = appliance.Engine(task.folder, task.settings)
@@ -124,7 +125,8 @@ def main() -> None:
         todo = jobs(workload)
         _Pending(engine, todo[0]).finish()
         engine.flush_cache()
-        say(Prepared({"ready_s": ready, "pages": engine.pages}))
+        facts = {"compile_s": engine.facts.get("compile_s"), "plain": engine.facts.get("plain", "")}
+        say(Prepared({"ready_s": ready, "pages": engine.pages, **facts}))
         line = sys.stdin.buffer.readline()
         if line:
             threading.Thread(target=end_with_parent, daemon=True).start()

@@ -16,13 +16,15 @@ from appliance.errors import UsageError
 class Inside(msgspec.Struct, frozen=True):
     """What the child does. folder: of the model. settings: dotted RuntimeConfig fields.
 
-    sharegpt: a file whose conversations become the workload's prompts, counted by the model's own
-    tokenizer; empty when the workload has its own.
+    variables: of its environment, for compilers that are loaded with the engine. sharegpt: a file
+    whose conversations become the workload's prompts, counted by the model's own tokenizer; empty
+    when the workload has its own.
     """
 
     workload: Workload
     folder: str
     settings: dict[str, Any] = {}
+    variables: dict[str, str] = {}
     sharegpt: str = ""
 
 
@@ -40,6 +42,22 @@ def run(task: Inside, watch: Watcher | None = None) -> tuple[Run, dict[str, Any]
     if not task.sharegpt:
         check(workload)
     return asyncio.run(_run(task, watch))
+
+
+def ready(task: Inside) -> dict[str, Any]:
+    """Loads the engine, answers one request and ends it: the engine's facts.
+
+    Raises UsageError, EngineError.
+    """
+    return asyncio.run(_ready(task))
+
+
+async def _ready(task: Inside) -> dict[str, Any]:
+    child = await Child.start("inside", task, "engine")
+    try:
+        return await child.prepared()
+    finally:
+        await child.stop()
 
 
 async def _run(task: Inside, watch: Watcher | None) -> tuple[Run, dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from appliance import paths
 from appliance.bench import chart, offline, report
 from appliance.bench.measure import Slo, figures
 from appliance.cli.bench_options import (
@@ -60,7 +61,9 @@ def offline_(ctx: click.Context, /, **given: Any) -> None:
     bar = Bar(out, workload.requests)
     out.detail(f"loading {config.model.id}")
     try:
-        task = offline.Inside(workload, config.model.path, settings_of(prepared), sharegpt)
+        task = offline.Inside(
+            workload, config.model.path, settings_of(prepared), paths.kernel_variables(), sharegpt
+        )
         run, facts = offline.run(task, bar)
     finally:
         bar.clear()

@@ -51,7 +51,7 @@ def df(out: Output) -> None:
         ("compiled kernels", paths.cache_dir()),
         ("logs and records", paths.state_dir()),
     ):
-        add(what, *_folder(where), where)
+        add(what, *folder_size(where), where)
     out.result(table(rows, right=(1, 2, 3)), {"schema": "appliance.cache/1", "places": data})
 
 
@@ -68,7 +68,7 @@ def prune(
     age = seconds(older_than, "--older-than") if older_than is not None else 0.0
     parts = partials(age) if want_partials or not kernels else []
     folder = paths.cache_dir()
-    kernel_bytes, kernel_files = _folder(folder) if kernels else (0, 0)
+    kernel_bytes, kernel_files = folder_size(folder) if kernels else (0, 0)
     total = sum(p.size_bytes for p in parts) + kernel_bytes
     for line in _listed(parts, kernel_bytes, folder):
         out.note(line)
@@ -135,7 +135,7 @@ def _listed(parts: list[Partial], kernel_bytes: int, folder: Path) -> list[str]:
     return lines + ([f"{gigabytes(kernel_bytes)} in {folder}"] if kernel_bytes else [])
 
 
-def _folder(folder: Path) -> tuple[int, int]:
+def folder_size(folder: Path) -> tuple[int, int]:
     """(bytes, files)"""
     size = count = 0
     for path in folder.rglob("*"):

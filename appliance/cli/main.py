@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("bench", "bench", "measure a server"),
     "connect": ("connect", "connect", "how a client is pointed here"),
     "cache": ("cache", "cache", "what models take on disk"),
+    "kernels": ("kernels", "kernels", "compile ahead of the first start"),
     "service": ("service", "service", "serve from the start of the machine on"),
     "completion": ("completion", "completion", "completion for bash, zsh or fish"),
     "explain": ("explain", "explain", "what an error's code means"),

@@ -445,7 +445,7 @@ class Engine:
         built = RankBuilder(
             self.config, self.spec, 0, 0, meeting if tp > 1 else None, lambda *_: None
         ).build()
-        self._device = built.executor
+        self._device, self.facts = built.executor, built.facts
         if ring is None:
             return built.executor, built.pages
         return RingExecutor(built.executor, ring), built.pages

@@ -75,6 +75,7 @@ def child_environment() -> dict[str, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     environment["PYTHONSAFEPATH"] = "1"
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    environment |= paths.kernel_variables()
     home = str(Path(paths.__file__).parents[1])
     if home not in site.getsitepackages():
         rest = environment.get("PYTHONPATH")

@@ -203,6 +203,7 @@ def test_where_nothing_runs(told: Told, home: Path) -> None:
         ("cache", "df"),
         ("cache", "prune", "--dry-run"),
         ("cache", "verify"),
+        ("kernels", "build", "--set", "engine.device=cpu"),
         ("service", "install", "--print"),
         ("completion", "bash"),
         ("explain",),

@@ -26,8 +26,7 @@ typedef unsigned long long u64;
 #define D 128
 #define WARPS 8
 #define THREADS (WARPS * 32)
-#define GROUPS 1  // of 8 tokens
-#define TOKENS (GROUPS * 8)
+#define TOKENS 8
 #define TOTAL ((HEADS + 2 * KV_HEADS) * D)
 #define MIXED (HEADS * D)
 #define HEADS_EACH (HEADS / KV_HEADS)
@@ -132,11 +131,6 @@ __device__ __forceinline__ void registers() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 #endif
 }
-
-template <int C>
-struct Count {
-  static constexpr int N = C;
-};
 
 // What another block may not have written yet; the first level's copies would never change.
 __device__ __forceinline__ uint4 handed_at(const void *at) {
@@ -336,8 +330,6 @@ struct Part {
   static constexpr int ITEMS = (16 * ONCE * TOKENS + 2 * THREADS - 1) / (2 * THREADS);
   static_assert(KIND != ADDED || (RB == 2 && ONCE == 2), "");
 
-  static __device__ __forceinline__ int tiles() { return (to() - from() + ROWS - 1) / ROWS; }
-
   static __device__ __forceinline__ int from() { return (u32)(OUTS / 2) * blockIdx.x / gridDim.x * 2; }
   static __device__ __forceinline__ int to() { return (u32)(OUTS / 2) * (blockIdx.x + 1) / gridDim.x * 2; }
   // Rows of a tile's 16 that there are, of which `here` are left.
@@ -359,16 +351,12 @@ struct Part {
 
   static __device__ __forceinline__ void tokens(uint4 *xs, const u16 *x, int K, int rows, int slice) {
     int lane = threadIdx.x % 32;
-    int column = (slice * WARPS + threadIdx.x / 32) * (128 / WIDTH);
+    int column = (slice * WARPS + threadIdx.x / 32) * (128 / WIDTH), token = lane / 4;
+    const char *at = (const char *)(x + (u64)token * K + column);
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-      int token = g * 8 + lane / 4;
-      const char *at = (const char *)(x + (u64)token * K + column);
-#pragma unroll
-      for (int i = 0; i < XV; i++) {
-        int byte = FP8 ? (i / 2) * 128 + lane % 4 * 32 + (i % 2) * 16 : i * 64 + lane % 4 * 16;
-        xs[g * XV + i] = token < rows ? handed_at(at + byte) : make_uint4(0, 0, 0, 0);
-      }
+    for (int i = 0; i < XV; i++) {
+      int byte = FP8 ? (i / 2) * 128 + lane % 4 * 32 + (i % 2) * 16 : i * 64 + lane % 4 * 16;
+      xs[i] = token < rows ? handed_at(at + byte) : make_uint4(0, 0, 0, 0);
     }
   }
 
@@ -377,13 +365,13 @@ struct Part {
     while (true) {
       bool all = true;
 #pragma unroll
-      for (int i = 0; i < XV * GROUPS; i++) all = all && there(xs[i]);
+      for (int i = 0; i < XV; i++) all = all && there(xs[i]);
       if (__all_sync(~0u, all)) return;
       tokens(xs, x, K, rows, slice);
     }
   }
 
-  static __device__ __forceinline__ void add_up(float (*sums)[4], u32 stage, const uint4 *xs) {
+  static __device__ __forceinline__ void add_up(float *sums, u32 stage, const uint4 *xs) {
     int lane = threadIdx.x % 32, odd = lane / 4 % 2;
     u32 at = stage + lane / 4 * LINE + threadIdx.x / 32 * 128 + lane % 4 * 16;
 #pragma unroll
@@ -395,21 +383,15 @@ struct Part {
       widened(low.z, l[4], l[5]), widened(low.w, l[6], l[7]);
       widened(high.x, h[0], h[1]), widened(high.y, h[2], h[3]);
       widened(high.z, h[4], h[5]), widened(high.w, h[6], h[7]);
-#pragma unroll
-      for (int g = 0; g < GROUPS; g++) {
-        uint4 x = xs[g * XV + half * 2], y = xs[g * XV + half * 2 + 1];
-        multiply(sums[g], l[0], h[0], l[1], h[1], x.x, x.y);
-        multiply(sums[g], l[2], h[2], l[3], h[3], x.z, x.w);
-        multiply(sums[g], l[4], h[4], l[5], h[5], y.x, y.y);
-        multiply(sums[g], l[6], h[6], l[7], h[7], y.z, y.w);
-      }
+      uint4 x = xs[half * 2], y = xs[half * 2 + 1];
+      multiply(sums, l[0], h[0], l[1], h[1], x.x, x.y);
+      multiply(sums, l[2], h[2], l[3], h[3], x.z, x.w);
+      multiply(sums, l[4], h[4], l[5], h[5], y.x, y.y);
+      multiply(sums, l[6], h[6], l[7], h[7], y.z, y.w);
 #else
-#pragma unroll
-      for (int g = 0; g < GROUPS; g++) {
-        uint4 x = xs[g * XV + half];
-        multiply(sums[g], low.x, high.x, low.y, high.y, x.x, x.y);
-        multiply(sums[g], low.z, high.z, low.w, high.w, x.z, x.w);
-      }
+      uint4 x = xs[half];
+      multiply(sums, low.x, high.x, low.y, high.y, x.x, x.y);
+      multiply(sums, low.z, high.z, low.w, high.w, x.z, x.w);
 #endif
     }
   }
@@ -440,7 +422,7 @@ struct Part {
                                              const float *squares_in, const u16 *next_norm, float *rms, float *shared,
                                              u16 *out, float *squares, Past past, May may) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rows = given.rows, slices = K * WIDTH / LINE;
-    uint4 xs[AHEAD][XV * GROUPS];
+    uint4 xs[AHEAD][XV];
     tokens(xs[0], x, K, rows, 0);
     ready(xs[0], x, K, rows, 0);
 #pragma unroll
@@ -448,13 +430,11 @@ struct Part {
 #pragma unroll 1
     for (int first = from(); first < to(); first += ROWS) {
       int here = min(to() - first, ROWS);
-      float sums[RB][GROUPS][4];
+      float sums[RB][4];
 #pragma unroll
       for (int b = 0; b < RB; b++)
 #pragma unroll
-        for (int g = 0; g < GROUPS; g++)
-#pragma unroll
-          for (int i = 0; i < 4; i++) sums[b][g][i] = 0.0f;
+        for (int i = 0; i < 4; i++) sums[b][i] = 0.0f;
 #pragma unroll 1
       for (int slice = 0; slice < slices; slice += AHEAD) {
 #pragma unroll
@@ -487,10 +467,8 @@ struct Part {
           int own = KIND == GATED ? b / ONCE * SETS + set + b % ONCE : set + b;
           if (set + b % ONCE < SETS && own < RB)
 #pragma unroll
-            for (int g = 0; g < GROUPS; g++)
-#pragma unroll
-              for (int i = 0; i < 4; i++)
-                mine[(b * 16 + lane / 4 + (i / 2) * 8) * (TOKENS + 1) + g * 8 + lane % 4 * 2 + i % 2] = sums[own][g][i];
+            for (int i = 0; i < 4; i++)
+              mine[(b * 16 + lane / 4 + (i / 2) * 8) * (TOKENS + 1) + lane % 4 * 2 + i % 2] = sums[own][i];
         }
         together();
         if (set == 0 && first + ROWS >= to()) past();
@@ -617,8 +595,8 @@ __device__ __forceinline__ void attend(const Run &run, Ring &ring, const Given &
     for (int i = 0; i < 8; i++) q[g][i] *= given.softmax_scale * 1.44269504f, total[g][i] = 0.0f;
   }
   // N tokens, of which this thread's half has one each; `counts`: a bit for each that does.
-  auto attend_to = [&](const uint4 *keys, const uint4 *values, auto count, u32 counts) {
-    constexpr int N = decltype(count)::N;
+  auto attend_to = [&](const uint4 *keys, const uint4 *values, u32 counts) {
+    constexpr int N = 2;
     float scores[N][HEADS_EACH];
 #pragma unroll
     for (int n = 0; n < N; n++) {
@@ -694,7 +672,7 @@ __device__ __forceinline__ void attend(const Run &run, Ring &ring, const Given &
         counts = 1;
       }
     }
-    attend_to(keys, values, Count<2>(), counts);
+    attend_to(keys, values, counts);
   }
   float *tops = shared, *masses = tops + 2 * WARPS * HEADS_EACH, *totals = masses + 2 * WARPS * HEADS_EACH;
   together();  // until everybody has left what is in there

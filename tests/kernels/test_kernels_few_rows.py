@@ -319,6 +319,40 @@ def test_the_kernel_for_eight_says_the_same_a_thousand_times() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(("page", "most"), [(16, 12_000), (64, 1_500), (128, 4_000)])
+def test_the_kernel_for_eight_on_long_rows(page: int, most: int) -> None:
+    """Every run of a row's tokens is used, and a run's page numbers are fetched in several goes."""
+    shape = SHAPES["one to a head"]._replace(page=page)
+    for count in (1, 2, 8):
+        model = made(shape, 2, count * -(-most // page), most)
+        kernel = eight_rows.EightRows(
+            shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5
+        )
+        rows = rows_of(count, most, page)
+        x = torch.randn(count, shape.hidden, device=cuda).bfloat16()
+        out = kernel.run(x, rows.positions, rows.indptr, rows.indices)
+        assert relative(out, reference(model, shape, x, rows)) < 1.5e-2, count
+
+
+@pytest.mark.gpu
+def test_a_row_of_nan_ends_and_spares_the_others() -> None:
+    """Blocks ask for a result until it is there: NaN must not look like one that is not."""
+    shape, most = SHAPES["qwen3, small"], 300
+    model = made(shape, 2, 4 * -(-most // shape.page), most)
+    kernel = eight_rows.EightRows(
+        shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5
+    )
+    rows = rows_of(4, most, shape.page)
+    x = torch.randn(4, shape.hidden, device=cuda).bfloat16()
+    x[2] = float("nan")
+    out = kernel.run(x, rows.positions, rows.indptr, rows.indices)
+    assert torch.isnan(out[2]).any()
+    others = torch.tensor([0, 1, 3], device=cuda)
+    want = reference(model, shape, x, rows)
+    assert relative(out[others], want[others]) < 1.5e-2
+
+
+@pytest.mark.gpu
 def test_what_was_compiled_is_found_again(tmp_path: Path, monkeypatch) -> None:
     shape = SHAPES["one to a head"]
     divided = few_rows.parts(shape, 132)

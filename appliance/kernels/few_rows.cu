@@ -11,31 +11,11 @@
 // Given when it is compiled: HIDDEN INNER HEADS KV_HEADS PAGE, GROUPS (of 8 tokens), FP8, HEAD_NORM,
 // and by part RB and R (slices on their way). few_rows.py says what they may be.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned long long u64;
+#include "rows_shared.cuh"
 
-#define D 128
-#define WARPS 8
-#define THREADS (WARPS * 32)
 #define TOKENS (GROUPS * 8)
-#define TOTAL ((HEADS + 2 * KV_HEADS) * D)
-#define MIXED (HEADS * D)
-#define HEADS_EACH (HEADS / KV_HEADS)
-#define WIDTH (FP8 ? 1 : 2)
-#define XV (FP8 ? 4 : 2)
-#define UNIT (FP8 ? 0.0625f : 1.0f)
 #define PIECES (HIDDEN / (16 * RB_OUT))
 #define ROWS_MOST 64
-
-struct Layer {
-  const char *w[4];        // qkv, out, gate and up, down
-  const float *scale[4];   // of their rows; FP8 alone
-  const u16 *mlp_norm, *next_norm, *q_norm, *k_norm;
-  u16 *k_pages, *v_pages;  // [pages, PAGE, KV_HEADS, D]
-  const float *cos_sin;    // [positions, D]
-  u64 nothing;
-};
 
 struct Given {
   const Layer *layers;
@@ -50,26 +30,6 @@ struct Given {
   float eps, softmax_scale;
 };
 
-__device__ __forceinline__ float wide(u16 v) { return __uint_as_float((u32)v << 16); }
-
-__device__ __forceinline__ u16 narrow(float v) {
-  u16 r;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(v));
-  return r;
-}
-
-// A value handed from part to part: bf16, or float16 at a sixteenth against 8-bit weights.
-__device__ __forceinline__ u16 formed(float v) {
-#if FP8
-  v = fminf(fmaxf(v * UNIT, -65504.0f), 65504.0f);
-  u16 r;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(v));
-  return r;
-#else
-  return narrow(v);
-#endif
-}
-
 __device__ __forceinline__ uint4 weights_at(const char *at) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -82,23 +42,6 @@ __device__ __forceinline__ uint4 values_at(const void *at) {
   asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
   return v;
-}
-
-__device__ __forceinline__ void multiply(float *c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-#if FP8
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7},"
-               " {%8, %9}, {%0, %1, %2, %3};"
-#else
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7},"
-               " {%8, %9}, {%0, %1, %2, %3};"
-#endif
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ void widened(u32 four, u32 &low, u32 &high) {
-  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }"
-      : "=r"(low), "=r"(high) : "r"(four));
 }
 
 // Everything this block wrote before is seen by every block after it has met the others.
@@ -121,8 +64,6 @@ template <int C>
 struct Count {
   static constexpr int N = C;
 };
-
-enum Kind { PLAIN, GATED, ADDED };
 
 // One matmul of a layer: OUTS results a token from K values. R slices are on their way at a time.
 template <Kind KIND, int OUTS, int K, int RB, int R>
@@ -307,32 +248,6 @@ __device__ __forceinline__ void scales(const Given &given, float *rms) {
   }
 }
 
-__device__ __forceinline__ void eight(float *to, uint4 v) {
-  u32 a[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) to[2 * i] = __uint_as_float(a[i] << 16), to[2 * i + 1] = __uint_as_float(a[i] & 0xffff0000u);
-}
-
-// A head's 8 values of this thread (16 threads to a head), normed and turned, rounded to bf16.
-__device__ __forceinline__ void turned(float *v, const float *angles, const u16 *norm, float eps) {
-  int part = threadIdx.x % 16;
-#if HEAD_NORM
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < 8; i++) sum += v[i] * v[i];
-  for (int far = 8; far; far /= 2) sum += __shfl_xor_sync(~0u, sum, far);
-  float scale = rsqrtf(sum / D + eps);
-#pragma unroll
-  for (int i = 0; i < 8; i++) v[i] = wide(narrow(wide(narrow(v[i] * scale)) * wide(norm[part * 8 + i])));
-#endif
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    float other = __shfl_xor_sync(~0u, v[i], 8);
-    float cos = angles[part % 8 * 8 + i], sin = angles[D / 2 + part % 8 * 8 + i];
-    v[i] = wide(narrow(part < 8 ? v[i] * cos - other * sin : v[i] * cos + other * sin));
-  }
-}
-
 #define AT_ONCE (HEADS_EACH > 4 ? 2 : 4)
 #define ROUND (2 * WARPS * AT_ONCE)
 
@@ -391,7 +306,7 @@ __device__ __forceinline__ void attend(const Run &run, Old &now, const Given &gi
                                        float *shared) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = lane % 16, half = lane / 16;
   int split = run.split, kv = run.kv, row = run.row, position = run.position;
-  const float *angles = layer.cos_sin + (u64)position * D;
+  const float *cos = layer.cos_sin + (u64)position * D + part % 8 * 8, *sin = cos + D / 2;
   const u16 *token = given.qkv + (u64)row * TOTAL;
   int pages[AT_ONCE];
   look_up(pages, run, 1);
@@ -399,7 +314,7 @@ __device__ __forceinline__ void attend(const Run &run, Old &now, const Given &gi
 #pragma unroll
   for (int g = 0; g < HEADS_EACH; g++) {
     eight(q[g], values_at(token + (kv * HEADS_EACH + g) * D + part * 8));
-    turned(q[g], angles, layer.q_norm, given.eps);
+    turned(q[g], cos, sin, layer.q_norm, given.eps);
     best[g] = -1e30f, mass[g] = 0.0f;
 #pragma unroll
     for (int i = 0; i < 8; i++) q[g][i] *= given.softmax_scale * 1.44269504f, total[g][i] = 0.0f;
@@ -470,7 +385,7 @@ __device__ __forceinline__ void attend(const Run &run, Old &now, const Given &gi
     float k[8];
     uint4 value = values_at(token + (HEADS + KV_HEADS + kv) * D + part * 8), key;
     eight(k, values_at(token + (HEADS + kv) * D + part * 8));
-    turned(k, angles, layer.k_norm, given.eps);
+    turned(k, cos, sin, layer.k_norm, given.eps);
     u32 *packed = &key.x;
 #pragma unroll
     for (int i = 0; i < 4; i++) packed[i] = (u32)narrow(k[2 * i]) | (u32)narrow(k[2 * i + 1]) << 16;

@@ -18,12 +18,12 @@ class Verdict(enum.IntEnum):
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A compiler that is not there; what it was asked for."""
-    asked: list[str] = []
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """A compiler that is not there; the texts it was given."""
+    asked: list[bytes] = []
 
     def compile(nvrtc: object, name: str, text: bytes, options: list[str]) -> bytes:
-        asked.append(name)
+        asked.append(text)
         return b"code"
 
     nvrtc = SimpleNamespace(nvrtcVersion=lambda: (Verdict.CUDA_SUCCESS, 12, 9))
@@ -32,17 +32,17 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def image(folder: Path) -> bytes:
-    return cuda_source.image(Path(cuda_source.__file__), ["-DX=1"], "sm_90", folder)
+def image(folder: Path, source: Path = Path(cuda_source.__file__)) -> bytes:
+    return cuda_source.image(source, ["-DX=1"], "sm_90", folder)
 
 
-def test_what_was_compiled_is_not_compiled_again(tmp_path: Path, compiled: list[str]) -> None:
+def test_what_was_compiled_is_not_compiled_again(tmp_path: Path, compiled: list[bytes]) -> None:
     assert image(tmp_path / "new") == image(tmp_path / "new") == b"code"
     assert len(compiled) == 1
 
 
 def test_what_cannot_be_read_is_compiled_again(
-    tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, compiled: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of another user, in a folder that is shared."""
     image(tmp_path)
@@ -56,6 +56,19 @@ def test_what_cannot_be_read_is_compiled_again(
     monkeypatch.setattr(Path, "read_bytes", refused)
     assert image(tmp_path) == b"code"
     assert len(compiled) == 2
+
+
+def test_what_is_beside_a_file_stands_in_it(tmp_path: Path, compiled: list[bytes]) -> None:
+    """A change of it is a change of every file that includes it."""
+    source, beside = tmp_path / "some.cu", tmp_path / "beside.cuh"
+    source.write_text('int a;\n#include "beside.cuh"\nint b;\n')
+    beside.write_text("int c;\n")
+    image(tmp_path / "kept", source)
+    beside.write_text("int d;\n")
+    image(tmp_path / "kept", source)
+    assert [text.split() for text in compiled] == [
+        [b"int", b"a;", b"int", name, b"int", b"b;"] for name in (b"c;", b"d;")
+    ]
 
 
 def test_a_verdict_tells_its_name() -> None:

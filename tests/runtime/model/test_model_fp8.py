@@ -16,6 +16,8 @@ from appliance.runtime.model.families import quantized
 from appliance.runtime.model.quant.select import is_ignored
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.offline import Engine
+from benchmarks import fp8_checkpoints
+from benchmarks.fp8_checkpoints import Form
 from tests.reference import models
 
 SHAPE = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4,
@@ -23,29 +25,6 @@ SHAPE = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4,
 SETTINGS = {"model.dtype": "float32", "engine.device": "cpu", "engine.threads": 1,
             "engine.max_total_tokens": 4000, "schedule.max_running": 8}  # fmt: skip
 E4M3 = torch.float8_e4m3fn
-
-
-def stored(weight: torch.Tensor, form: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(e4m3 weight, its scale as stored, the float64 weight that both stand for)."""
-    wide = weight.double()
-    if form == "block":
-        rows, columns = -(-wide.shape[0] // 128), -(-wide.shape[1] // 128)
-        scale = torch.zeros(rows, columns, dtype=torch.float64)
-        spread = torch.zeros_like(wide)
-        for i in range(rows):
-            for j in range(columns):
-                part = slice(128 * i, 128 * i + 128), slice(128 * j, 128 * j + 128)
-                scale[i, j] = wide[part].abs().max() / 448
-                spread[part] = scale[i, j]
-    elif form == "tensor":
-        scale = (wide.abs().max() / 448).reshape(())
-        spread = scale.expand(wide.shape)
-    else:
-        scale = wide.abs().amax(1, keepdim=True) / 448
-        spread = scale.expand(wide.shape)
-    scale, spread = scale.float(), spread.float().double()
-    rounded = (wide / spread).float().clamp(-448, 448).to(E4M3)
-    return rounded, scale, rounded.double() * spread
 
 
 class Rounded(nn.Module):
@@ -67,54 +46,40 @@ class Rounded(nn.Module):
         return (rounded.view(*x.shape) @ self.weight.T).float()
 
 
-FORMS = {
-    "online": ("rows", {}),
-    "tensor": ("tensor", {"quant_method": "fp8", "activation_scheme": "dynamic"}),
-    "tensor-static": ("tensor", {"quant_method": "fp8", "activation_scheme": "static"}),
-    "block": ("block", {"quant_method": "fp8", "activation_scheme": "dynamic",
-                        "weight_block_size": [128, 128]}),
-    "channel": ("rows", {"quant_method": "compressed-tensors", "ignore": ["lm_head"],
-                         "config_groups": {"group_0": {
-                             "weights": {"type": "float", "num_bits": 8, "strategy": "channel"},
-                             "input_activations": {"type": "float", "num_bits": 8,
-                                                   "dynamic": True}}}}),
-    "fbgemm": ("rows", {"quant_method": "fbgemm_fp8", "activation_scale_ub": 2.0,
-                        "modules_to_not_convert": ["model.layers.0.self_attn.q_proj",
-                            "model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.v_proj",
-                            "down_proj"]}),
-}  # fmt: skip
+PLAIN = ("lm_head", "down_proj", *(f"layers.0.self_attn.{x}_proj" for x in "qkv"))
+FBGEMM = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 2.0,
+          "modules_to_not_convert": list(PLAIN)}  # fmt: skip
+FORMS = {**fp8_checkpoints.FORMS, "online": Form("row", {}),
+         "fbgemm": Form("row", FBGEMM, plain=PLAIN)}  # fmt: skip
+"""fbgemm: with a cap that is reached, and linears of all kinds left as they are."""
+FIXED = 0.02
 
 
 def convert(folder, reference, name) -> None:
     """Rewrites the checkpoint in a stored form, and replaces the reference's linears to match."""
-    form, config = FORMS[name]
-    ignored = (*tuple(config.get("modules_to_not_convert", ())), "lm_head")
-    fixed = 0.02 if name == "tensor-static" else 0.0
+    form = FORMS[name]
+    linears = {path: module for path, module in reference.model.named_modules()
+               if isinstance(module, nn.Linear) and not is_ignored(path, form.plain)}  # fmt: skip
     tensors = {k: v.clone().contiguous() for k, v in reference.model.state_dict().items()}
-    for path, module in list(reference.model.named_modules()):
-        if not isinstance(module, nn.Linear) or is_ignored(path, ignored):
-            continue
-        rounded, scale, wide = stored(module.weight.detach(), form)
-        if name != "online":
-            tensors[f"{path}.weight"] = rounded
-            suffix = "weight_scale_inv" if form == "block" else "weight_scale"
-            tensors[f"{path}.{suffix}"] = scale
-            if fixed:
-                tensors[f"{path}.input_scale"] = torch.tensor(fixed)
+    if name != "online":
+        scales = dict.fromkeys(linears, FIXED)
+        tensors = fp8_checkpoints.stored(tensors, linears, form, scales)
+    run = 128 if form.extent == "block" else 0
+    fixed, cap = FIXED if form.fixed else 0.0, form.config.get("activation_scale_ub", 0.0)
+    for path, module in linears.items():
+        _, _, wide = fp8_checkpoints.rounded(module.weight.detach(), form.extent)
         parent = reference.model.get_submodule(path.rpartition(".")[0])
-        cap = config.get("activation_scale_ub", 0.0)
-        replaced = Rounded(wide, 128 if form == "block" else 0, fixed, cap)
-        setattr(parent, path.rpartition(".")[2], replaced)
+        setattr(parent, path.rpartition(".")[2], Rounded(wide, run, fixed, cap))
     for old in folder.glob("model*"):
         old.unlink()
     save_file(tensors, folder / "model.safetensors")
-    if config:
+    if form.config:
         path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": config}))
+        config = json.loads(path.read_text()) | {"quantization_config": dict(form.config)}
+        path.write_text(json.dumps(config))
 
 
-ROUNDED_BEFORE = {"online": 2 * 3, "tensor": 6, "tensor-static": 6, "channel": 6, "block": 0,
-                  "fbgemm": 2 + 1}  # fmt: skip
+ROUNDED_BEFORE = {**dict.fromkeys(FORMS, 2 * 3), "block": 0, "fbgemm": 2 + 1}
 """Norms and activations of the two layers that have an 8-bit linear behind them which takes rounded
 tokens. fbgemm's first layer has plain qkv, and down is plain in both."""
 

@@ -108,6 +108,18 @@ def test_against_plain_torch(shape: str, lengths: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", ["8B", "8-bit pages"])
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_of_random_lengths(shape: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 400))
+    lengths = np.exp(rng.uniform(0, rng.uniform(2, 9), count)).astype(int).tolist()
+    rows = Rows(SHAPES[shape], lengths, seed)
+    out = rows.run(PagedDecode(SHAPES[shape], count, torch.device(cuda)))
+    assert _relative(out, rows.want()) < 4e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", ["8B", "8-bit pages"])
 def test_scales_of_pages(shape: str) -> None:
     rows = Rows(SHAPES[shape], [700, 33, 5], seed=1)
     kernel = PagedDecode(SHAPES[shape], 3, torch.device(cuda))

@@ -1,4 +1,5 @@
-"""How far weights of 8 bits, in every form that is read, may take the embedded model's answers."""
+"""How far 8 bits, in every form that is read, may take the embedded model's answers: by plain torch
+on a CPU, and by the kernels on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from appliance import paths
 from benchmarks import accuracy, fp8_checkpoints
 from benchmarks.accuracy import Forms, Settings, Text, Told
 
-BASE: Settings = {"engine.device": "cpu", "engine.threads": 1, "engine.max_total_tokens": 4000,
+BASE: Settings = {"engine.threads": 1, "engine.max_total_tokens": 4000,
                   "schedule.max_running": 8}  # fmt: skip
 BOUNDS = {
     "plain": 0.03,
@@ -28,17 +29,19 @@ def text() -> Text:
 
 @pytest.fixture(scope="module")
 def plain(text: Text) -> Told:
-    settings = {**BASE, "model.dtype": "float32"}
+    settings = {**BASE, "model.dtype": "float32", "engine.device": "cpu"}
     return accuracy.told(paths.default_model(), text.first(8), settings, new=8)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", Forms.names)
 def test_every_form_stays_near_the_model(
-    name: str, text: Text, plain: Told, tmp_path: Path
+    name: str, device: str, text: Text, plain: Told, tmp_path: Path
 ) -> None:
     model, settings = Forms(paths.default_model(), tmp_path, text.pieces[8:])[name]
     scored = text.first(8)
-    found = accuracy.told(model, scored, {**BASE, "model.dtype": "bfloat16", **settings}, new=8)
+    base = {**BASE, "engine.device": device, "model.dtype": "bfloat16"}
+    found = accuracy.told(model, scored, {**base, **settings}, new=8)
     of_model = accuracy.distance(plain, plain, scored)
     d = accuracy.distance(found, plain, scored)
     assert (of_model.mean, of_model.same) == (0.0, 8.0)

@@ -6,6 +6,7 @@ needed beyond it is kept free, and the rest of the allowed memory becomes pages.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import psutil
@@ -18,6 +19,16 @@ _CPU_MOST = 8 << 30
 _SLACK = 512 << 20
 """Bytes left for the allocator's fragmentation and libraries that allocate late."""
 
+_KEPT = 256 << 20
+"""Bytes that a CPU's engine has freed and does not give back to the system."""
+_MALLOC = {
+    "M_MMAP_THRESHOLD": (-3, 32 << 20),
+    "M_TRIM_THRESHOLD": (-1, _KEPT),
+    "M_ARENA_MAX": (-8, 1),
+}
+"""glibc's options, their numbers and values: 32 MB is the most that it takes for the first, and
+arenas of other threads give back whatever is said."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -28,6 +39,16 @@ class Measured:
     pages: int
     page_bytes: int
     count: int
+
+
+def keep_freed() -> bool:
+    """What a step frees is there for the next one: by itself glibc gives it back to the system, and
+    each step takes it anew, page by page. False where the C library is another one."""
+    try:
+        option = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return all([option(*pair) for pair in _MALLOC.values()])
 
 
 def pages_wanted(config: RuntimeConfig) -> int:

@@ -98,6 +98,7 @@ class RankBuilder:
     def _open_device(self, index: int) -> torch.device:
         torch.set_num_threads(max(1, self._config.engine.threads))
         if self._config.engine.device != "cuda":
+            memory.keep_freed()
             return torch.device("cpu")
         if not torch.cuda.is_available():
             raise HardwareError(

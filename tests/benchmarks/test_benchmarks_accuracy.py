@@ -41,6 +41,8 @@ def test_every_form_stays_near_the_model(
     model, settings = Forms(paths.default_model(), tmp_path, text.pieces[8:])[name]
     scored = text.first(8)
     base = {**BASE, "engine.device": device, "model.dtype": "bfloat16"}
+    if device == "cuda":  # FlashInfer compiles for a minute for heads of 64
+        base["engine.attention"] = "reference"
     found = accuracy.told(model, scored, {**base, **settings}, new=8)
     of_model = accuracy.distance(plain, plain, scored)
     d = accuracy.distance(found, plain, scored)

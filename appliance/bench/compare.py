@@ -39,6 +39,7 @@ REGRESSION = (
     "host_us>+15%",
     "idle_share>+20%",
     "ready_s_warm>+20%",
+    "ready_s_cold>+20%",
 )
 """The gates against a record when none are given; a row is held to those that it has figures of."""
 
@@ -182,7 +183,7 @@ class Comparison:
     """text: for people. data: by row and metric that one of them has, [a, b, change]. failures: of
     the gates.
 
-    notes: what makes the comparison less than it seems.
+    notes: what makes the comparison less than it seems, rows that B lacks among it.
     """
 
     text: str
@@ -207,7 +208,8 @@ def compare(a: dict[str, Lines], b: dict[str, Lines], gates: list[Gate]) -> Comp
     lines: list[str] = []
     data: dict[str, dict[str, list[float | None]]] = {}
     failures: list[str] = []
-    notes: list[str] = []
+    left_out = [row for row in a if row not in b] if len(a) > 1 else []
+    notes = [f"B has no {', '.join(left_out)}: nothing is said of them"] if left_out else []
     for row, old, new in shared:
         text, data[row] = _table(row, old, new, metrics)
         lines += text
@@ -240,11 +242,13 @@ def _table(
         data[metric] = [x.middle if x else None, y.middle if y else None, change]
         moved = f"{change:+.1%}" if change is not None else "–"
         lines.append(f"  {metric:<16}{_shown(x):>22}{_shown(y):>22}{moved:>10}")
+    if not data:
+        lines[1:] = ["  no figure that both have in common is compared"]
     return lines, data
 
 
 def _shown(sample: Sample | None) -> str:
     if sample is None:
         return "–"
-    text = number(sample.middle, 2)
+    text = number(sample.middle, 2) if abs(sample.middle) >= 1 else f"{sample.middle:.3g}"
     return f"{text} ±{sample.spread:.1%}" if sample.spread is not None else text

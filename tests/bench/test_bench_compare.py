@@ -1,9 +1,12 @@
 """Records against each other: samples of a row, gates, noise."""
 
+from pathlib import Path
+
 import pytest
 
 from appliance.bench import compare, report
 from appliance.errors import NotFoundError, UsageError
+from benchmarks import rows as rows_of_the_table
 
 
 def rows(tmp_path, name, *lines):
@@ -123,3 +126,41 @@ def test_two_single_rows_are_compared_whatever_their_names():
     assert compare.compare(a, b, []).data["a"]["req_s"]
     with pytest.raises(UsageError, match="no row in common"):
         compare.compare({"a": [{}], "c": [{}]}, {"b": [{}]}, [])
+
+
+def test_rows_that_were_not_measured_are_named():
+    a = {"one": [{"req_s": 10.0}], "two": [{"req_s": 10.0}], "other": [{"pool": 1}]}
+    found = compare.compare(a, {"one": [{"req_s": 10.0}], "other": [{"pool": 2}]}, [])
+    assert "B has no two" in found.notes[0] and not found.failures
+    assert "no figure" in found.text and not found.data["other"]
+
+
+def test_small_shares_are_shown_as_they_are():
+    row = {"idle": [{"idle_share": 0.02198}]}
+    gate = compare.Gate.parse("idle_share>+20%")
+    assert "0.022" in compare.compare(row, row, [gate]).text
+
+
+RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "h100.jsonl"
+
+
+def test_the_last_record_is_held_to_itself_and_a_worse_one_to_it(tmp_path):
+    """The gate over what was recorded last, for each figure that it knows."""
+    old = compare.load_rows(str(RECORD))
+    gates = compare.Gate.regression()
+    assert not compare.compare(old, old, gates).failures
+    found = set()
+    for metric, factor in (("out_tok_s", 0.9), ("ttft_ms_p50", 1.2), ("tpot_ms_p50", 1.1),
+                           ("host_us", 1.2), ("idle_share", 1.3), ("ready_s_warm", 1.3),
+                           ("ready_s_cold", 1.3)):  # fmt: skip
+        file = tmp_path / f"{metric}.jsonl"
+        for lines in old.values():
+            line = dict(lines[-1])
+            if metric in line:
+                line[metric] *= factor
+                report.append(file, line)
+        failures = compare.compare(old, compare.load_rows(str(file)), gates).failures
+        assert failures and all(f": {metric}" in failure for failure in failures)
+        found |= {failure.partition(":")[0] for failure in failures}
+    served = {row.id for group in rows_of_the_table.GROUPS for row in group.rows}
+    assert found >= served | {"host", "idle", "start"}

@@ -1,11 +1,12 @@
-"""Safetensors -> the model: every file read in parallel, every tensor placed, every parameter
-filled, or one error that names both."""
+"""Safetensors -> the model: read by several threads straight from mapped files, every tensor
+placed, every parameter filled, or one error that names both."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from appliance.errors import DamagedError, IntegrityError, NotFoundError
 from appliance.runtime.model.build import Build
 from appliance.runtime.model.quant.scheme import Finishing, Scheme
+
+THREADS = 8
 
 
 class _Slice:
@@ -66,8 +69,28 @@ def files_of(folder: Path) -> list[Path]:
     return found
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Tensors of a file that one thread places."""
+
+    path: Path
+    names: list[str]
+
+
+def _parts(files: list[Path]) -> list[_Part]:
+    """As many for each file that every thread has work, however few files there are."""
+    each = -(-THREADS // len(files))
+    parts = []
+    for path in files:
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            names = list(handle.keys())
+        size = max(1, -(-len(names) // each))
+        parts += [_Part(path, names[at : at + size]) for at in range(0, len(names), size)]
+    return parts
+
+
 def load(model: nn.Module, build: Build, folder: Path, progress: Callable[[float], None]) -> None:
-    """Fills `model` from `folder`. progress is told the share of files read, from 0 to 1.
+    """Fills `model` from `folder`. progress is told the share that is read, from 0 to 1.
 
     IntegrityError names what does not fit: tensors nobody wants, parameters nobody filled, and
     tensors of another shape.
@@ -78,9 +101,9 @@ def load(model: nn.Module, build: Build, folder: Path, progress: Callable[[float
     left = dict(build.places)
     done = 0
 
-    def read(path: Path) -> None:
-        with torch.inference_mode(), safe_open(path, framework="pt", device="cpu") as handle:
-            for name in handle.keys():  # noqa: SIM118 - a safe_open handle is no dict
+    def read(part: _Part) -> None:
+        with torch.inference_mode(), safe_open(part.path, framework="pt", device="cpu") as handle:
+            for name in part.names:
                 # checkpoints of a bare decoder leave out the word that names it
                 place = left.pop(name, None) or left.pop(f"model.{name}", None)
                 place = place or build.offered.get(name) or build.offered.get(f"model.{name}")
@@ -94,10 +117,11 @@ def load(model: nn.Module, build: Build, folder: Path, progress: Callable[[float
                     wrong.append(f"{name} ({_Slice(handle, name).shape}: {e})")
 
     try:
-        with ThreadPoolExecutor(max_workers=min(8, len(files))) as pool:
-            for _ in pool.map(read, files):
+        parts = _parts(files)
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
+            for _ in pool.map(read, parts):
                 done += 1
-                progress(done / len(files))
+                progress(done / len(parts))
     except SafetensorError as e:
         raise DamagedError(f"a weight file of {folder} is damaged: {e}") from e
     if unknown or left or wrong:

@@ -131,3 +131,23 @@ def test_dummy_weights_need_only_a_config(tmp_path, saved):
     assert torch.equal(model.norm.weight, torch.ones_like(model.norm.weight))
     again, _ = load(tmp_path, load_format="dummy")
     assert torch.equal(multiplied(again.layers[0].mlp.down.weight, 112), weight)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8, 100])
+def test_one_file_is_read_by_several_threads(saved, tmp_path, monkeypatch, threads):
+    """Each tensor once, whatever the number of parts."""
+    monkeypatch.setattr(weights, "THREADS", threads)
+    tensors = {}
+    for file in saved.folder.glob("*.safetensors"):
+        tensors |= load_file(file)
+    save_file(tensors, tmp_path / "model.safetensors")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(saved.folder / name, tmp_path)
+    parts = weights._parts(weights.files_of(tmp_path))
+    assert sorted(name for part in parts for name in part.names) == sorted(tensors)
+    assert min(threads, len(tensors)) / 2 <= len(parts) <= threads
+    model, told = load(tmp_path)
+    assert len(told) == len(parts) and told[-1] == 1.0
+    want = saved.model.state_dict()
+    down = want["model.layers.1.mlp.down_proj.weight"]
+    assert torch.equal(multiplied(model.layers[1].mlp.down.weight, 112), down)

@@ -5,6 +5,8 @@ Every per-tensor scale is spread over its rows, so that merged linears keep each
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +64,7 @@ class StoredFp8(Scheme):
     ) -> None:
         super().__init__()
         self._ops, self._cap = ops, quant.activation_cap
+        self._merging = threading.Lock()
         self.weight = _parameter(outs, ins, dtype=E4M3, device=device)
         self.scale = _parameter(outs, dtype=torch.float32, device=device)
         self.suffixes = ("weight", "weight_scale")
@@ -81,7 +84,8 @@ class StoredFp8(Scheme):
         else:
             assert self.input_scale is not None
             value = source.whole().float().max().to(self.input_scale.device)
-            self.input_scale.copy_(torch.maximum(self.input_scale, value))
+            with self._merging:  # merged linears have one, and come by several threads
+                self.input_scale.copy_(torch.maximum(self.input_scale, value))
 
     def fill(self, std: float) -> None:
         wide = torch.randn(self.weight.shape, device=self.weight.device) * (LARGEST / 4)

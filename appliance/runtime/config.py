@@ -19,7 +19,7 @@ from appliance.errors import UsageError
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
-Policy = Literal["fcfs", "lpm", "dfs-weight", "random"]
+Policy = Literal["fcfs", "lpm", "dfs-weight", "lof", "random"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
@@ -99,7 +99,8 @@ class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     policy: Policy = "fcfs"
     """Which waiting request is next: fcfs by arrival, lpm by the longest prefix that is cached,
-    dfs-weight by the busiest branch of the prefix tree, random."""
+    dfs-weight by the busiest branch of the prefix tree, lof by the longest output that may come (a
+    burst ends sooner, short ones wait while long ones come), random."""
     page_size: Positive = 16
     """Tokens of one page of the KV cache."""
     chunk: NotNegative = 0

@@ -55,6 +55,8 @@ class Queue:
         waiting = self._waiting
         if self._policy == "random":
             return sorted(waiting, key=lambda r: (r.rank[0], self._random.random()))
+        if self._policy == "lof":
+            return sorted(waiting, key=lambda r: (r.rank[0], -r.left, r.rank))
         if self._policy == "fcfs" or not 1 < len(waiting) <= LOOK_UP_MOST:
             return tuple(waiting)
         if self._policy == "lpm":

@@ -99,6 +99,11 @@ class Request:
         return np.concatenate([self.prompt, np.array(self.output, dtype=np.int32)])
 
     @property
+    def left(self) -> int:
+        """Output tokens it may still take."""
+        return self.sampling.max_tokens - len(self.output)
+
+    @property
     def matches(self) -> bool:
         """May share cached pages; not while prompt tokens must be computed for what is told of
         them."""

@@ -26,7 +26,7 @@ from appliance.runtime.schedule.scheduler import Scheduler
 from appliance.runtime.schedule.settle import Settle
 from appliance.runtime.wire.request import Sampling
 
-POLICIES = ("fcfs", "lpm", "dfs-weight", "random")
+POLICIES = ("fcfs", "lpm", "dfs-weight", "lof", "random")
 
 
 @pytest.mark.parametrize("pages", [6, 16, 64])

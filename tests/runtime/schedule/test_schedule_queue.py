@@ -7,11 +7,13 @@ from appliance.runtime.schedule.request import Request
 from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
 
 
-def make(rid: int, prompt: list[int], arrival: float = 0.0, priority: int = 0) -> Request:
+def make(
+    rid: int, prompt: list[int], arrival: float = 0.0, priority: int = 0, most: int = 4
+) -> Request:
     wire = TokenRequest(
         rid=rid,
         prompt=ids_to_bytes(prompt),
-        sampling=Sampling(max_tokens=4),
+        sampling=Sampling(max_tokens=most),
         arrival=arrival,
         priority=priority,
     )
@@ -53,7 +55,7 @@ def test_lpm_takes_the_longest_cached_beginning_first() -> None:
 def test_priority_comes_before_the_cached_beginning() -> None:
     cache = filled(Cache(16, 1, True), [1, 2, 3, 4])
     requests = [make(1, [9, 9], priority=1), make(2, [1, 2, 9])]
-    for policy in ("lpm", "dfs-weight", "random"):
+    for policy in ("lpm", "dfs-weight", "lof", "random"):
         assert order(policy, cache, requests) == [1, 2]  # type: ignore[arg-type]
 
 
@@ -68,6 +70,14 @@ def test_dfs_weight_keeps_branches_together_and_heavy_ones_first() -> None:
     cache = filled(Cache(16, 1, True), [1, 2, 3], [1, 2, 4], [7, 8])
     requests = [make(1, [7, 8, 0]), make(2, [1, 2, 3, 0]), make(3, [1, 2, 4]), make(4, [1, 2, 3])]
     assert order("dfs-weight", cache, requests) == [2, 4, 3, 1]
+
+
+def test_lof_takes_who_may_take_most_yet_first() -> None:
+    """After a retraction that is less than was asked for."""
+    requests = [make(i, [1], most=most) for i, most in enumerate((10, 30, 30, 20))]
+    requests[2].output.extend([7] * 15)
+    requests.append(make(4, [1], priority=1, most=1))
+    assert order("lof", Cache(4, 1, True), requests) == [4, 1, 3, 2, 0]
 
 
 def test_random_is_another_order_with_the_same_requests() -> None:

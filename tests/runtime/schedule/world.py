@@ -59,7 +59,7 @@ def random_shape(rng: random.Random) -> Shape:
     page = rng.choice([1, 2, 4, 16])
     pages = rng.choice([4, 16, 64])
     config = ScheduleConfig(
-        policy=rng.choice(["fcfs", "lpm", "dfs-weight", "random"]),
+        policy=rng.choice(["fcfs", "lpm", "dfs-weight", "lof", "random"]),
         page_size=page,
         chunk=rng.choice([0, 1, page, 3 * page, 64]),
         max_prefill=rng.choice([8, 64, 16384]),

@@ -3,8 +3,8 @@
     python -m benchmarks.soak [--tokens 1000000] [--limit-s 900] [--record FILE] [--set KEY=VALUE]
 
 Serves the embedded model (or `--model`) in folders of its own. Watched while it runs and once it is
-idle again: pages in use, and of every process of the run resident memory, file descriptors and
-threads. What must be as before is told under `leaks`; exits 1 when there is any.
+idle again: pages in use, memory of each GPU, and of every process of the run resident memory, file
+descriptors and threads. What must be as before is told under `leaks`; exits 1 when there is any.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from appliance.hardware import detect
 from benchmarks.serving import Served
 
 LONGEST_IN, LONGEST_OUT = 200, 240
 GROWTH = 0.10
 """Memory of a process may grow by this share, and by SLACK, between the first look and the last."""
 SLACK = 24 << 20
+GPU_SLACK = 64 << 20
+"""What a GPU's memory may grow by in the same time."""
 FEW = 2
 """Descriptors that the asking itself may hold at the moment of the look."""
 KINDS = ("whole", "stream", "chat", "several", "leave", "abort", "cut", "nonsense")
@@ -148,6 +151,7 @@ async def soak(served: Served, given: argparse.Namespace) -> dict[str, Any]:
         tokens = now["appliance_generation_tokens_total"]
         look = {"s": round(time.monotonic() - began, 1), "tokens": int(tokens)}
         look["processes"] = served.looked()  # type: ignore[assignment]
+        look["gpus"] = [gpu.memory_used for gpu in detect().gpus]  # type: ignore[assignment]
         looks.append(look)
         if len(looks) % 12 == 1:
             used = now["appliance_kv_used_tokens"]
@@ -198,6 +202,11 @@ def report(
         for what in ("fds", "threads"):
             if now[what] > then[what] + FEW:
                 leaks.append(f"{name} {what} {then[what]} -> {now[what]}")
+    gpus = list(zip(*(look["gpus"] for look in looks), strict=True))
+    for index, used in enumerate(gpus):
+        then, now = used[len(looks) // 4], used[-1]
+        if now > then + GPU_SLACK:
+            leaks.append(f"GPU {index} memory {then} -> {now}")
     for name in ("requests_running", "requests_waiting", "live_requests", "kv_used_tokens"):
         if idle[f"appliance_{name}"]:
             leaks.append(f"{name} is {idle[f'appliance_{name}']:g} when nothing runs")
@@ -210,6 +219,10 @@ def report(
         "pool_tokens": int(idle["appliance_kv_total_tokens"]),
         "ended": dict(sorted(ended.items())),
         "processes": processes,
+        "gpus_mib": [
+            [round(b / (1 << 20), 1) for b in (used[len(looks) // 4], max(used), used[-1])]
+            for used in gpus
+        ],
         "leaks": leaks,
     }
 

@@ -117,11 +117,14 @@ def test_a_sweep_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["values"] == {} and len(found["trials"]) == 1
 
 
-def looks(growth: int) -> list[dict[str, Any]]:
+def looks(growth: int, on_gpu: int = 0) -> list[dict[str, Any]]:
     def process(i: int) -> dict[str, int]:
         return {"pid": 7, "rss": (200 << 20) + growth * i, "fds": 9, "threads": 3}
 
-    return [{"processes": {"engine-0": process(i)}} for i in range(8)]
+    return [
+        {"processes": {"engine-0": process(i)}, "gpus": [(70 << 30) + on_gpu * i] if on_gpu else []}
+        for i in range(8)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +141,9 @@ def test_a_soak_tells_what_was_not_given_back(growth: int, fds: int, used: int, 
     last = {"engine-0": {**seen[-1]["processes"]["engine-0"], "fds": fds}}
     told = soak.report(seen, idle, last, Counter(), 1.0)
     assert len(told["leaks"]) == leaks, told["leaks"]
+    assert told["gpus_mib"] == []
+    on_gpu = soak.report(looks(growth, 32 << 20), idle, last, Counter(), 1.0)
+    assert len(on_gpu["leaks"]) == leaks + 1 and len(on_gpu["gpus_mib"]) == 1
 
 
 def test_limits_are_above_what_was_measured() -> None:

@@ -124,6 +124,12 @@ def tell(one: dict[str, Any]) -> None:
     print(f"{one['values']}: {said}", flush=True)
 
 
+def searched(profile: str, fp8: bool) -> str:
+    """Whose values they are: a profile that rounds is never chosen by itself, so a search of it
+    begins at the plain one, whose other values it has."""
+    return re.sub("-bf16$", "-fp8", profile) if fp8 else profile
+
+
 def evidence(trials: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:
     """What profiles/make.py reads. fields: those that were tried, with what is best."""
     best = next(t for t in trials if t.get("best"))
@@ -134,7 +140,7 @@ def evidence(trials: list[dict[str, Any]], given: argparse.Namespace) -> dict[st
     start = trials[0]["score"]
     here = machine()
     return {
-        "profile": best.get("profile", ""),
+        "profile": searched(best.get("profile", ""), given.fp8),
         "machine": f"{here['gpu']}, torch {here['torch']}",
         "date": time.strftime("%Y-%m-%d"),
         "commit": here["commit"],

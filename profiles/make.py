@@ -53,8 +53,8 @@ MEASURED = {
     },
     "h100x1-fp8": {
         "note": (
-            "measured as one set: docs/measurements.md under 'One H100'; none of its values was "
-            "measured against another, they are derived from the GPU's memory size"
+            "measured as one set: docs/measurements.md under 'One H100'; its values are "
+            "derived from the GPU\'s memory size and ran as they stand"
         ),
         "machine": "1x NVIDIA H100 80GB HBM3, 16 cores, torch 2.11+cu130, FlashInfer 0.6.14",
         "date": "2026-11-21",
@@ -63,8 +63,8 @@ MEASURED = {
     },
     "h200x1-bf16": {
         "note": (
-            "measured as one set: docs/measurements.md under 'One H200'; none of its values was "
-            "measured against another, they are derived from the GPU's memory size"
+            "measured as one set: docs/measurements.md under 'One H200'; its values are "
+            "derived from the GPU\'s memory size and ran as they stand"
         ),
         "machine": "1x NVIDIA H200, 16 cores, torch 2.11+cu130, FlashInfer 0.6.14",
         "date": "2026-11-21",
@@ -73,8 +73,8 @@ MEASURED = {
     },
     "h200x1-fp8": {
         "note": (
-            "measured as one set: docs/measurements.md under 'One H200'; none of its values was "
-            "measured against another, they are derived from the GPU's memory size"
+            "measured as one set: docs/measurements.md under 'One H200'; its values are "
+            "derived from the GPU\'s memory size and ran as they stand"
         ),
         "machine": "1x NVIDIA H200, 16 cores, torch 2.11+cu130, FlashInfer 0.6.14",
         "date": "2026-11-21",

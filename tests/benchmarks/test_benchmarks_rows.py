@@ -85,7 +85,7 @@ def found_by(monkeypatch: pytest.MonkeyPatch, budget_s: float) -> dict[str, Any]
                 "profile": "h100x1-bf16"}  # fmt: skip
 
     monkeypatch.setattr(sweep_profile, "trial", trial)
-    given = argparse.Namespace(budget_s=budget_s)
+    given = argparse.Namespace(budget_s=budget_s, fp8=False)
     return sweep_profile.evidence(sweep_profile.search(sweep_profile.FIELDS, given), given)
 
 
@@ -101,6 +101,11 @@ def test_a_sweep_becomes_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert profile.evidence.measured and "schedule.chunk" in profile.evidence.fields
     assert profile.schedule["chunk"] == 4096 and profile.engine["memory_fraction"] == 0.96
     assert profile.schedule["max_running"] == 2048
+
+
+def test_a_sweep_of_a_rounding_profile_begins_at_the_plain_one() -> None:
+    assert sweep_profile.searched("h100x1-bf16", True) == "h100x1-fp8"
+    assert sweep_profile.searched("h100x1-bf16", False) == "h100x1-bf16"
 
 
 def test_any_setting_can_be_swept() -> None:

@@ -1,0 +1,208 @@
+"""engine.compile off and on: steps that choose tokens in every way, and what a start takes.
+
+    python -m benchmarks.compiled --shape FOLDER [--layers 8] [--device cuda] [--dtype bfloat16]
+                                  [--rows 1,64,400] [--at 512] [--repeats 10]
+
+FOLDER needs config.json alone: weights are made up. Milliseconds from the launch of a step to its
+tokens on the host, medians of repeats, off / on and how many times as fast. Ways: greedy; drawn
+with top-p and min-p; greedy after penalties; greedy under a grammar's mask; and a prefill of 1,024
+tokens. Kernels are compiled into a new folder first, then found there. On a GPU a second table
+has what the layers run between their matmuls, in a captured graph: our kernels, and what
+torch.compile makes of the same in plain torch, microseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+
+from appliance.kernels.torch_ops import TorchOps
+from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from appliance.runtime.engine.executor import DeviceExecutor
+from appliance.runtime.engine.rank import Built, RankBuilder
+from appliance.runtime.engine.trial import trial_step
+from appliance.runtime.model.registry import read_spec
+from appliance.runtime.spec import ModelSpec
+from appliance.runtime.wire.request import Sampling
+from appliance.runtime.wire.step import PENALIZED_MOST, Masks, Step
+
+PAGE = 16
+WAYS = {
+    "greedy": Sampling(max_tokens=9, temperature=0.0),
+    "drawn": Sampling(max_tokens=9, temperature=0.8),
+    "drawn, top-p": Sampling(max_tokens=9, temperature=0.8, top_p=0.9, min_p=0.01),
+    "penalties": Sampling(max_tokens=9, temperature=0.0, frequency_penalty=0.5),
+    "masked": Sampling(max_tokens=9, temperature=0.0),
+}
+
+
+def masks_of(way: str, rows: int, vocab: int) -> Masks | None:
+    if way != "masked":
+        return None
+    words = (rows, -(-vocab // 32))
+    bits = np.random.default_rng(0).integers(0, 1 << 32, words, dtype=np.uint32)
+    return Masks(np.arange(rows, dtype=np.int32), bits)
+
+
+def steps_of(
+    way: str, rows: int, length: int, vocab: int, prefill: bool = False
+) -> tuple[Step, Step]:
+    """The step, and one that gives its slots what they need first."""
+    first = trial_step(rows, length, PAGE, vocab, prefill)
+    new = [replace(row, sampling=WAYS[way]) for row in first.new]
+    first = replace(first, new=new)
+    none = first.page_slots[:0]
+    return replace(first, new=[], page_slots=none, page_columns=none, page_ids=none), first
+
+
+def milliseconds(
+    executor: DeviceExecutor, step: Step, first: Step, masks: Masks | None, repeats: int
+) -> float:
+    times = []
+    for i in range(repeats + 2):
+        begin = time.perf_counter()
+        flight = executor.launch(first if i == 0 else step)
+        flight.sample(masks)
+        flight.wait()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[2:]) * 1e3
+
+
+def built(given: argparse.Namespace, spec: ModelSpec, compiled: bool) -> Built:
+    cuda = given.device == "cuda"
+    fast = cuda and given.dtype != "float32"
+    most = max(given.rows)
+    pages = max(most * -(-(given.at + 1) // PAGE), 1024 // PAGE) + 1
+    config = RuntimeConfig(
+        run="compiled", dir=tempfile.gettempdir(),
+        model=ModelConfig(path=str(given.shape), id="c", dtype=given.dtype, quantization="none",
+                          kv_dtype="model", context=2048, load_format="dummy"),
+        schedule=ScheduleConfig(chunk=1024, max_prefill=1024, max_running=most),
+        engine=EngineConfig(device=given.device, attention="flashinfer" if fast else "reference",
+                            filter="search" if fast else "sort", graphs=fast,
+                            graph_batch_sizes=tuple(given.rows) if fast else (), few_rows=fast,
+                            even_decode=fast, fuse_rounding=False, memory_fraction=0.9,
+                            max_total_tokens=pages * PAGE, threads=given.threads,
+                            compile=compiled),
+    )  # fmt: skip
+    return RankBuilder(config, spec, 0, 0, None, lambda *_: None).build()
+
+
+Times = dict[str, float]
+
+
+def measured(
+    given: argparse.Namespace, spec: ModelSpec, compiled: bool
+) -> tuple[Times, dict[str, float]]:
+    """(milliseconds by case, seconds of the start by name)"""
+    begin = time.perf_counter()
+    engine = built(given, spec, compiled)
+    start = {"start": time.perf_counter() - begin}
+    start["compile"] = engine.facts.get("compile_chains_s", 0.0)
+    found: Times = {}
+    for rows in given.rows:
+        for way in WAYS:
+            if way == "penalties" and rows > PENALIZED_MOST:
+                continue
+            step, first = steps_of(way, rows, given.at, spec.vocab)
+            masks = masks_of(way, rows, spec.vocab)
+            case = f"decode {rows}, {way}"
+            found[case] = milliseconds(engine.executor, step, first, masks, given.repeats)
+            freed = replace(step, freed=[int(s) for s in step.slots])
+            engine.executor.follow(freed)
+    step, first = steps_of("greedy", 1, 1024, spec.vocab, prefill=True)
+    found["prefill 1024"] = milliseconds(engine.executor, step, first, None, given.repeats)
+    engine.executor.close()
+    return found, start
+
+
+def between_matmuls(spec: ModelSpec, rows: tuple[int, ...]) -> None:
+    """Norm, activation and rotation by our kernels and compiled, in captured graphs."""
+    from appliance.kernels.cuda_ops import CudaOps
+    from benchmarks.gpu_clock import captured, microseconds
+
+    device, plain, a = torch.device("cuda"), TorchOps(), spec.attention
+    ours = CudaOps(device)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=device, dtype=torch.bfloat16)
+
+    k, v = (random(4096, PAGE, a.kv_heads, a.head_dim) for _ in range(2))
+    weight, cos_sin = random(spec.hidden), torch.randn(2048, a.head_dim, device=device)
+    ways: dict[str, tuple[str, Callable[[int], tuple[object, ...]]]] = {
+        "add and norm": (
+            "add_rms_norm",
+            lambda n: (random(n, spec.hidden), random(n, spec.hidden), weight, 1e-5),
+        ),
+        "silu and mul": ("silu_and_mul", lambda n: (random(n, 2 * spec.intermediate),)),
+        "rope and store": (
+            "rope_store",
+            lambda n: (
+                random(n, (a.heads + 2 * a.kv_heads) * a.head_dim),
+                torch.arange(n, device=device), cos_sin, k, v, torch.arange(n, device=device),
+                None, None, 1e-5,
+            ),
+        ),
+    }  # fmt: skip
+    for name, (method, arguments) in ways.items():
+        own, other = vars(CudaOps)[method], torch.compile(vars(TorchOps)[method], fullgraph=True)
+        for n in rows:
+            given = arguments(n)
+            for tensor in given:
+                if isinstance(tensor, torch.Tensor) and len(tensor) == n and n > 1:
+                    torch._dynamo.mark_dynamic(tensor, 0)
+            took = [
+                microseconds(captured(work, 20), 20)
+                for work in (lambda g=given: own(ours, *g), lambda g=given: other(plain, *g))
+            ]
+            print(f"{name}, {n:5} rows: ours {took[0]:7.1f} us, compiled {took[1]:7.1f} us",
+                  flush=True)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", required=True, type=Path)
+    parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--rows", default="1,64,400")
+    parser.add_argument("--at", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    given = parser.parse_args()
+    given.rows = tuple(int(n) for n in given.rows.split(","))
+    spec = read_spec(given.shape)
+    if given.layers:
+        spec = replace(spec, layers=given.layers)
+    with tempfile.TemporaryDirectory(prefix="compiled-") as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        off, plain = measured(given, spec, False)
+        gc.collect()
+        _, cold = measured(started_alone(given), spec, True)
+        gc.collect()
+        on, warm = measured(given, spec, True)
+    print(f"start, s: off {plain['start']:.1f}, on {cold['start']:.1f}, of which torch.compile "
+          f"{cold['compile']:.1f}; found compiled {warm['compile']:.1f}")  # fmt: skip
+    for case, ms in off.items():
+        print(f"{case:28} off {ms:9.2f} ms   on {on[case]:9.2f} ms   {ms / on[case]:5.2f} x")
+    if given.device == "cuda" and given.dtype != "float32":
+        between_matmuls(spec, (*given.rows, 1024))
+
+
+def started_alone(given: argparse.Namespace) -> argparse.Namespace:
+    """Of a start that is looked at alone."""
+    return argparse.Namespace(**{**vars(given), "rows": given.rows[:1], "repeats": 1})
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,6 @@ JSON line. Prints a line a row. `--tiny` shrinks the rows until a CPU serves the
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 from benchmarks.rows import GROUPS, Group, Row, tiny
-from benchmarks.serving import APPLIANCE, DidNotStart, Served, machine
+from benchmarks.serving import APPLIANCE, DidNotStart, GpuWatch, Served, amend, machine
 
 
 def serve_group(group: Group, rows: list[Row], given: argparse.Namespace, append: Path) -> int:
@@ -49,16 +48,17 @@ def run_row(row: Row, url: str, append: Path, labels: dict[str, object], small: 
         arguments += ["--label", f"{name}={value}"]
     begin = time.perf_counter()
     try:
-        done = subprocess.run(
-            [*APPLIANCE, *arguments], capture_output=True, text=True, timeout=240, check=False
-        )
+        with GpuWatch() as watch:
+            done = subprocess.run(
+                [*APPLIANCE, *arguments], capture_output=True, text=True, timeout=240, check=False
+            )
     except subprocess.TimeoutExpired:
         print(f"{row.id}: did not end in 240 s", flush=True)
         return 1
     if done.returncode:
         print(f"{row.id}: rc {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
         return 1
-    told(row, json.loads(append.read_text().splitlines()[-1]), time.perf_counter() - begin)
+    told(row, amend(append, watch.figures()), time.perf_counter() - begin)
     return 0
 
 
@@ -69,6 +69,7 @@ def told(row: Row, figures: dict[str, float], seconds: float) -> None:
         f"{row.id:20} {row.figure} {value:10,.2f}  goal {'≥' if row.above else '≤'} {row.goal:g}"
         f"  better peer {row.better_peer:g} ({ratio:.2f} x)"
         f"  ttft p50 {figures['ttft_ms_p50']:.1f} ms  failed {figures['failed']}"
+        f"  {figures.get('power_w', 0):.0f} W {figures.get('sm_mhz', 0):.0f} MHz"
         f"  ({seconds:.0f} s)",
         flush=True,
     )

@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
 
 from appliance.client import Client
-from appliance.hardware import detect
+from appliance.hardware import Gpu, Gpus, detect
 
 APPLIANCE = [sys.executable, "-m", "appliance"]
 
@@ -84,6 +86,43 @@ def _command(pid: int) -> str:
         return ""
 
 
+class GpuWatch:
+    """Power and clock of the first GPU from entry to exit: what a figure may be bound by."""
+
+    EVERY_S = 0.25
+
+    def __init__(self, gpus: Gpus | None = None) -> None:
+        self._gpus = gpus or Gpus()
+        self._seen: list[Gpu] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> GpuWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(self.EVERY_S):
+            self._seen += self._gpus.sample()[:1]
+
+    def figures(self) -> dict[str, float]:
+        """Means over the samples in which it worked: power_w, sm_mhz; power_limit_w and the share
+        of them in which its clock was held down for power, power_bound. Empty without a GPU."""
+        busy = [gpu for gpu in self._seen if (gpu.utilization or 0.0) > 0.5]
+        if not busy:
+            return {}
+        return {
+            "power_w": round(fmean(gpu.power_w or 0.0 for gpu in busy), 1),
+            "power_limit_w": busy[-1].power_limit_w or 0.0,
+            "power_bound": round(fmean("power" in gpu.throttle for gpu in busy), 2),
+            "sm_mhz": round(fmean(gpu.sm_clock_mhz or 0 for gpu in busy)),
+        }
+
+
 def machine() -> dict[str, Any]:
     """Fields that each line of a record carries: gpu, torch, commit."""
     gpus = [gpu.name for gpu in detect().gpus]
@@ -110,6 +149,14 @@ def record(file: Path, row: str, figures: dict[str, Any], **more: Any) -> dict[s
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as out:
         out.write(json.dumps(line) + "\n")
+    return line
+
+
+def amend(file: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """More figures to the last line of `file`, which is returned."""
+    *lines, last = file.read_text().splitlines()
+    line: dict[str, Any] = json.loads(last) | figures
+    file.write_text("".join(f"{one}\n" for one in [*lines, json.dumps(line)]))
     return line
 
 

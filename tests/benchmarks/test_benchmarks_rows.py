@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -17,9 +18,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from appliance.hardware import Gpu
 from appliance.profiles.known import KNOWN
 from appliance.profiles.schema import Profile
-from benchmarks import all_rows, client_cost, engine_rows, limits, rows, soak, sweep_profile
+from benchmarks import (
+    all_rows,
+    client_cost,
+    engine_rows,
+    limits,
+    rows,
+    serving,
+    soak,
+    sweep_profile,
+)
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "appliance" / "default_model"
@@ -106,6 +117,42 @@ def test_a_sweep_becomes_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_sweep_of_a_rounding_profile_begins_at_the_plain_one() -> None:
     assert sweep_profile.searched("h100x1-bf16", True) == "h100x1-fp8"
     assert sweep_profile.searched("h100x1-bf16", False) == "h100x1-bf16"
+
+
+class OneGpu:
+    """Samples of a GPU: idle, then at work, held down for power every other time."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self.asked, self.done = most, 0, threading.Event()
+
+    def sample(self) -> tuple[Gpu, ...]:
+        at, self.asked = self.asked, self.asked + 1
+        if at >= self._most:
+            self.done.set()
+            return ()
+        return (
+            Gpu(0, "u", "H", 1, 1, 90, utilization=float(at > 0), power_w=600.0 + at,
+                power_limit_w=700.0, sm_clock_mhz=1400 + 10 * at,
+                throttle=("power",) if at % 2 else ()),
+        )  # fmt: skip
+
+
+def test_a_row_tells_what_the_gpu_drew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the samples in which it was at work."""
+    monkeypatch.setattr(serving.GpuWatch, "EVERY_S", 0.001)
+    gpus = OneGpu(5)
+    with serving.GpuWatch(gpus) as watch:  # type: ignore[arg-type]
+        assert gpus.done.wait(30)
+    found = watch.figures()
+    assert found == {"power_w": 602.5, "power_limit_w": 700.0, "power_bound": 0.5, "sm_mhz": 1425}
+    with serving.GpuWatch(OneGpu(0)) as nothing:  # type: ignore[arg-type]
+        pass
+    assert nothing.figures() == {}
+    file = tmp_path / "r.jsonl"
+    file.write_text('{"row": "a"}\n{"row": "b", "x": 1}\n')
+    assert serving.amend(file, found)["power_w"] == 602.5
+    first, last = map(json.loads, file.read_text().splitlines())
+    assert first == {"row": "a"} and last == {"row": "b", "x": 1} | found
 
 
 def test_any_setting_can_be_swept() -> None:

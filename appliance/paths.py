@@ -214,6 +214,11 @@ def key_usage(run: Path) -> Path:
     return run / "keys.usage"
 
 
+def connections(run: Path) -> Path:
+    """How many connections each frontend of a run holds (memory-mapped)."""
+    return run / "connections"
+
+
 def last_pull() -> Path:
     """How fast the last large download was (JSON)."""
     return state_dir() / "last-pull.json"

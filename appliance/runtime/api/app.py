@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from appliance import paths
 from appliance.errors import ApplianceError, RequestError, UsageError
 from appliance.runtime.api import schema
+from appliance.runtime.api.accept import Shares
 from appliance.runtime.api.admin import Admin, Snapshots
 from appliance.runtime.api.answer import CallerGone
 from appliance.runtime.api.batches.room import BatchRoom
@@ -277,7 +278,8 @@ class FrontendProcess:
             self.frontend, self._models, admin, self.batches, self._aborts, self._requests,
             self._settings, self._desk,
         )  # fmt: skip
-        self.server = HttpServer(app, listener, config.serve.max_connections_per_address)
+        shares = Shares(paths.connections(run), config.serve.frontends, index)
+        self.server = HttpServer(app, listener, shares, config.serve.max_connections_per_address)
 
     async def start(self) -> None:
         self.frontend.start()

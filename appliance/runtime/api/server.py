@@ -6,7 +6,6 @@ import asyncio
 import logging
 import resource
 import socket
-import sys
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -19,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from appliance.errors import RequestError
+from appliance.runtime.api.accept import Acceptor, Shares
 from appliance.runtime.api.addresses import Addresses, counted_as
 from appliance.runtime.api.errors import error_body, error_headers
 from appliance.runtime.api.linger import LingeringTransport
@@ -52,9 +52,9 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     """Bounds what a connection may send and how long it may take: a head by bytes, fields and
     seconds, a body by its pace, an answer by its reader's."""
 
-    def __init__(self, *args: Any, addresses: Addresses, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, addresses: Addresses, shares: Shares, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._addresses = addresses
+        self._addresses, self._shares = addresses, shares
         self._address = ""
         self._raw_bytes = 0
         self._head_bytes = 0
@@ -105,6 +105,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop(head=True, body=True, stall=True)
+        self._shares.add(-1)
         self.transport.lost()
         if self._address:
             self._addresses.leave(self._address)
@@ -267,13 +268,15 @@ def _check_target(url: bytes, hosts: list[bytes]) -> None:
 
 
 class HttpServer:
-    """Serves `app` on a socket that is listening already.
+    """Serves `app` on a socket that is listening already, and that others may share.
 
     per_address: most connections of one address on another machine; 0: any number.
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, per_address: int = 0) -> None:
-        self._addresses = Addresses(per_address)
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, shares: Shares, per_address: int = 0
+    ) -> None:
+        self._addresses, self._shares = Addresses(per_address), shares
         self._config = Config(
             app,
             http=LimitedProtocol,
@@ -289,7 +292,7 @@ class HttpServer:
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._listener = listener
         self._state = ServerState()
-        self._server: asyncio.Server | None = None
+        self._acceptor = Acceptor(listener, self._protocol, shares)
 
     def limit(self, per_address: int) -> None:
         """Another limit for connections to come; those that are there stay."""
@@ -297,16 +300,8 @@ class HttpServer:
 
     async def start(self) -> None:
         self._config.load()
-        loop = asyncio.get_running_loop()
         self.tick()
-        if self._listener.family == socket.AF_UNIX:
-            # its file belongs to the run, not to one of those who accept on it
-            kept: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-            self._server = await loop.create_unix_server(
-                self._protocol, sock=self._listener, backlog=2048, **kept
-            )
-            return
-        self._server = await loop.create_server(self._protocol, sock=self._listener, backlog=2048)
+        self._acceptor.start()
 
     def tick(self) -> None:
         """Once a second: the date that every answer carries."""
@@ -320,8 +315,7 @@ class HttpServer:
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Takes no more connections; answers that are under way have `grace_s` to end."""
-        if self._server is not None:
-            self._server.close()
+        self._acceptor.close()
         for connection in list(self._state.connections):
             connection.shutdown()
         tasks = list(self._state.tasks)
@@ -338,5 +332,6 @@ class HttpServer:
             server_state=self._state,
             app_state={},
             addresses=self._addresses,
+            shares=self._shares,
         )
         return made

@@ -61,6 +61,7 @@ def kernel_variables() -> dict[str, str]:
         "TRITON_CACHE_DIR": cache_dir() / "triton",
         "FLASHINFER_WORKSPACE_BASE": cache_dir(),
         "CUDA_CACHE_PATH": cache_dir() / "cuda",
+        "TORCHINDUCTOR_CACHE_DIR": cache_dir() / "inductor",
     }
     return {name: os.environ.get(name) or str(folder) for name, folder in own.items()}
 

@@ -6,9 +6,9 @@
 FOLDER needs config.json alone: weights are made up. Milliseconds from the launch of a step to its
 tokens on the host, medians of repeats, off / on and how many times as fast. Ways: greedy; drawn
 with top-p and min-p; greedy after penalties; greedy under a grammar's mask; and a prefill of 1,024
-tokens. Kernels are compiled into a new folder first, then found there. On a GPU a second table
-has what the layers run between their matmuls, in a captured graph: our kernels, and what
-torch.compile makes of the same in plain torch, microseconds.
+tokens. Kernels are compiled into a new folder first, then found there. A second table has the
+chains alone, microseconds. On a GPU a third has what the layers run between their matmuls, in a
+captured graph: our kernels, and what torch.compile makes of the same in plain torch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from msgspec.structs import replace
 
-from appliance.kernels.torch_ops import TorchOps
+from appliance.kernels.chains import PLAIN
+from appliance.kernels.compiled import CompiledChains
+from appliance.kernels.torch_ops import TorchOps, descending
 from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from appliance.runtime.engine.executor import DeviceExecutor
 from appliance.runtime.engine.rank import Built, RankBuilder
@@ -118,18 +121,52 @@ def measured(
             masks = masks_of(way, rows, spec.vocab)
             case = f"decode {rows}, {way}"
             found[case] = milliseconds(engine.executor, step, first, masks, given.repeats)
-            freed = replace(step, freed=[int(s) for s in step.slots])
-            engine.executor.follow(freed)
     step, first = steps_of("greedy", 1, 1024, spec.vocab, prefill=True)
     found["prefill 1024"] = milliseconds(engine.executor, step, first, None, given.repeats)
     engine.executor.close()
     return found, start
 
 
+def alone(device: torch.device, vocab: int, rows: tuple[int, ...]) -> None:
+    """Each chain by itself, from the call until it is done."""
+    made = CompiledChains(PLAIN._fields)
+    made.build(device, vocab, lambda _: None)
+    for n in rows:
+        logits = torch.randn(n, vocab, device=device) * 3
+        at, value = torch.arange(n, device=device), torch.rand(n, device=device) + 0.5
+        table = torch.randint(0, 5, (n, vocab), dtype=torch.int16, device=device)
+        bits = torch.randint(-1 << 31, 1 << 31, (n, -(-vocab // 32)), device=device).int()
+        given: dict[str, tuple[torch.Tensor, ...]] = {
+            "draw": (logits, at, at.int()),
+            "keep": (logits, descending(logits), (at + vocab).int(), value / 2, value / 100),
+            "penalize": (logits, at, table, at.clone(), value, value.clone(), value.clone()),
+            "allow": (logits, at, bits),
+        }
+        for name, tensors in given.items():
+            off, on = (
+                microseconds(partial(chains._asdict()[name], *tensors), device)
+                for chains in (PLAIN, made.chains)
+            )
+            print(f"{name:9} {n:4} rows of {vocab}: off {off:9.1f} us   on {on:9.1f} us   "
+                  f"{off / on:5.2f} x", flush=True)  # fmt: skip
+
+
+def microseconds(work: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(23):
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[3:]) * 1e6
+
+
+@torch.inference_mode()
 def between_matmuls(spec: ModelSpec, rows: tuple[int, ...]) -> None:
     """Norm, activation and rotation by our kernels and compiled, in captured graphs."""
     from appliance.kernels.cuda_ops import CudaOps
-    from benchmarks.gpu_clock import captured, microseconds
+    from benchmarks import gpu_clock
 
     device, plain, a = torch.device("cuda"), TorchOps(), spec.attention
     ours = CudaOps(device)
@@ -162,8 +199,8 @@ def between_matmuls(spec: ModelSpec, rows: tuple[int, ...]) -> None:
                 if isinstance(tensor, torch.Tensor) and len(tensor) == n and n > 1:
                     torch._dynamo.mark_dynamic(tensor, 0)
             took = [
-                microseconds(captured(work, 20), 20)
-                for work in (lambda g=given: own(ours, *g), lambda g=given: other(plain, *g))
+                gpu_clock.microseconds(gpu_clock.captured(partial(by, ops, *given), 20), 20)
+                for by, ops in ((own, ours), (other, plain))
             ]
             print(f"{name}, {n:5} rows: ours {took[0]:7.1f} us, compiled {took[1]:7.1f} us",
                   flush=True)  # fmt: skip
@@ -195,6 +232,8 @@ def main() -> None:
           f"{cold['compile']:.1f}; found compiled {warm['compile']:.1f}")  # fmt: skip
     for case, ms in off.items():
         print(f"{case:28} off {ms:9.2f} ms   on {on[case]:9.2f} ms   {ms / on[case]:5.2f} x")
+    with torch.inference_mode():
+        alone(torch.device(given.device), spec.vocab, given.rows)
     if given.device == "cuda" and given.dtype != "float32":
         between_matmuls(spec, (*given.rows, 1024))
 

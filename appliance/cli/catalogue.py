@@ -241,6 +241,11 @@ CATALOGUE: dict[str, Entry] = {
         "nobody is logged in for a user's, or the machine was not started by it",
         "loginctl enable-linger, and log in again; appliance up -d runs without a service",
     ),
+    "APL-HW-008": Entry(
+        "engine.compile is on, and torch.compile cannot compile here",
+        "it needs a C++ compiler on a CPU, and a C compiler with NVIDIA GPUs",
+        "apt install g++ gcc, or leave out engine.compile",
+    ),
     "APL-INT-001": Entry(
         "a file has other bytes than the hub says",
         "something on the way changed it, or the hub serves another file",

@@ -69,8 +69,8 @@ def build(
     told = (
         f"{files} new files, {gigabytes(size)}, in {where}" if files > 0 else "nothing was missing"
     )
-    if device != "cuda":
-        told = "on a CPU nothing is compiled ahead"
+    if device != "cuda" and not config.engine.compile:
+        told = "on a CPU nothing is compiled ahead, but with engine.compile"
     out.result(
         f"{config.model.id}: ready in {facts['ready_s']:.1f} s; {told}",
         {
@@ -79,7 +79,7 @@ def build(
             "profile": config.profile,
             "device": device,
             "ready_s": facts["ready_s"],
-            "compile_s": facts["compile_s"] or 0.0,
+            "compile_s": facts["compile_s"],
             "new_files": max(files, 0),
             "new_bytes": max(size, 0),
             "folders": [str(folder) for folder in _folders()],
@@ -91,7 +91,8 @@ def _folders() -> list[Path]:
     """Where compilers keep what they made."""
     found = {k: Path(v) for k, v in paths.kernel_variables().items()}
     base = found["FLASHINFER_WORKSPACE_BASE"] / ".cache" / "flashinfer"
-    return [found["TRITON_CACHE_DIR"], base, found["CUDA_CACHE_PATH"]]
+    inductor = found["TORCHINDUCTOR_CACHE_DIR"]
+    return [found["TRITON_CACHE_DIR"], base, found["CUDA_CACHE_PATH"], inductor]
 
 
 def _made() -> tuple[int, int]:

@@ -107,6 +107,7 @@ def variables() -> dict[str, str]:
         "TRITON_CACHE_DIR": f"{cache}/triton",
         "FLASHINFER_WORKSPACE_BASE": str(cache),
         "CUDA_CACHE_PATH": f"{cache}/cuda",
+        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
     }
     kept = {k: os.environ[k] for k in _KEPT if os.environ.get(k) and not k.startswith("APPLIANCE_")}
     return found | kept

@@ -17,6 +17,7 @@ from appliance.kernels import (
     slot_tables,
     torch_ops,
 )
+from appliance.kernels.chains import PLAIN, Chains
 from appliance.kernels.ops import Rounded, Rounding
 
 
@@ -53,9 +54,10 @@ def _gumbel_part(
 
 
 class CudaOps:
-    def __init__(self, device: torch.device, search: bool = False) -> None:
+    def __init__(self, device: torch.device, search: bool = False, chains: Chains = PLAIN) -> None:
         self.device = device
         self._search = search
+        self._plain = torch_ops.TorchOps(chains)
 
     def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
         return flashinfer.norm.rmsnorm(x_TE, weight_E, eps)
@@ -103,8 +105,16 @@ class CudaOps:
         slot_tables.flatten_pages(page_table, slots, indptr, indices, firsts)
 
     def keep_likely(self, logits_BV, rows_R, top_k_R, top_p_R, min_p_R) -> Tensor:
-        by = filter_logits.keep_likely if self._search else torch_ops.keep_likely
+        by = filter_logits.keep_likely if self._search else self._plain.keep_likely
         return by(logits_BV, rows_R, top_k_R, top_p_R, min_p_R)
+
+    def penalize(
+        self, logits_SV, at_R, table, rows_R, repetition_R, frequency_R, presence_R
+    ) -> None:
+        self._plain.penalize(logits_SV, at_R, table, rows_R, repetition_R, frequency_R, presence_R)
+
+    def allow(self, logits_SV: Tensor, at_R: Tensor, bits_RW: Tensor) -> None:
+        self._plain.allow(logits_SV, at_R, bits_RW)
 
     def fp8_linear(self, x_TI, weight_OI, scale_O, input_scale, cap, bias_O) -> Tensor:
         return gemm_fp8.linear(x_TI, weight_OI, scale_O, input_scale, cap, bias_O)

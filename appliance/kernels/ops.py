@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from appliance.kernels.chains import PLAIN, Chains
+
 
 class Rounding(NamedTuple):
     """How a linear wants its tokens in e4m3: all by the scale `fixed` [1], or each so that its
@@ -95,6 +97,28 @@ class Ops(Protocol):
         logits float32; rows, top_k int32 (the vocabulary's size: all); top_p, min_p float32.
         """
 
+    def penalize(
+        self,
+        logits_SV: Tensor,
+        at_R: Tensor,
+        table: Tensor,
+        rows_R: Tensor,
+        repetition_R: Tensor,
+        frequency_R: Tensor,
+        presence_R: Tensor,
+    ) -> None:
+        """In place, for the rows `at`, by what table[rows] int16 has seen of each token (twice the
+        times it was output, and one more where the prompt has it): what was seen is divided by
+        `repetition` where it is positive, else multiplied; then `frequency` is taken off for each
+        time it was output, and `presence` once.
+
+        logits float32; at, rows int64, none twice.
+        """
+
+    def allow(self, logits_SV: Tensor, at_R: Tensor, bits_RW: Tensor) -> None:
+        """Minus infinity, in place, in the rows `at` for tokens whose bit is not set. bits int32
+        [R, ceil(V / 32)], the lowest bit of a word first."""
+
     def fp8_linear(
         self,
         x_TI: Activation,
@@ -159,7 +183,16 @@ class CaptureOps(Ops, Protocol):
         (int32 [R]; None: from the first)."""
 
 
-def select(device: torch.device, dtype: torch.dtype, search: bool = False) -> Ops:
+def chains_of(device: torch.device, dtype: torch.dtype, search: bool) -> tuple[str, ...]:
+    """Names of the chains that the Ops of `select` run: of the others there are kernels."""
+    if device.type != "cuda" or dtype == torch.float32:
+        return PLAIN._fields
+    return ("penalize", "allow") if search else ("keep", "penalize", "allow")
+
+
+def select(
+    device: torch.device, dtype: torch.dtype, search: bool = False, chains: Chains = PLAIN
+) -> Ops:
     """The Ops for a device; float32 is computed by plain torch everywhere. search: the likely
     tokens are found without sorting, where there are kernels for it. ImportError: something of
     theirs is not installed, or a library of it does not load."""
@@ -168,10 +201,10 @@ def select(device: torch.device, dtype: torch.dtype, search: bool = False) -> Op
             from appliance.kernels.cuda_ops import CudaOps
         except OSError as e:
             raise ImportError(str(e)) from e
-        return CudaOps(device, search)
+        return CudaOps(device, search, chains)
     from appliance.kernels.torch_ops import TorchOps
 
-    return TorchOps()
+    return TorchOps(chains)
 
 
 def compile_failures() -> tuple[type[Exception], ...]:

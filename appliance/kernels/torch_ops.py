@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from appliance.kernels.chains import PLAIN, Chains
 from appliance.kernels.ops import Activation, Rounded, Rounding
 
-_M32 = 0xFFFFFFFF
 _LARGEST = 448.0
 """Of e4m3."""
 SORTED_ROWS = 128
 """Rows sorted at a time: bounds the memory that a step's filters take."""
+CHANGED_ROWS = 64
+"""Rows that penalties or masks change at a time, so that this takes less memory than filters, which
+the memory plan knows: bits of 512 rows alone, each made a number, were half a GB."""
+_CACHED = 1 << 18
+"""Logits that a CPU changes at a time: what a chain makes of more leaves its cache in between, and
+64 rows of 150,000 took eight times as long."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -67,49 +75,34 @@ def descending(x_BV: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(x_BV.numpy(), axis=-1)).flip(-1)
 
 
+def _parts(logits: Tensor, rows: int, most: int) -> list[slice]:
+    """Of so many rows, those that are changed at a time."""
+    if logits.device.type == "cpu":
+        most = max(1, min(most, _CACHED // logits.shape[1]))
+    return [slice(begin, begin + most) for begin in range(0, rows, most)]
+
+
 def keep_likely(
-    logits_BV: Tensor, rows_R: Tensor, top_k_R: Tensor, top_p_R: Tensor, min_p_R: Tensor
+    logits_BV: Tensor,
+    rows_R: Tensor,
+    top_k_R: Tensor,
+    top_p_R: Tensor,
+    min_p_R: Tensor,
+    keep: Callable[..., Tensor] = PLAIN.keep,
 ) -> Tensor:
     """As Ops.keep_likely says, by sorting."""
-    for begin in range(0, len(rows_R), SORTED_ROWS):
-        some = slice(begin, begin + SORTED_ROWS)
-        rows, top_p, min_p = rows_R[some].long(), top_p_R[some, None], min_p_R[some, None]
+    for some in _parts(logits_BV, len(rows_R), SORTED_ROWS):
+        rows = rows_R[some].long()
         part = logits_BV[rows]
-        ordered = descending(part)
-        rank = torch.arange(part.shape[1], device=part.device)
-        kept = ordered.masked_fill(rank[None, :] >= top_k_R[some, None], -torch.inf)
-        likely = kept.softmax(-1)
-        before = likely.cumsum(-1) - likely
-        # sums of everything may round to more than one: without a top_p nothing is too late
-        keep = ((before < top_p) | (top_p >= 1)) & (likely > 0)
-        keep &= likely >= min_p * likely[:, :1]
-        last = keep.sum(-1, keepdim=True).clamp(min=1) - 1
-        part = part.masked_fill(part < ordered.gather(1, last), -torch.inf)
+        part = keep(part, descending(part), top_k_R[some], top_p_R[some], min_p_R[some])
         logits_BV.index_copy_(0, rows, part)
     return logits_BV
 
 
-def mix32(x: Tensor) -> Tensor:
-    """An invertible hash of 32 bits held in int64 (Wellons' lowbias32 constants)."""
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & _M32
-    x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & _M32
-    return x ^ (x >> 16)
-
-
-def gumbel_noise(seeds_B: Tensor, counters_B: Tensor, vocab: int) -> Tensor:
-    """float32 [B, vocab], a pure function of (seed, counter, token)."""
-    seeds = seeds_B.to(torch.int64)
-    key = mix32((seeds & _M32) ^ mix32((seeds >> 32) & _M32))
-    key = mix32((key + counters_B.to(torch.int64)) & _M32)
-    token = torch.arange(vocab, dtype=torch.int64, device=seeds.device)
-    bits = mix32((key[:, None] + token[None, :] * 0x9E3779B9) & _M32)
-    uniform = ((bits >> 9).float() + 0.5) * (1.0 / (1 << 23))  # 24 bits: never rounds to 1
-    return -torch.log(-torch.log(uniform))
-
-
 class TorchOps:
+    def __init__(self, chains: Chains = PLAIN) -> None:
+        self._chains = chains
+
     def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x_TE, (x_TE.shape[-1],), weight_E, eps)
 
@@ -171,7 +164,30 @@ class TorchOps:
     def keep_likely(
         self, logits_BV: Tensor, rows_R: Tensor, top_k_R: Tensor, top_p_R: Tensor, min_p_R: Tensor
     ) -> Tensor:
-        return keep_likely(logits_BV, rows_R, top_k_R, top_p_R, min_p_R)
+        return keep_likely(logits_BV, rows_R, top_k_R, top_p_R, min_p_R, self._chains.keep)
+
+    def penalize(
+        self,
+        logits_SV: Tensor,
+        at_R: Tensor,
+        table: Tensor,
+        rows_R: Tensor,
+        repetition_R: Tensor,
+        frequency_R: Tensor,
+        presence_R: Tensor,
+    ) -> None:
+        for some in _parts(logits_SV, len(at_R), CHANGED_ROWS):
+            at = at_R[some]
+            part = self._chains.penalize(
+                logits_SV, at, table, rows_R[some], repetition_R[some], frequency_R[some],
+                presence_R[some],
+            )  # fmt: skip
+            logits_SV.index_copy_(0, at, part)
+
+    def allow(self, logits_SV: Tensor, at_R: Tensor, bits_RW: Tensor) -> None:
+        for some in _parts(logits_SV, len(at_R), CHANGED_ROWS):
+            at = at_R[some]
+            logits_SV.index_copy_(0, at, self._chains.allow(logits_SV, at, bits_RW[some]))
 
     def fp8_linear(
         self,
@@ -210,5 +226,9 @@ class TorchOps:
         return torch.where(torch.isfinite(largest), index, otherwise)
 
     def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
-        noise = gumbel_noise(seeds_B, counters_B, logits_BV.shape[1])
-        return torch.argmax(logits_BV + noise, -1)
+        rows = len(logits_BV)
+        drawn = [
+            self._chains.draw(logits_BV[some], seeds_B[some], counters_B[some])
+            for some in _parts(logits_BV, rows, rows)
+        ]
+        return drawn[0] if len(drawn) == 1 else torch.cat(drawn)

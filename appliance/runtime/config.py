@@ -165,6 +165,11 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     even_decode: bool = True
     """Attention of decode rows divides their pages evenly, whatever their lengths, by a kernel of
     ours, where model and GPU allow it; else FlashInfer's."""
+    compile: bool = False
+    """torch.compile makes one kernel of each chain that chooses tokens: draws, filters, penalties,
+    masks. A first start takes some 20 s longer for it, others 2, and it wins little: draws from
+    150,000 tokens on 2 CPU cores take a quarter of their time, which is 0.5 ms a row. Layers run
+    kernels of their own with or without it."""
     threads: NotNegative = 0
     """CPU threads of one rank; 0: cores divided by ranks."""
     seed: int = 0

@@ -143,6 +143,7 @@ class _Rules:
             "engine.even_decode": self._even_decode(),
             "engine.fuse_rounding": self._fuse_rounding(),
             "engine.graph_batch_sizes": self._graph_sizes(),
+            "engine.compile": (False, "it costs a first start some 20 s, and wins little"),
             "engine.threads": self._threads(),
         }
 

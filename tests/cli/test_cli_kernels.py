@@ -17,7 +17,7 @@ from appliance.supervisor.child import child_environment
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("APPLIANCE_CACHE_DIR", str(tmp_path))
-    for name in ("TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "CUDA_CACHE_PATH"):
+    for name in paths.kernel_variables():
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -36,7 +36,7 @@ def test_what_was_compiled_is_counted_and_can_be_pruned(
 
     def ready(task: offline.Inside) -> dict[str, object]:
         tasks.append(task)
-        for place in ("triton/a.cubin", ".cache/flashinfer/0.6/x.so"):
+        for place in ("triton/a.cubin", ".cache/flashinfer/0.6/x.so", "inductor/ab/y.so"):
             file = cache / place
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(bytes(1000))
@@ -46,13 +46,13 @@ def test_what_was_compiled_is_counted_and_can_be_pruned(
     words = ["kernels", "build", "--context", "512", "--json"]
     assert appliance(words) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["new_files"], told["new_bytes"], told["compile_s"]) == (2, 2000, 11.5)
+    assert (told["new_files"], told["new_bytes"], told["compile_s"]) == (3, 3000, 11.5)
     assert tasks[0].settings["model.load_format"] == "dummy"
     assert tasks[0].settings["model.context"] == 512
     assert appliance(words) == 0
     assert json.loads(capsys.readouterr().out)["new_files"] == 0
     assert appliance(["cache", "prune", "--kernels", "--yes", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["freed_bytes"] == 2000
+    assert json.loads(capsys.readouterr().out)["freed_bytes"] == 3000
     assert not (cache / "triton").exists()
 
 
@@ -71,6 +71,7 @@ def test_processes_of_ours_keep_kernels_where_the_cache_is(
 ) -> None:
     assert child_environment()["TRITON_CACHE_DIR"] == str(cache / "triton")
     assert child_environment()["FLASHINFER_WORKSPACE_BASE"] == str(cache)
+    assert child_environment()["TORCHINDUCTOR_CACHE_DIR"] == str(cache / "inductor")
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
     assert child_environment()["TRITON_CACHE_DIR"] == "/elsewhere"
     assert paths.kernel_variables()["CUDA_CACHE_PATH"] == str(cache / "cuda")

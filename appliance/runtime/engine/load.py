@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
-from appliance.kernels.ops import Ops
+from appliance.errors import HardwareError
+from appliance.kernels.chains import PLAIN
+from appliance.kernels.compiled import CompiledChains, lacking
+from appliance.kernels.ops import Ops, chains_of
 from appliance.kernels.ops import select as select_ops
 from appliance.kernels.torch_ops import TorchOps
 from appliance.runtime.config import RuntimeConfig
@@ -38,6 +41,8 @@ class Loaded:
     ops: Ops
     columns: int
     """Pages of the longest sequence."""
+    compiled: CompiledChains | None = None
+    """What is to be compiled before the first step."""
 
 
 def load_model(
@@ -49,9 +54,12 @@ def load_model(
     progress: Callable[[float], None],
     plain: bool = False,
 ) -> Loaded:
-    """plain: computed by torch alone. Errors as in weights.load and attention.select."""
+    """plain: computed by torch alone. Errors as in weights.load, attention.select and _compiled."""
     dtype = DTYPES[config.model.dtype]
-    ops = TorchOps() if plain else select_ops(device, dtype, config.engine.filter == "search")
+    compiled = _compiled(config, mesh, device, plain)
+    chains = compiled.chains if compiled is not None else PLAIN
+    search = config.engine.filter == "search"
+    ops = TorchOps(chains) if plain else select_ops(device, dtype, search, chains)
     size = config.schedule.page_size
     columns = -(-config.model.context // size)
     backend = select(
@@ -90,4 +98,25 @@ def load_model(
         progress(1.0)
     else:
         weights.load(model, build, Path(config.model.path), progress)
-    return Loaded(model, backend, ops, columns)
+    return Loaded(model, backend, ops, columns, compiled)
+
+
+def _compiled(
+    config: RuntimeConfig, mesh: Mesh, device: torch.device, plain: bool
+) -> CompiledChains | None:
+    """Of the rank that chooses tokens. HardwareError where there is no compiler."""
+    if not config.engine.compile or mesh.rank != 0:
+        return None
+    missing = lacking(device)
+    if missing:
+        raise not_compiled(f"no {missing} is found", missing)
+    dtype = torch.float32 if plain else DTYPES[config.model.dtype]
+    return CompiledChains(chains_of(device, dtype, config.engine.filter == "search"))
+
+
+def not_compiled(why: str, compiler: str) -> HardwareError:
+    return HardwareError(
+        f"engine.compile is on, and torch.compile cannot compile here: {why}.",
+        f"Install {compiler} (`apt install {compiler}`), or leave out engine.compile.",
+        code="APL-HW-008",
+    )

@@ -143,6 +143,9 @@ class RankBuilder:
         self._lap("load")
         span = record_function if c.engine.profile_steps else None
         kit = self._kit(loaded, self._lanes(loaded, Stopwatch(span)))
+        if loaded.compiled is not None:
+            trial.compile_chains(kit, self._tell)
+            self._lap("compile_chains")
         if c.engine.attention != "reference":
             trial.compile_kernels(kit, self._tell)
             self._lap("compile")

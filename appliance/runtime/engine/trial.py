@@ -18,6 +18,7 @@ from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.engine import memory
 from appliance.runtime.engine.executor import DeviceExecutor
 from appliance.runtime.engine.kit import PREFILL_SIZES, Kit
+from appliance.runtime.engine.load import not_compiled
 from appliance.runtime.engine.plain import NotCompiledError, first_line, memory_short
 from appliance.runtime.model.batch import KVPages
 from appliance.runtime.wire.request import Sampling
@@ -92,6 +93,20 @@ def compile_kernels(kit: Kit, tell: Tell) -> None:
     if kit.config.engine.few_rows and kit.device.type == "cuda":
         tell("compile", 2 / 3, "the kernel of few rows")
         kit.few_rows(pages)
+
+
+def compile_chains(kit: Kit, tell: Tell) -> None:
+    """What the config has torch compile. HardwareError where it cannot."""
+    compiled, device = kit.loaded.compiled, kit.device
+    if compiled is None:
+        return
+    tell("compile", 0.0, "the choice of tokens")
+    try:
+        compiled.build(device, kit.spec.vocab, lambda p: tell("compile", p, "the choice of tokens"))
+    except compile_failures() as e:
+        if memory_short(e):
+            raise
+        raise not_compiled(first_line(e), "gcc" if device.type == "cuda" else "g++") from e
 
 
 def measure(kit: Kit, page_bytes: int, lap: Callable[[str], None]) -> Found:

@@ -14,7 +14,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from appliance.kernels.torch_ops import TorchOps, gumbel_noise
+from appliance.kernels import torch_ops
+from appliance.kernels.chains import gumbel_noise
+from appliance.kernels.torch_ops import TorchOps
 from appliance.runtime.engine.inputs import Staging
 from appliance.runtime.engine.sample import logprobs, sampler, state
 from appliance.runtime.engine.sample.sampler import INVALID, Sampler
@@ -185,7 +187,7 @@ def test_penalties_and_masks_in_parts_are_as_at_once(monkeypatch: pytest.MonkeyP
     settings = [one(temperature=0.0, repetition_penalty=1.1 + i / 9) for i in range(11)]
     logits, found = torch.randn(11, VOCAB), []
     for part in (64, 3):
-        monkeypatch.setattr(sampler, "CHANGED_PART", part)
+        monkeypatch.setattr(torch_ops, "CHANGED_ROWS", part)
         rows = Rows(*settings, history=[2, 3, 3, 5])
         x = logits.clone()
         rows.sampler._penalize(x, rows.slots, rows.slots)
@@ -195,6 +197,17 @@ def test_penalties_and_masks_in_parts_are_as_at_once(monkeypatch: pytest.MonkeyP
     assert not dropped[1].any() and dropped[2].sum() == sum(
         not allowed[1, i // 32] >> (i % 32) & 1 for i in range(VOCAB)
     )
+
+
+def test_a_cpu_chooses_in_parts_what_it_chooses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large vocabulary's logits leave its cache between the operations of a chain."""
+    torch.manual_seed(8)
+    settings = [one(temperature=0.9, top_p=0.8 + i / 100, seed=i) for i in range(11)]
+    logits, found = torch.randn(11, VOCAB), []
+    for elements in (1 << 18, 3 * VOCAB, 1):
+        monkeypatch.setattr(torch_ops, "_CACHED", elements)
+        found.append(Rows(*settings).tokens(logits))
+    assert found[0] == found[1] == found[2] and len(set(found[0])) > 5
 
 
 def test_the_table_of_penalties_does_not_grow():

@@ -21,9 +21,6 @@ from appliance.runtime.wire.step import Masks
 
 PART = 512
 """Rows whose logits are in float32 at a time: more would only take memory from the pages."""
-CHANGED_PART = 64
-"""Rows that penalties or masks change at a time, so that this takes less memory than filters, which
-the memory plan knows: bits of 512 rows alone, each made a number, were half a GB."""
 INVALID = -2
 """Token of a row whose logits are not finite."""
 
@@ -83,7 +80,7 @@ class Sampler:
         penalized = np.flatnonzero(s.penalized[slots]).astype(np.int32)
         x = logits_SV
         if random.any() or edits is not None or len(penalized) or masks is not None:
-            x = x.float()
+            x = x.float().contiguous()
             if wanted >= 0 and x is logits_SV:
                 x = x.clone()  # what is told of is the model's, before any change
         if edits is not None:
@@ -113,28 +110,16 @@ class Sampler:
         where, rows, repetition, frequency, presence = self._staging.send(
             [at, s.penalties.rows(own), s.repetition[own], s.frequency[own], s.presence[own]]
         )
-        where, rows = where.long(), rows.long()
-        for begin in range(0, len(own), CHANGED_PART):
-            some = slice(begin, begin + CHANGED_PART)
-            part, table = x_SV[where[some]], s.penalties.table[rows[some]]
-            turned = repetition[some, None]
-            scaled = torch.where(part > 0, part / turned, part * turned)
-            part = torch.where(table != 0, scaled, part)
-            counts = table >> 1
-            part = part - counts * frequency[some, None] - (counts > 0) * presence[some, None]
-            x_SV[where[some]] = part
+        rows = rows.long()
+        self._ops.penalize(
+            x_SV, where.long(), s.penalties.table, rows, repetition, frequency, presence
+        )
         return rows
 
     def _mask(self, x_SV: Tensor, masks: Masks) -> Tensor:
         words = masks.bits.shape[1]
         where, flat = self._staging.send([masks.rows, masks.bits.view(np.int32).reshape(-1)])
-        shifts = torch.arange(32, device=x_SV.device, dtype=torch.int32)
-        for begin in range(0, len(masks.rows), CHANGED_PART):
-            some = slice(begin, begin + CHANGED_PART)
-            bits = (flat.view(-1, words)[some, :, None] >> shifts) & 1
-            allowed = bits.flatten(1)[:, : x_SV.shape[1]].bool()
-            rows = where[some].long()
-            x_SV[rows] = x_SV[rows].masked_fill(~allowed, -torch.inf)
+        self._ops.allow(x_SV, where.long(), flat.view(-1, words))
         return x_SV
 
     def _draw(

@@ -1,0 +1,121 @@
+"""Chains that torch compiles mean what the plain ones do, whatever the number of rows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from appliance.kernels.chains import PLAIN
+from appliance.kernels.compiled import CompiledChains, lacking
+from appliance.kernels.torch_ops import descending
+
+CPU = torch.device("cpu")
+VOCAB = 300
+needs_compiler = pytest.mark.skipif(bool(lacking(CPU)), reason=f"no {lacking(CPU)} is installed")
+
+
+@pytest.fixture(scope="module")
+def compiled() -> CompiledChains:
+    made = CompiledChains(PLAIN._fields)
+    with torch.inference_mode():
+        made.build(CPU, VOCAB, lambda part: None)
+    return made
+
+
+def given(name: str, rows: int) -> list[torch.Tensor]:
+    """Arguments of a chain for so many rows, two of which get values that are rare."""
+    generator = torch.Generator().manual_seed(rows)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * 3
+
+    def number(below: int, *shape: int) -> torch.Tensor:
+        return torch.randint(-below, below, shape, generator=generator)
+
+    logits = random(rows + 3, VOCAB)
+    logits[0, 5:] = -torch.inf
+    at = torch.randperm(rows + 3, generator=generator)[:rows]
+    if name == "draw":
+        return [logits[:rows], number(1 << 60, rows), number(1000, rows).abs().int()]
+    if name == "keep":
+        k = torch.where(torch.arange(rows) % 2 == 0, VOCAB, 7).int()
+        own = logits[:rows].contiguous()
+        return [own, descending(own), k, random(rows).sigmoid(), random(rows).sigmoid() / 10]
+    if name == "penalize":
+        table, of = number(40, 9, VOCAB).abs().short(), number(4, rows).abs()
+        return [logits, at, table, of, random(rows).exp(), random(rows), random(rows)]
+    return [logits, at, number(1 << 31, rows, -(-VOCAB // 32)).int()]
+
+
+def alone(name: str, arguments: list[torch.Tensor], row: int) -> list[torch.Tensor]:
+    """Those of one of the rows."""
+    if name in ("penalize", "allow"):
+        table = arguments[2:3] if name == "penalize" else []
+        by_row = [t[row : row + 1] for t in (arguments[1], *arguments[2 + len(table) :])]
+        return [arguments[0], by_row[0], *table, *by_row[1:]]
+    return [t[row : row + 1] for t in arguments]
+
+
+@needs_compiler
+@torch.inference_mode()
+@pytest.mark.parametrize("name", PLAIN._fields)
+def test_a_chain_gives_what_the_plain_one_gives_and_each_row_the_same_bits(
+    compiled: CompiledChains, name: str
+) -> None:
+    plain, own = PLAIN._asdict()[name], compiled.chains._asdict()[name]
+    for rows in (1, 2, 3, 16, 63):
+        arguments = given(name, rows)
+        before = [t.clone() for t in arguments]
+        found = own(*arguments)
+        torch.testing.assert_close(found, plain(*arguments), rtol=1e-6, atol=1e-6)
+        assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
+        for row in {0, rows // 2, rows - 1}:
+            assert torch.equal(own(*alone(name, arguments, row))[0], found[row])
+    assert compiled.graphs == len(PLAIN), "it was compiled anew"
+
+
+@needs_compiler
+def test_another_thread_finds_what_was_compiled(compiled: CompiledChains) -> None:
+    before, found = compiled.graphs, []
+
+    def ask() -> None:
+        with torch.inference_mode():
+            found.append(compiled.chains.draw(*given("draw", 5)))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert torch.equal(found[0], PLAIN.draw(*given("draw", 5))) and compiled.graphs == before
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_a_form_that_no_example_had_is_computed_and_told(
+    compiled: CompiledChains, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By plain torch: compiling it would hold up everybody who waits for a token."""
+    logits, seeds, counters = given("draw", 4)
+    before = compiled.graphs
+    with caplog.at_level(logging.WARNING):
+        found = compiled.chains.draw(logits[:, :200].contiguous(), seeds, counters)
+    assert torch.equal(found, PLAIN.draw(logits[:, :200], seeds, counters))
+    assert compiled.graphs == before + 1 and "draw was asked for" in caplog.text
+
+
+def test_a_compiler_is_looked_for_by_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    empty = str(tmp_path)
+    assert lacking(CPU, empty) == "g++" and lacking(torch.device("cuda"), empty) == "gcc"
+    own = tmp_path / "own++"
+    own.touch(0o700)
+    monkeypatch.setenv("CXX", "own++ -O3")
+    assert lacking(CPU, empty) == ""
+    monkeypatch.setenv("CC", "absent")
+    assert lacking(torch.device("cuda")) == "gcc"

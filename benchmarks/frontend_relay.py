@@ -1,12 +1,13 @@
-"""How many streamed tokens a second one frontend on one core relays, and what it weighs.
+"""How many streamed tokens a second one frontend on one core relays, and what it weighs; several.
 
     python benchmarks/frontend_relay.py [--streams 64] [--tokens 1000] [--rate 20000] [--chat]
+        [--frontends 1]
 
 A fake engine (its own process) gives every stream one token per message at --rate tokens/s in all;
 a client (its own process) reads raw bytes. The frontend is the real one: real HTTP, real tokenizer,
-its own process, bound to one core. CPU time per token is told beside the wall-clock rate, because
-it does not depend on what else the machine does; tokens_per_event above 1 says that the frontend
-fell behind and joined tokens.
+its own process, bound to one core. Several frontends share a socket, and have as many engines and
+clients. CPU time per token is told beside the wall-clock rate, because it does not depend on what
+else the machine does; tokens_per_event above 1 says that a frontend fell behind and joined tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from appliance import paths
 from appliance.runtime.api.server import raise_file_limit
-from appliance.runtime.config import ModelConfig, RuntimeConfig, ServeConfig
+from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig, ServeConfig
 from appliance.runtime.wire.channel import EngineDoor
 from appliance.runtime.wire.codec import VERSION
 from appliance.runtime.wire.delta import Deltas, StepStats, TokenDelta, Welcome
@@ -38,25 +39,29 @@ from appliance.status import StatusPipe
 
 TICK = os.sysconf("SC_CLK_TCK")
 DELAYS = "loop-delays"
+GATHER_S = 1.0
+"""After which no more streams are waited for."""
 
 
 def engine(path: Path, streams: int, rate: float) -> None:
-    """Waits for all streams, then steps them together until each has its max_tokens."""
+    """Waits for all streams, or till no more come, then steps them together until each has its
+    max_tokens. streams: of all engines; rate: of this one."""
     welcome = Welcome(VERSION, 1, 1 << 20, 1 << 24, 16, streams, 256, os.getpid())
     door = EngineDoor(path, welcome)
     live: dict[int, tuple[int, int]] = {}
     print("up", flush=True)
     while True:
-        for peer, message in door.receive(1.0):
+        come = len(live)
+        for peer, message in door.receive(GATHER_S):
             if isinstance(message, TokenRequest):
                 live[message.rid] = (peer, message.sampling.max_tokens)
-        if len(live) < streams:
+        if not live or (len(live) < streams and len(live) > come):
             continue
         start, index = time.monotonic(), 0
         longest = max(n for _, n in live.values())
         while index < longest:
             if rate:
-                time.sleep(max(0.0, start + index * streams / rate - time.monotonic()))
+                time.sleep(max(0.0, start + index * len(live) / rate - time.monotonic()))
             by_peer: dict[int, list[TokenDelta]] = {}
             for rid, (peer, tokens) in live.items():
                 finish = "length" if index == tokens - 1 else ""
@@ -71,7 +76,7 @@ def engine(path: Path, streams: int, rate: float) -> None:
         live.clear()
 
 
-def frontend(folder: Path, run: Path, fd: int) -> None:
+def frontend(folder: Path, run: Path, fd: int, index: int, count: int) -> None:
     import uvloop
 
     from appliance.runtime.api.app import serve
@@ -82,14 +87,16 @@ def frontend(folder: Path, run: Path, fd: int) -> None:
         run="relay",
         dir=str(run),
         model=ModelConfig(path=str(folder), id="relay", context=1 << 20),
-        serve=ServeConfig(frontends=1),
+        serve=ServeConfig(frontends=count),
+        engine=EngineConfig(replicas=count),
     )
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    cores = sorted(os.sched_getaffinity(0), reverse=True)
+    os.sched_setaffinity(0, {cores[index % len(cores)]})
     text = TextWorker(folder, read_spec(folder), "relay")
 
     async def probed() -> None:
-        probe = asyncio.create_task(watch_loop(run / DELAYS))
-        await serve(config, text, 0, fd, StatusPipe())
+        probe = asyncio.create_task(watch_loop(run / f"{DELAYS}-{index}"))
+        await serve(config, text, index, fd, StatusPipe())
         probe.cancel()
 
     uvloop.run(probed())
@@ -209,50 +216,69 @@ def spawn(*args: object, **options: object) -> subprocess.Popen[str]:
 
 
 def measure(args: argparse.Namespace) -> None:
+    count = args.frontends
     with tempfile.TemporaryDirectory(prefix="relay") as temporary:
         run = Path(temporary)
         folder = Path(args.model) if args.model else small_model(run / "model")
         listener = socket.create_server(("127.0.0.1", 0))
-        fake = spawn("engine", paths.engine_socket(run, 0), args.streams, args.rate)
-        fake.stdout.readline()
-        served = spawn("frontend", folder, run, listener.fileno(), pass_fds=(listener.fileno(),))
-        port = listener.getsockname()[1]
+        engines = [
+            spawn("engine", paths.engine_socket(run, i), args.streams, args.rate / count)
+            for i in range(count)
+        ]
+        for fake in engines:
+            fake.stdout.readline()
+        fd, port = listener.fileno(), listener.getsockname()[1]
+        served = [
+            spawn("frontend", folder, run, fd, i, count, pass_fds=(fd,)) for i in range(count)
+        ]
         try:
-            asyncio.run(until_ready(port))
-            before = cpu_seconds(served.pid)
-            kind = "chat" if args.chat else "completions"
-            reader = spawn("client", port, args.streams, args.tokens, kind)
-            with LoopDelays(run / DELAYS) as delays:
-                got = json.loads(reader.communicate(timeout=600)[0])
-            spent = cpu_seconds(served.pid) - before
-            tokens = args.streams * args.tokens
-            result = {
-                "route": kind,
-                "streams": args.streams,
-                "tokens": tokens,
-                "tok_s": round(tokens / got["seconds"]),
-                "tok_s_per_cpu_second": round(tokens / spent),
-                "cpu_us_per_token": round(1e6 * spent / tokens, 1),
-                "tokens_per_event": round(tokens / got["events"], 2),
-                "loop_delay_p99_ms": delays.shown(),
-                "rss_mib": round(memory_mib(served.pid), 1),
-            }
+            asyncio.run(until_ready(port, count))
+            while not all(paths.frontend_snapshot(run, i).exists() for i in range(count)):
+                time.sleep(0.05)
+            result = relayed(args, run, port, [child.pid for child in served])
             print(json.dumps(result))
         finally:
-            for child in (served, fake):
+            for child in (*served, *engines):
                 child.send_signal(signal.SIGKILL)
                 child.wait()
 
 
-async def until_ready(port: int) -> None:
-    """Until the frontend has its engine: it says so in /metrics."""
+def relayed(args: argparse.Namespace, run: Path, port: int, pids: list[int]) -> dict[str, object]:
+    """What all streams took, of several frontends together and of each."""
+    count = len(pids)
+    before = [cpu_seconds(pid) for pid in pids]
+    kind = "chat" if args.chat else "completions"
+    parts = [args.streams // count + (i < args.streams % count) for i in range(count)]
+    readers = [spawn("client", port, part, args.tokens, kind) for part in parts]
+    with LoopDelays(run / f"{DELAYS}-0") as delays:
+        got = [json.loads(reader.communicate(timeout=600)[0]) for reader in readers]
+    spent = [cpu_seconds(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
+    tokens = args.streams * args.tokens
+    return {
+        "route": kind,
+        "frontends": count,
+        "streams": args.streams,
+        "tokens": tokens,
+        "tok_s": round(tokens / max(g["seconds"] for g in got)),
+        "tok_s_per_cpu_second": round(tokens / sum(spent)),
+        "cpu_us_per_token": round(1e6 * sum(spent) / tokens, 1),
+        "tokens_per_event": round(tokens / sum(g["events"] for g in got), 2),
+        "share_of_cpu_time": [round(s / sum(spent), 2) for s in spent],
+        "loop_delay_p99_ms": delays.shown(),
+        "rss_mib": round(max(memory_mib(pid) for pid in pids), 1),
+    }
+
+
+async def until_ready(port: int, count: int = 1) -> None:
+    """Until a frontend has all engines: it says so in /metrics."""
+    connected = b'appliance_engines_connected{model_name="relay"} %d' % count
     while True:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             data = await reader.read()
             writer.close()
-            if b'appliance_engines_connected{model_name="relay"} 1' in data:
+            if connected in data:
                 return
         except OSError:
             pass
@@ -264,7 +290,7 @@ def main() -> None:
     if role == "engine":
         engine(Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
     elif role == "frontend":
-        frontend(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+        frontend(Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:7]))
     elif role == "client":
         client(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "chat")
     else:
@@ -274,6 +300,7 @@ def main() -> None:
         parser.add_argument("--rate", type=float, default=20000.0, help="tokens/s; 0: no limit")
         parser.add_argument("--model", default="", help="folder with a tokenizer; default: tiny")
         parser.add_argument("--chat", action="store_true")
+        parser.add_argument("--frontends", type=int, default=1)
         measure(parser.parse_args())
 
 

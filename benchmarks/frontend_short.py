@@ -135,14 +135,14 @@ def measure(args: Ask) -> None:
         port, fd = listener.getsockname()[1], listener.fileno()
         fake = spawn("engine", paths.engine_socket(run, 0))
         fake.stdout.readline()
-        served = relay.spawn("frontend", folder, run, fd, pass_fds=(fd,))
+        served = relay.spawn("frontend", folder, run, fd, 0, 1, pass_fds=(fd,))
         ask = msgspec.json.encode(args).decode()
         try:
             asyncio.run(relay.until_ready(port))
             spawn("client", ask, port, 500).communicate(timeout=600)
             before = relay.cpu_seconds(served.pid)
             reader = spawn("client", ask, port, args.requests)
-            with relay.LoopDelays(run / relay.DELAYS) as delays:
+            with relay.LoopDelays(run / f"{relay.DELAYS}-0") as delays:
                 got = json.loads(reader.communicate(timeout=600)[0])
             spent = relay.cpu_seconds(served.pid) - before
             result = {

@@ -162,9 +162,11 @@ def run_engine(
     door.leave()
     door.close()
     shelf.close()
-    if many:
+    if many or config.engine.compile:
         logging.shutdown()
-        os._exit(0)  # the collectives' own end waits for ranks that were asked to go as well
+        # the collectives' own end waits for ranks that were asked to go as well, and compilers
+        # that stayed loaded fill the log with what they did not free
+        os._exit(0)
 
 
 def _words(folder: Path) -> Words:

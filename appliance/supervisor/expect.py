@@ -28,6 +28,8 @@ _ASSUMED: Mapping[str, Mapping[PhaseName, float]] = {
     "cuda": {"import": 10.0, "connect": 2.0, "compile": 20.0, "plan": 5.0, "capture": 15.0},
     "cpu": {"import": 4.0, "plan": 0.5},
 }
+_CHAINS_S = 20.0
+"""Of torch.compile the first time, where it is asked for."""
 _SURE = 0.1
 """Progress from which on a phase's own pace says how long it takes."""
 
@@ -58,7 +60,7 @@ class StartTimes:
         self._key = key_of(config)
         self._device = config.engine.device
         self._bytes = weight_bytes(config)
-        self._tp = config.engine.tp
+        self._tp, self._compiles = config.engine.tp, config.engine.compile
         self.expected = self._expect(_read(self._path))
 
     def _expect(self, records: dict[str, Record]) -> Expected:
@@ -69,6 +71,8 @@ class StartTimes:
         phases = dict(_ASSUMED.get(self._device, {}))
         if self._tp == 1:
             phases.pop("connect", None)
+        if self._compiles:
+            phases["compile"] = phases.get("compile", 0.0) + _CHAINS_S
         for record in alike:  # oldest first, so the newest stays
             phases |= {k: v for k, v in record.phases.items() if k in phases}
         rates = [r.bytes / r.phases["load"] for r in alike if r.bytes and r.phases.get("load")]
@@ -105,7 +109,7 @@ def key_of(config: RuntimeConfig) -> str:
         [
             f"{m.id}@{m.revision or '-'}", m.dtype, m.quantization, m.load_format, e.device,
             f"tp{e.tp}", f"replicas{e.replicas}", f"graphs{len(e.graph_batch_sizes)}",
-            f"context{m.context}",
+            f"context{m.context}", *(["compile"] if e.compile else []),
         ]
     )  # fmt: skip
 

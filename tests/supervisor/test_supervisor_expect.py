@@ -45,6 +45,7 @@ def test_the_first_start_is_reckoned_from_its_bytes(config: RuntimeConfig) -> No
     phases, basis = StartTimes(config).expected
     assert basis == "assumed" and phases["load"] == pytest.approx(4.0)
     assert "compile" not in phases and "connect" not in phases
+    assert StartTimes(on(config, compile=True)).expected.phases["compile"] > 0
     on_gpu = StartTimes(on(config, device="cuda")).expected.phases
     assert {"compile", "capture"} <= set(on_gpu) and "connect" not in on_gpu
     assert "connect" in StartTimes(on(config, device="cuda", tp=2)).expected.phases

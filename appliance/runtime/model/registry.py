@@ -86,14 +86,13 @@ def read_spec(folder: Path) -> ModelSpec:
         raise DamagedError(f"{path} cannot be read: {e}") from e
     if not isinstance(config, dict):
         raise DamagedError(f"{path} is not a JSON object")
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        try:
-            extra = json.loads(generation.read_bytes())
-        except (ValueError, OSError, RecursionError) as e:
-            raise DamagedError(f"{generation} cannot be read: {e}") from e
-        if isinstance(extra, dict) and extra.get("eos_token_id") is not None:
-            config["eos_token_id"] = extra["eos_token_id"]
+    extra = _beside(folder / "generation_config.json")
+    if extra.get("eos_token_id") is not None:
+        config["eos_token_id"] = extra["eos_token_id"]
+    if config.get("quantization_config") is None:
+        stored = _beside(folder / "hf_quant_config.json").get("quantization")
+        if stored is not None:
+            config["quantization_config"] = _of_modelopt(stored)
     try:
         spec = spec_of(config)
     except UsageError as e:
@@ -103,6 +102,29 @@ def read_spec(folder: Path) -> ModelSpec:
             code="APL-USE-035",
         ) from e
     return spec if spec.labels else sentence.read(folder, spec)
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """What a file says that a model may have beside its config.json; nothing where it has none."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, OSError, RecursionError) as e:
+        raise DamagedError(f"{path} cannot be read: {e}") from e
+    return found if isinstance(found, dict) else {}
+
+
+def _of_modelopt(stored: Any) -> Any:
+    """`quantization` of a hf_quant_config.json, as config.json of later checkpoints says it."""
+    if not isinstance(stored, dict):
+        return stored
+    return {
+        "quant_method": "modelopt",
+        "quant_algo": stored.get("quant_algo"),
+        "kv_cache_quant_algo": stored.get("kv_cache_quant_algo"),
+        "ignore": stored.get("exclude_modules"),
+    }
 
 
 def model_class(spec: ModelSpec) -> Any:

@@ -126,6 +126,35 @@ def test_rounding_costs_little(tmp_path):
     assert 0 < float((got - want).abs().mean()) < 0.5
 
 
+def test_modelopt_may_say_it_in_a_file_of_its_own(tmp_path):
+    reference = models.make(tmp_path, "llama", **SHAPE)
+    convert(tmp_path, reference, "modelopt")
+    ids = models.prompts()[-1]
+    with Engine(tmp_path, SETTINGS) as engine:
+        [want] = engine.generate([ids], {"max_tokens": 4, "temperature": 0.0})
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["quantization_config"]
+    path.write_text(json.dumps(config))
+    said = {"quant_algo": "FP8", "kv_cache_quant_algo": None, "exclude_modules": ["lm_*"]}
+    beside = tmp_path / "hf_quant_config.json"
+    beside.write_text(json.dumps({"producer": {"name": "modelopt"}, "quantization": said}))
+    spec = read_spec(tmp_path)
+    assert spec.quant is not None and spec.quant.activation == "tensor" and not spec.kv_scales
+    with Engine(tmp_path, SETTINGS) as engine:
+        [answer] = engine.generate([ids], {"max_tokens": 4, "temperature": 0.0})
+    assert answer.ids == want.ids
+    beside.write_text(json.dumps({"quantization": {**said, "kv_cache_quant_algo": "FP8"}}))
+    assert read_spec(tmp_path).kv_scales
+    only_kv = {"quant_algo": None, "kv_cache_quant_algo": "FP8"}
+    beside.write_text(json.dumps({"quantization": only_kv}))
+    assert read_spec(tmp_path).quant is None and read_spec(tmp_path).kv_scales
+    for wrong in ({"quantization": {"quant_algo": "NVFP4"}}, {"quantization": 7}):
+        beside.write_text(json.dumps(wrong))
+        with pytest.raises(UsageError):
+            read_spec(tmp_path)
+
+
 @pytest.mark.parametrize("quant", [
     {"quant_method": "awq"}, {"quant_method": None}, 7,
     {"quant_method": "fp8", "activation_scheme": "odd"},
@@ -158,7 +187,8 @@ def test_parts_of_one_matmul_must_be_stored_alike(tmp_path):
 
 def test_names_that_are_left_alone():
     name = "model.layers.3.self_attn.q_proj"
-    for entry in (name, "q_proj", "self_attn.q_proj", "layers.3", r"re:.*q_proj$"):
+    whole = ("*q_proj", "model.layers.3*", "*.self_attn.*")
+    for entry in (name, "q_proj", "self_attn.q_proj", "layers.3", r"re:.*q_proj$", *whole):
         assert is_ignored(name, (entry,)), entry
-    for entry in ("proj", "layers.30", "k_proj", r"re:q_proj"):
+    for entry in ("proj", "layers.30", "k_proj", r"re:q_proj", "layers.*", "*.mlp.*"):
         assert not is_ignored(name, (entry,)), entry

@@ -1,7 +1,7 @@
 """quantization_config of a checkpoint -> QuantSpec, for the formats that are served.
 
 Formats: `fp8` (AutoFP8 per tensor; DeepSeek's blocks), `fbgemm_fp8`, `compressed-tensors` in its
-float form, `modelopt` FP8.
+float form, `modelopt` FP8, also where hf_quant_config.json alone says so.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def read(config: dict[str, Any]) -> QuantSpec | None:
         if not quant.get("config_groups") and kv_scales(config):
             return None  # only keys and values were calibrated
         return _compressed(quant)
-    if method == "modelopt" and str(quant.get("quant_algo")) == "FP8":
-        return QuantSpec("fp8-rows", activation="tensor", ignored=_names(quant, "ignore"))
+    if method == "modelopt":
+        return _modelopt(quant, config)
     raise _unknown(f"quantization {method!r}")
 
 
@@ -79,6 +79,15 @@ def _fp8(quant: dict[str, Any]) -> QuantSpec:
     if block != [128, 128] or scheme == "static":
         raise _unknown(f"weight_block_size {block!r} with {scheme} activations")
     return QuantSpec("fp8-blocks", ignored=ignored, scale_suffix="weight_scale_inv")
+
+
+def _modelopt(quant: dict[str, Any], config: dict[str, Any]) -> QuantSpec | None:
+    algorithm = quant.get("quant_algo")
+    if algorithm is None and kv_scales(config):
+        return None  # only keys and values were calibrated
+    if algorithm != "FP8":
+        raise _unknown(f"quantization 'modelopt' of {algorithm}")
+    return QuantSpec("fp8-rows", activation="tensor", ignored=_names(quant, "ignore"))
 
 
 def _compressed(quant: dict[str, Any]) -> QuantSpec:

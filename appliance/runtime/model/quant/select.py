@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 
@@ -55,10 +56,13 @@ SCHEMES: dict[str, Callable[[Wanted], Scheme]] = {
 
 def is_ignored(name: str, ignored: tuple[str, ...]) -> bool:
     """Whether a linear's name is one of those left as they are: whole, or its last parts, or a
-    `re:` pattern from its beginning."""
+    `re:` pattern from its beginning, or one with `*` of all of it."""
     for entry in ignored:
         if entry.startswith("re:"):
             if re.match(entry[3:], name):
+                return True
+        elif "*" in entry:
+            if fnmatchcase(name, entry):
                 return True
         elif name == entry or name.endswith("." + entry) or f".{entry}." in f".{name}.":
             return True

@@ -5,6 +5,7 @@
 
 Every way is timed with a copy of the logits before it, which is taken off again; the search as a
 CUDA graph, the others as they come (few rows: what they take is mostly launches).
+`draw`: the choice of a token where nothing is filtered, which comes after every way.
 `differs`: the largest probability, over the rows, of what is kept by that way and not by the sort,
 or the reverse (sums in another order let a token on top-p's border fall either way). The sweep
 changes one number of `filter_logits.Launch` at a time, and prints the microseconds of each case and
@@ -92,6 +93,16 @@ def compare(x: Tensor, into: Tensor, copy: float) -> None:
             print(f"    {way:22} {took - copy:8.0f} us  {(took - copy) / copy:6.1f} copies")
 
 
+def draw(x: Tensor) -> float:
+    """Microseconds of the token's choice itself, where nothing is filtered."""
+    from appliance.kernels.cuda_ops import CudaOps
+
+    seeds = torch.randint(0, 1 << 62, (len(x),), device="cuda")
+    counters = torch.zeros(len(x), device="cuda", dtype=torch.int32)
+    ops = CudaOps(x.device, search=True)
+    return microseconds(captured(partial(ops.gumbel_argmax, x, seeds, counters)))
+
+
 def kernels(x: Tensor, into: Tensor, name: str, launch: Launch) -> str:
     """Microseconds of each kernel of the search."""
     rows = asked(len(x), x.shape[1], name)
@@ -132,7 +143,8 @@ def main() -> None:
             x = torch.randn(rows, options.vocab, device="cuda") * spread
             into = torch.empty_like(x)
             copy = microseconds(captured(partial(into.copy_, x)))
-            print(f"{rows} rows, logits of deviation {spread}: copy {copy:.0f} us")
+            print(f"{rows} rows, logits of deviation {spread}: copy {copy:.0f} us", end="")
+            print(f", draw {draw(x):.0f} us")
             compare(x, into, copy)
             if options.sweep and rows == max(options.rows):
                 sweep(x, into, copy)

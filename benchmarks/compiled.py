@@ -31,7 +31,6 @@ from appliance.kernels.chains import PLAIN
 from appliance.kernels.compiled import CompiledChains
 from appliance.kernels.torch_ops import TorchOps, descending
 from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig, ScheduleConfig
-from appliance.runtime.engine.executor import DeviceExecutor
 from appliance.runtime.engine.rank import Built, RankBuilder
 from appliance.runtime.engine.trial import trial_step
 from appliance.runtime.model.registry import read_spec
@@ -69,16 +68,18 @@ def steps_of(
 
 
 def milliseconds(
-    executor: DeviceExecutor, step: Step, first: Step, masks: Masks | None, repeats: int
-) -> float:
-    times = []
+    engines: tuple[Built, Built], step: Step, first: Step, masks: Masks | None, repeats: int
+) -> list[float]:
+    """Of each engine, which take turns: whatever else the machine does, it does to both."""
+    times: list[list[float]] = [[], []]
     for i in range(repeats + 2):
-        begin = time.perf_counter()
-        flight = executor.launch(first if i == 0 else step)
-        flight.sample(masks)
-        flight.wait()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[2:]) * 1e3
+        for own, engine in zip(times, engines, strict=True):
+            begin = time.perf_counter()
+            flight = engine.executor.launch(first if i == 0 else step)
+            flight.sample(masks)
+            flight.wait()
+            own.append(time.perf_counter() - begin)
+    return [statistics.median(own[2:]) * 1e3 for own in times]
 
 
 def built(given: argparse.Namespace, spec: ModelSpec, compiled: bool) -> Built:
@@ -101,30 +102,27 @@ def built(given: argparse.Namespace, spec: ModelSpec, compiled: bool) -> Built:
     return RankBuilder(config, spec, 0, 0, None, lambda *_: None).build()
 
 
-Times = dict[str, float]
-
-
-def measured(
-    given: argparse.Namespace, spec: ModelSpec, compiled: bool
-) -> tuple[Times, dict[str, float]]:
-    """(milliseconds by case, seconds of the start by name)"""
+def started(given: argparse.Namespace, spec: ModelSpec, compiled: bool) -> tuple[Built, float]:
+    """An engine, and the seconds of its start."""
     begin = time.perf_counter()
     engine = built(given, spec, compiled)
-    start = {"start": time.perf_counter() - begin}
-    start["compile"] = engine.facts.get("compile_chains_s", 0.0)
-    found: Times = {}
+    return engine, time.perf_counter() - begin
+
+
+def compare(given: argparse.Namespace, spec: ModelSpec, engines: tuple[Built, Built]) -> None:
+    def tell(case: str, times: list[float]) -> None:
+        off, on = times
+        print(f"{case:28} off {off:9.2f} ms   on {on:9.2f} ms   {off / on:5.2f} x", flush=True)
+
     for rows in given.rows:
         for way in WAYS:
             if way == "penalties" and rows > PENALIZED_MOST:
                 continue
             step, first = steps_of(way, rows, given.at, spec.vocab)
             masks = masks_of(way, rows, spec.vocab)
-            case = f"decode {rows}, {way}"
-            found[case] = milliseconds(engine.executor, step, first, masks, given.repeats)
+            tell(f"decode {rows}, {way}", milliseconds(engines, step, first, masks, given.repeats))
     step, first = steps_of("greedy", 1, 1024, spec.vocab, prefill=True)
-    found["prefill 1024"] = milliseconds(engine.executor, step, first, None, given.repeats)
-    engine.executor.close()
-    return found, start
+    tell("prefill 1024", milliseconds(engines, step, first, None, given.repeats))
 
 
 def alone(device: torch.device, vocab: int, rows: tuple[int, ...]) -> None:
@@ -223,24 +221,20 @@ def main() -> None:
         spec = replace(spec, layers=given.layers)
     with tempfile.TemporaryDirectory(prefix="compiled-") as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        off, plain = measured(given, spec, False)
+        plain, off_s = started(given, spec, False)
+        first, on_s = started(given, spec, True)
+        first.executor.close()
+        cold_s = first.facts["compile_chains_s"]
+        del first
         gc.collect()
-        _, cold = measured(started_alone(given), spec, True)
-        gc.collect()
-        on, warm = measured(given, spec, True)
-    print(f"start, s: off {plain['start']:.1f}, on {cold['start']:.1f}, of which torch.compile "
-          f"{cold['compile']:.1f}; found compiled {warm['compile']:.1f}")  # fmt: skip
-    for case, ms in off.items():
-        print(f"{case:28} off {ms:9.2f} ms   on {on[case]:9.2f} ms   {ms / on[case]:5.2f} x")
+        own, _ = started(given, spec, True)
+    print(f"start, s: off {off_s:.1f}, on {on_s:.1f}, of which torch.compile {cold_s:.1f}; found "
+          f"compiled {own.facts['compile_chains_s']:.1f}", flush=True)  # fmt: skip
+    compare(given, spec, (plain, own))
     with torch.inference_mode():
         alone(torch.device(given.device), spec.vocab, given.rows)
     if given.device == "cuda" and given.dtype != "float32":
         between_matmuls(spec, (*given.rows, 1024))
-
-
-def started_alone(given: argparse.Namespace) -> argparse.Namespace:
-    """Of a start that is looked at alone."""
-    return argparse.Namespace(**{**vars(given), "rows": given.rows[:1], "repeats": 1})
 
 
 if __name__ == "__main__":

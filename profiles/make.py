@@ -85,9 +85,20 @@ MEASURED = {
 
 
 def sweeps(folder: Path = SWEEPS) -> dict[str, dict[str, Any]]:
-    """What sweep_profile.py found, by the name of the profile."""
-    found = [json.loads(file.read_text()) for file in sorted(folder.glob("sweep-*.json"))]
-    return {sweep["profile"]: sweep for sweep in found}
+    """What sweep_profile.py found, by the name of the profile; of several searches of one profile,
+    all together."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.glob("sweep-*.json"), key=lambda file: file.stem):
+        sweep = json.loads(file.read_text())
+        before = found.get(sweep["profile"])
+        found[sweep["profile"]] = _both(before, sweep) if before else sweep
+    return found
+
+
+def _both(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    told = {key: f"{before[key]}; then {after[key]}" for key in ("note", "result")}
+    tried = [*before["tried"], *(f for f in after["tried"] if f not in before["tried"])]
+    return {**after, **told, "tried": tried, "values": before["values"] | after["values"]}
 
 
 def text_of(gpu: KnownGpu, count: int, fp8: bool, sweep: dict[str, Any] | None = None) -> str:

@@ -114,6 +114,19 @@ def test_a_sweep_becomes_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert profile.schedule["max_running"] == 2048
 
 
+def test_two_sweeps_of_a_profile_are_both_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = found_by(monkeypatch, 1e9)
+    later = {**first, "tried": ["schedule.depth"], "values": {"schedule.chunk": 512}, "note": "x"}
+    for name, found in (("", first), ("-2", later)):
+        (tmp_path / f"sweep-h100x1-bf16{name}.json").write_text(json.dumps(found))
+    both = runpy.run_path(str(ROOT / "profiles" / "make.py"))["sweeps"](tmp_path)["h100x1-bf16"]
+    assert both["tried"] == [*first["tried"], "schedule.depth"]
+    assert both["values"] == {"schedule.chunk": 512, "engine.memory_fraction": 0.96}
+    assert both["note"] == f"{first['note']}; then x"
+
+
 def test_a_sweep_of_a_rounding_profile_begins_at_the_plain_one() -> None:
     assert sweep_profile.searched("h100x1-bf16", True) == "h100x1-fp8"
     assert sweep_profile.searched("h100x1-bf16", False) == "h100x1-bf16"

@@ -1,7 +1,7 @@
 """engine.compile off and on: steps that choose tokens in every way, and what a start takes.
 
     python -m benchmarks.compiled --shape FOLDER [--layers 8] [--device cuda] [--dtype bfloat16]
-                                  [--rows 1,64,400] [--at 512] [--repeats 10]
+                                  [--rows 1,64,400] [--at 512] [--repeats 10] [--chains-only]
 
 FOLDER needs config.json alone: weights are made up. Milliseconds from the launch of a step to its
 tokens on the host, medians of repeats, off / on and how many times as fast. Ways: greedy; drawn
@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--rows", default="1,64,400")
     parser.add_argument("--at", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--chains-only", action="store_true", help="no steps, which need an engine")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
     given.rows = tuple(int(n) for n in given.rows.split(","))
@@ -221,20 +222,25 @@ def main() -> None:
         spec = replace(spec, layers=given.layers)
     with tempfile.TemporaryDirectory(prefix="compiled-") as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        plain, off_s = started(given, spec, False)
-        first, on_s = started(given, spec, True)
-        first.executor.close()
-        cold_s = first.facts["compile_chains_s"]
-        del first
-        gc.collect()
-        own, _ = started(given, spec, True)
+        if not given.chains_only:
+            engines(given, spec)
+        with torch.inference_mode():
+            alone(torch.device(given.device), spec.vocab, given.rows)
+        if given.device == "cuda" and given.dtype != "float32":
+            between_matmuls(spec, (*given.rows, 1024))
+
+
+def engines(given: argparse.Namespace, spec: ModelSpec) -> None:
+    plain, off_s = started(given, spec, False)
+    first, on_s = started(given, spec, True)
+    first.executor.close()
+    cold_s = first.facts["compile_chains_s"]
+    del first
+    gc.collect()
+    own, _ = started(given, spec, True)
     print(f"start, s: off {off_s:.1f}, on {on_s:.1f}, of which torch.compile {cold_s:.1f}; found "
           f"compiled {own.facts['compile_chains_s']:.1f}", flush=True)  # fmt: skip
     compare(given, spec, (plain, own))
-    with torch.inference_mode():
-        alone(torch.device(given.device), spec.vocab, given.rows)
-    if given.device == "cuda" and given.dtype != "float32":
-        between_matmuls(spec, (*given.rows, 1024))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,16 +19,28 @@ VOCAB = 300
 needs_compiler = pytest.mark.skipif(bool(lacking(CPU)), reason=f"no {lacking(CPU)} is installed")
 
 
-@pytest.fixture(scope="module")
-def compiled() -> CompiledChains:
-    made = CompiledChains(PLAIN._fields)
+class On(NamedTuple):
+    device: torch.device
+    made: CompiledChains
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("cpu", marks=needs_compiler), pytest.param("cuda", marks=pytest.mark.gpu)],
+)
+def on(request: pytest.FixtureRequest) -> On:
+    made, device = CompiledChains(PLAIN._fields), torch.device(request.param)
     with torch.inference_mode():
-        made.build(CPU, VOCAB, lambda part: None)
-    return made
+        made.build(device, VOCAB, lambda part: None)
+    return On(device, made)
 
 
-def given(name: str, rows: int) -> list[torch.Tensor]:
-    """Arguments of a chain for so many rows, two of which get values that are rare."""
+def given(name: str, rows: int, device: torch.device = CPU) -> list[torch.Tensor]:
+    return [t.to(device) for t in _made_up(name, rows)]
+
+
+def _made_up(name: str, rows: int) -> list[torch.Tensor]:
+    """Arguments of a chain for so many rows, the first of which has few tokens left."""
     generator = torch.Generator().manual_seed(rows)
 
     def random(*shape: int) -> torch.Tensor:
@@ -60,50 +73,48 @@ def alone(name: str, arguments: list[torch.Tensor], row: int) -> list[torch.Tens
     return [t[row : row + 1] for t in arguments]
 
 
-@needs_compiler
 @torch.inference_mode()
 @pytest.mark.parametrize("name", PLAIN._fields)
 def test_a_chain_gives_what_the_plain_one_gives_and_each_row_the_same_bits(
-    compiled: CompiledChains, name: str
+    on: On, name: str
 ) -> None:
-    plain, own = PLAIN._asdict()[name], compiled.chains._asdict()[name]
+    plain, own = PLAIN._asdict()[name], on.made.chains._asdict()[name]
     for rows in (1, 2, 3, 16, 63):
-        arguments = given(name, rows)
+        arguments = given(name, rows, on.device)
         before = [t.clone() for t in arguments]
         found = own(*arguments)
-        torch.testing.assert_close(found, plain(*arguments), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found, plain(*arguments), rtol=0, atol=1e-4)
         assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
         for row in {0, rows // 2, rows - 1}:
             assert torch.equal(own(*alone(name, arguments, row))[0], found[row])
-    assert compiled.graphs == len(PLAIN), "it was compiled anew"
+    assert on.made.graphs == len(PLAIN), "it was compiled anew"
 
 
-@needs_compiler
-def test_another_thread_finds_what_was_compiled(compiled: CompiledChains) -> None:
-    before, found = compiled.graphs, []
+def test_another_thread_finds_what_was_compiled(on: On) -> None:
+    before, found = on.made.graphs, []
 
     def ask() -> None:
         with torch.inference_mode():
-            found.append(compiled.chains.draw(*given("draw", 5)))
+            found.append(on.made.chains.draw(*given("draw", 5, on.device)))
 
     thread = threading.Thread(target=ask)
     thread.start()
     thread.join()
-    assert torch.equal(found[0], PLAIN.draw(*given("draw", 5))) and compiled.graphs == before
+    assert torch.equal(found[0], PLAIN.draw(*given("draw", 5, on.device)))
+    assert on.made.graphs == before
 
 
-@needs_compiler
 @torch.inference_mode()
 def test_a_form_that_no_example_had_is_computed_and_told(
-    compiled: CompiledChains, caplog: pytest.LogCaptureFixture
+    on: On, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By plain torch: compiling it would hold up everybody who waits for a token."""
-    logits, seeds, counters = given("draw", 4)
-    before = compiled.graphs
+    logits, seeds, counters = given("draw", 4, on.device)
+    before = on.made.graphs
     with caplog.at_level(logging.WARNING):
-        found = compiled.chains.draw(logits[:, :200].contiguous(), seeds, counters)
+        found = on.made.chains.draw(logits[:, :200].contiguous(), seeds, counters)
     assert torch.equal(found, PLAIN.draw(logits[:, :200], seeds, counters))
-    assert compiled.graphs == before + 1 and "draw was asked for" in caplog.text
+    assert on.made.graphs == before + 1 and "draw was asked for" in caplog.text
 
 
 def test_a_compiler_is_looked_for_by_device(

@@ -72,11 +72,11 @@ class CudaOps:
         return flashinfer.activation.silu_and_mul(x_TI2)
 
     def rounded_norm(self, x_TE, residual_TE, weight_E, eps, how) -> tuple[Rounded, Tensor]:
-        rounded = round_fused.norm(x_TE, residual_TE, weight_E, eps, how.fixed, how.cap)
+        rounded = round_fused.norm(x_TE, residual_TE, weight_E, eps, how)
         return Rounded(*rounded, x_TE.dtype), x_TE if residual_TE is None else residual_TE
 
     def rounded_silu_and_mul(self, x_TI2: Tensor, how: Rounding) -> Rounded:
-        return Rounded(*round_fused.silu_mul(x_TI2, how.fixed, how.cap), x_TI2.dtype)
+        return Rounded(*round_fused.silu_mul(x_TI2, how), x_TI2.dtype)
 
     def rope_store(
         self, qkv, positions_T, cos_sin, k_pages, v_pages, kv_rows_T, q_weight_D, k_weight_D, eps,

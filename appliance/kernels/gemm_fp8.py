@@ -112,15 +112,26 @@ def linear(
     )
 
 
-def block_linear(
-    x_MK: Tensor, weight_NK: Tensor, scale_BC: Tensor, bias_N: Tensor | None
-) -> Tensor:
+def round_runs(x_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """e4m3 [M, K] and the float32 scales of runs of 128."""
     rows, ins = x_MK.shape
-    outs, runs = weight_NK.shape[0], scale_BC.shape[1]
-    rounded = torch.empty((rows, ins), dtype=torch.float8_e4m3fn, device=x_MK.device)
+    runs = triton.cdiv(ins, 128)
+    out = torch.empty((rows, ins), dtype=torch.float8_e4m3fn, device=x_MK.device)
     scale = torch.empty((rows, runs), dtype=torch.float32, device=x_MK.device)
-    _round_runs[(rows, runs)](x_MK, rounded, scale, ins, x_MK.stride(0), RUN=128, num_warps=1)
-    out = torch.empty((rows, outs), dtype=x_MK.dtype, device=x_MK.device)
+    _round_runs[(rows, runs)](x_MK, out, scale, ins, x_MK.stride(0), RUN=128, num_warps=1)
+    return out, scale
+
+
+def block_linear(
+    x_MK: Activation, weight_NK: Tensor, scale_BC: Tensor, bias_N: Tensor | None
+) -> Tensor:
+    if isinstance(x_MK, Rounded):
+        rounded, scale, _ = x_MK
+    else:
+        rounded, scale = round_runs(x_MK)
+    rows, ins = rounded.shape
+    outs, runs = weight_NK.shape[0], scale_BC.shape[1]
+    out = torch.empty((rows, outs), dtype=x_MK.dtype, device=rounded.device)
     tile = 16 if rows <= 16 else 64 if rows <= 64 else 128
     _block_matmul[(triton.cdiv(rows, tile), triton.cdiv(outs, 128))](
         rounded, weight_NK, scale, scale_BC, out, bias_N if bias_N is not None else out,

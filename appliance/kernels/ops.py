@@ -19,15 +19,17 @@ from appliance.kernels.chains import PLAIN, Chains
 
 class Rounding(NamedTuple):
     """How a linear wants its tokens in e4m3: all by the scale `fixed` [1], or each so that its
-    largest magnitude, at most `cap` when cap > 0, becomes 448."""
+    largest magnitude, at most `cap` when cap > 0, becomes 448; or, when run > 0, each run of so
+    many of its values by itself."""
 
     fixed: Tensor | None
     cap: float
+    run: int = 0
 
 
 class Rounded(NamedTuple):
-    """Tokens that are rounded already: values e4m3 [T, I] times scale float32 [T, 1]. dtype: what
-    they would be in otherwise."""
+    """Tokens that are rounded already: values e4m3 [T, I] times scale float32 [T, 1], or [T, runs].
+    dtype: what they would be in otherwise."""
 
     values: Tensor
     scale: Tensor
@@ -133,7 +135,7 @@ class Ops(Protocol):
         what is rounded already is taken as it is."""
 
     def fp8_block_linear(
-        self, x_TI: Tensor, weight_OI: Tensor, scale_BC: Tensor, bias_O: Tensor | None
+        self, x_TI: Activation, weight_OI: Tensor, scale_BC: Tensor, bias_O: Tensor | None
     ) -> Tensor:
         """As fp8_linear with scale_BC for blocks of 128 × 128, and x rounded in runs of 128."""
 

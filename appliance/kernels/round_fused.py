@@ -11,26 +11,41 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from appliance.kernels.ops import Rounding
+
 
 @triton.jit
-def _put_rounded(value, ok, out, scale, fixed, cap, FIXED: tl.constexpr):
-    """One token's float32 values to `out`: their largest magnitude becomes 448, or the fixed scale
-    is used."""
-    if FIXED:
-        unit = tl.load(fixed)
+def _unit(largest, cap):
+    """The scale by which the largest magnitude becomes 448."""
+    largest = tl.where(cap > 0, tl.minimum(largest, cap), largest)
+    return tl.maximum(largest / 448.0, 1e-12)
+
+
+@triton.jit
+def _put_rounded(
+    value, at, width, out, scale, fixed, cap,
+    FIXED: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One token's float32 values to `out`, 0 behind `width`: their largest magnitude becomes 448,
+    or that of each run, or the fixed scale is used."""
+    if RUN > 0:
+        runs = tl.reshape(value, (BLOCK // RUN, RUN))
+        units = _unit(tl.max(tl.abs(runs), 1), cap)
+        value = tl.reshape(runs / units[:, None], (BLOCK,))
+        number = tl.arange(0, BLOCK // RUN)
+        tl.store(scale + number, units, mask=number * RUN < width)
     else:
-        largest = tl.max(tl.abs(value), 0)
-        largest = tl.where(cap > 0, tl.minimum(largest, cap), largest)
-        unit = tl.maximum(largest / 448.0, 1e-12)
-    rounded = tl.minimum(tl.maximum(value / unit, -448.0), 448.0)
-    tl.store(out, rounded.to(out.dtype.element_ty), mask=ok)
-    tl.store(scale, unit)
+        unit = tl.load(fixed) if FIXED else _unit(tl.max(tl.abs(value), 0), cap)
+        value = value / unit
+        tl.store(scale, unit)
+    rounded = tl.minimum(tl.maximum(value, -448.0), 448.0)
+    tl.store(out + at, rounded.to(out.dtype.element_ty), mask=at < width)
 
 
 @triton.jit
 def _norm(
-    x, residual, weight, out, scale, fixed, eps, cap, E, stride,
-    ADD: tl.constexpr, FIXED: tl.constexpr, BLOCK: tl.constexpr,
+    x, residual, weight, out, scale, fixed, eps, cap, E, stride, scales,
+    ADD: tl.constexpr, FIXED: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -47,11 +62,14 @@ def _norm(
     turned *= tl.load(weight + at, mask=ok, other=0.0).to(tl.float32)
     # to the model's dtype first, as where norm and rounding are two kernels
     turned = turned.to(kind).to(tl.float32)
-    _put_rounded(turned, ok, out + row * E + at, scale + row, fixed, cap, FIXED)
+    _put_rounded(turned, at, E, out + row * E, scale + row * scales, fixed, cap, FIXED, RUN, BLOCK)
 
 
 @triton.jit
-def _silu_mul(x, out, scale, fixed, cap, INNER, stride, FIXED: tl.constexpr, BLOCK: tl.constexpr):
+def _silu_mul(
+    x, out, scale, fixed, cap, INNER, stride, scales,
+    FIXED: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     ok = at < INNER
@@ -59,14 +77,23 @@ def _silu_mul(x, out, scale, fixed, cap, INNER, stride, FIXED: tl.constexpr, BLO
     up = tl.load(x + row * stride + INNER + at, mask=ok, other=0.0).to(tl.float32)
     value = gate / (1.0 + tl.exp(-gate)) * up
     value = value.to(x.dtype.element_ty).to(tl.float32)
-    _put_rounded(value, ok, out + row * INNER + at, scale + row, fixed, cap, FIXED)
+    _put_rounded(
+        value, at, INNER, out + row * INNER, scale + row * scales, fixed, cap, FIXED, RUN, BLOCK
+    )
 
 
-def _target(rows: int, width: int, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _target(
+    rows: int, width: int, how: Rounding, x: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    scales = triton.cdiv(width, how.run) if how.run else 1
     return (
         torch.empty((rows, width), dtype=dtype, device=x.device),
-        torch.empty((rows, 1), dtype=torch.float32, device=x.device),
+        torch.empty((rows, scales), dtype=torch.float32, device=x.device),
     )
+
+
+def _block(width: int, how: Rounding) -> int:
+    return max(triton.next_power_of_2(width), how.run)
 
 
 def _warps(block: int) -> int:
@@ -78,32 +105,33 @@ def norm(
     residual_TE: Tensor | None,
     weight_E: Tensor,
     eps: float,
-    fixed: Tensor | None,
-    cap: float,
+    how: Rounding,
     dtype: torch.dtype = torch.float8_e4m3fn,
 ) -> tuple[Tensor, Tensor]:
-    """(values [T, E], scale float32 [T, 1]) of the norm of x, or of residual + x, which then lies
-    in residual (contiguous). dtype: of the values; another one is for tests."""
+    """(values [T, E], scale float32 [T, 1] or [T, runs]) of the norm of x, or of residual + x,
+    which then lies in residual (contiguous). dtype: of the values; another one is for tests."""
     rows, width = x_TE.shape
-    out, scale = _target(rows, width, x_TE, dtype)
-    block = triton.next_power_of_2(width)
+    out, scale = _target(rows, width, how, x_TE, dtype)
+    block = _block(width, how)
     _norm[(rows,)](
         x_TE, x_TE if residual_TE is None else residual_TE, weight_E, out, scale,
-        scale if fixed is None else fixed, eps, cap, width, x_TE.stride(0),
-        ADD=residual_TE is not None, FIXED=fixed is not None, BLOCK=block, num_warps=_warps(block),
+        scale if how.fixed is None else how.fixed, eps, how.cap, width, x_TE.stride(0),
+        scale.shape[1], ADD=residual_TE is not None, FIXED=how.fixed is not None, RUN=how.run,
+        BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
     return out, scale
 
 
 def silu_mul(
-    x_TI2: Tensor, fixed: Tensor | None, cap: float, dtype: torch.dtype = torch.float8_e4m3fn
+    x_TI2: Tensor, how: Rounding, dtype: torch.dtype = torch.float8_e4m3fn
 ) -> tuple[Tensor, Tensor]:
-    """(values [T, I], scale float32 [T, 1]) of silu(left half) * right half."""
+    """(values [T, I], scale float32 [T, 1] or [T, runs]) of silu(left half) * right half."""
     rows, width = x_TI2.shape[0], x_TI2.shape[1] // 2
-    out, scale = _target(rows, width, x_TI2, dtype)
-    block = triton.next_power_of_2(width)
+    out, scale = _target(rows, width, how, x_TI2, dtype)
+    block = _block(width, how)
     _silu_mul[(rows,)](
-        x_TI2, out, scale, scale if fixed is None else fixed, cap, width, x_TI2.stride(0),
-        FIXED=fixed is not None, BLOCK=block, num_warps=_warps(block),
+        x_TI2, out, scale, scale if how.fixed is None else how.fixed, how.cap, width,
+        x_TI2.stride(0), scale.shape[1], FIXED=how.fixed is not None, RUN=how.run, BLOCK=block,
+        num_warps=_warps(block),
     )  # fmt: skip
     return out, scale

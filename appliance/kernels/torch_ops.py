@@ -52,6 +52,16 @@ def round_rows(x_TI: Tensor, fixed: Tensor | None, cap: float) -> tuple[Tensor, 
     return (wide / scale).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn), scale
 
 
+def rounded(x_TI: Tensor, how: Rounding) -> Rounded:
+    """x as `how` says."""
+    if not how.run:
+        return Rounded(*round_rows(x_TI, how.fixed, how.cap), x_TI.dtype)
+    tokens, ins = x_TI.shape
+    runs = F.pad(x_TI, (0, -ins % how.run)).view(-1, how.run)
+    values, scale = round_rows(runs, None, how.cap)
+    return Rounded(values.view(tokens, -1)[:, :ins], scale.view(tokens, -1), x_TI.dtype)
+
+
 def narrow(x: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
     """x / scale in an 8-bit float format, clipped to the largest value the format holds."""
     most = torch.finfo(dtype).max
@@ -123,11 +133,10 @@ class TorchOps:
             normed, total = self.rms_norm(x_TE, weight_E, eps), x_TE
         else:
             normed, total = self.add_rms_norm(x_TE, residual_TE, weight_E, eps)
-        return Rounded(*round_rows(normed, how.fixed, how.cap), x_TE.dtype), total
+        return rounded(normed, how), total
 
     def rounded_silu_and_mul(self, x_TI2: Tensor, how: Rounding) -> Rounded:
-        out = self.silu_and_mul(x_TI2)
-        return Rounded(*round_rows(out, how.fixed, how.cap), x_TI2.dtype)
+        return rounded(self.silu_and_mul(x_TI2), how)
 
     def rope_store(
         self,
@@ -198,22 +207,20 @@ class TorchOps:
         cap: float,
         bias_O: Tensor | None,
     ) -> Tensor:
-        if isinstance(x_TI, Rounded):
-            rounded, scale_T1, _ = x_TI
-        else:
-            rounded, scale_T1 = round_rows(x_TI, input_scale, cap)
-        out = (rounded.float() @ weight_OI.float().T) * scale_T1 * scale_O
+        if not isinstance(x_TI, Rounded):
+            x_TI = rounded(x_TI, Rounding(input_scale, cap))
+        out = (x_TI.values.float() @ weight_OI.float().T) * x_TI.scale * scale_O
         if bias_O is not None:
             out = out + bias_O.float()
         return out.to(x_TI.dtype)
 
     def fp8_block_linear(
-        self, x_TI: Tensor, weight_OI: Tensor, scale_BC: Tensor, bias_O: Tensor | None
+        self, x_TI: Activation, weight_OI: Tensor, scale_BC: Tensor, bias_O: Tensor | None
     ) -> Tensor:
-        tokens, ins = x_TI.shape
-        runs = F.pad(x_TI, (0, -ins % 128)).view(-1, 128)
-        rounded, scale = round_rows(runs, None, 0.0)
-        x = (rounded.float() * scale).view(tokens, -1)[:, :ins]
+        if not isinstance(x_TI, Rounded):
+            x_TI = rounded(x_TI, Rounding(None, 0.0, 128))
+        ins = weight_OI.shape[1]
+        x = x_TI.values.float() * x_TI.scale.repeat_interleave(128, 1)[:, :ins]
         spread = scale_BC.repeat_interleave(128, 0).repeat_interleave(128, 1)
         weight = weight_OI.float() * spread[: weight_OI.shape[0], :ins]
         out = x @ weight.T

@@ -15,7 +15,8 @@ from appliance.kernels.torch_ops import TorchOps
 
 PLAIN = TorchOps()
 WAYS = {"token": Rounding(None, 0.0), "capped": Rounding(None, 1.5),
-        "fixed": Rounding(torch.tensor([0.004]), 0.0)}  # fmt: skip
+        "fixed": Rounding(torch.tensor([0.004]), 0.0), "runs": Rounding(None, 0.0, 128),
+        "short runs": Rounding(None, 2.0, 32)}  # fmt: skip
 
 
 def same(got: tuple[torch.Tensor, torch.Tensor], want: Rounded) -> None:
@@ -31,7 +32,7 @@ def same(got: tuple[torch.Tensor, torch.Tensor], want: Rounded) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("width", [128, 200])
+@pytest.mark.parametrize("width", [64, 128, 200, 384])
 @pytest.mark.parametrize("add", [False, True])
 def test_norm(way, width, add):
     torch.manual_seed(width)
@@ -39,7 +40,7 @@ def test_norm(way, width, add):
     residual = torch.randn(5, width) if add else None
     weight, how = torch.rand(width) + 0.5, WAYS[way]
     mine = residual.clone() if residual is not None else None
-    got = round_fused.norm(x, mine, weight, 1e-5, how.fixed, how.cap, torch.float32)
+    got = round_fused.norm(x, mine, weight, 1e-5, how, torch.float32)
     want, total = PLAIN.rounded_norm(x, residual, weight, 1e-5, how)
     same(got, want)
     if mine is not None:
@@ -47,9 +48,9 @@ def test_norm(way, width, add):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("width", [128, 200])
+@pytest.mark.parametrize("width", [64, 128, 200, 384])
 def test_silu_and_mul(way, width):
     torch.manual_seed(width)
     x, how = torch.randn(5, 2 * width) * 3, WAYS[way]
-    got = round_fused.silu_mul(x, how.fixed, how.cap, torch.float32)
+    got = round_fused.silu_mul(x, how, torch.float32)
     same(got, PLAIN.rounded_silu_and_mul(x, how))

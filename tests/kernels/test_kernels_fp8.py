@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from appliance.kernels.ops import Rounding
-from appliance.kernels.torch_ops import TorchOps, round_rows
+from appliance.kernels.torch_ops import TorchOps, round_rows, rounded
 
 PLAIN = TorchOps()
 
@@ -69,6 +69,17 @@ def test_block_linear_spreads_the_scales(outs, ins):
     assert relative(PLAIN.fp8_block_linear(x, w, scale, None), x @ wide.T) < 0.05
 
 
+@pytest.mark.parametrize("ins", [128, 300])
+def test_a_product_of_runs_that_were_rounded_before_is_the_same(ins):
+    torch.manual_seed(2)
+    x, w = torch.randn(5, ins), torch.randn(200, ins).to(torch.float8_e4m3fn)
+    scale = torch.rand(2, -(-ins // 128)) * 0.01 + 0.001
+    before = rounded(x, Rounding(None, 0.0, 128))
+    assert before.scale.shape == (5, -(-ins // 128)) and before.values.shape == x.shape
+    want = PLAIN.fp8_block_linear(x, w, scale, None)
+    assert torch.equal(PLAIN.fp8_block_linear(before, w, scale, None), want)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("rows", [1, 16, 33, 300])
 @pytest.mark.parametrize("outs,ins", [(6144, 4096), (256, 1024)])
@@ -123,14 +134,24 @@ def test_cuda_rounding_before_the_linear(rows, width, fixed):
         (ops.rounded_norm(x, None, weight, 1e-5, how)[0], ops.rms_norm(x, weight, 1e-5)),
         (ops.rounded_silu_and_mul(both, how), ops.silu_and_mul(both)),
     ]
-    for rounded, wide in pairs:
+    for got, wide in pairs:
         values, scale = gemm_fp8.round_rows(wide, how.fixed, how.cap)
-        assert torch.allclose(rounded.scale, scale, rtol=2e-2)
-        back = rounded.values.float() * rounded.scale
+        assert torch.allclose(got.scale, scale, rtol=2e-2)
+        back = got.values.float() * got.scale
         assert relative(back, values.float() * scale) < 3e-2
         # a fixed scale clips what lies beyond 448 of it, which is no error of rounding; the rest is
         # within half a step of 8 bits: at most 1 / 16, in the mean square 1 / 16 / sqrt(3) = 0.036
         assert relative(back, within(wide.float(), scale)) < 0.036
+    runs = Rounding(None, 0.0, 128)
+    for by_run, wide in (
+        (ops.rounded_norm(x, None, weight, 1e-5, runs)[0], pairs[1][1]),
+        (ops.rounded_silu_and_mul(both, runs), pairs[2][1]),
+    ):
+        values, scale = gemm_fp8.round_runs(wide)
+        assert torch.allclose(by_run.scale, scale, rtol=2e-2)
+        mine, theirs = (s.repeat_interleave(128, 1)[:, :width] for s in (by_run.scale, scale))
+        assert relative(by_run.values.float() * mine, wide) < 0.036
+        assert relative(by_run.values.float() * mine, values.float() * theirs) < 3e-2
     w, unit = weights(256, width, "cuda")
     if width % 16 == 0:
         got = ops.fp8_linear(own, w, unit, how.fixed, how.cap, None)

@@ -79,7 +79,7 @@ def convert(folder, reference, name) -> None:
         path.write_text(json.dumps(config))
 
 
-ROUNDED_BEFORE = {**dict.fromkeys(FORMS, 2 * 3), "block": 0, "fbgemm": 2 + 1}
+ROUNDED_BEFORE = {**dict.fromkeys(FORMS, 2 * 3), "fbgemm": 2 + 1}
 """Norms and activations of the two layers that have an 8-bit linear behind them which takes rounded
 tokens. fbgemm's first layer has plain qkv, and down is plain in both."""
 

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from appliance.kernels import (
+    edit_logits,
     filter_logits,
     gemm_fp8,
     greedy,
@@ -111,10 +112,10 @@ class CudaOps:
     def penalize(
         self, logits_SV, at_R, table, rows_R, repetition_R, frequency_R, presence_R
     ) -> None:
-        self._plain.penalize(logits_SV, at_R, table, rows_R, repetition_R, frequency_R, presence_R)
+        edit_logits.penalize(logits_SV, at_R, table, rows_R, repetition_R, frequency_R, presence_R)
 
     def allow(self, logits_SV: Tensor, at_R: Tensor, bits_RW: Tensor) -> None:
-        self._plain.allow(logits_SV, at_R, bits_RW)
+        edit_logits.allow(logits_SV, at_R, bits_RW)
 
     def fp8_linear(self, x_TI, weight_OI, scale_O, input_scale, cap, bias_O) -> Tensor:
         return gemm_fp8.linear(x_TI, weight_OI, scale_O, input_scale, cap, bias_O)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 triton = pytest.importorskip("triton")
@@ -9,7 +11,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from appliance.kernels import rope  # noqa: E402
+from appliance.kernels import edit_logits, rope  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -27,6 +29,24 @@ def test_rope_store(kind: str, largest: float, norm: bool, together: int) -> Non
         "v_scale": "fp32",
     }  # fmt: skip
     fixed = {"H": 32, "K": 8, "D": 128, "N": together, "NORM": norm, "LARGEST": largest}
+    assert_compiles(kernel, types, fixed)
+
+
+def test_edit_logits() -> None:
+    penalties = {
+        "logits": "*fp32", "at": "*i64", "table": "*i16", "rows": "*i64", "repetition": "*fp32",
+        "frequency": "*fp32", "presence": "*fp32", "V": "i32", "stride": "i32",
+        "table_stride": "i32",
+    }  # fmt: skip
+    masks = {"logits": "*fp32", "at": "*i64", "bits": "*i32", "V": "i32", "W": "i32",
+             "stride": "i32"}  # fmt: skip
+    assert_compiles(edit_logits._penalize, penalties, {"BLOCK": 2048})
+    assert_compiles(edit_logits._allow, masks, {"BLOCK": 2048})
+
+
+def assert_compiles(
+    kernel: triton.JITFunction, types: dict[str, str], fixed: dict[str, Any]
+) -> None:
     source = ASTSource(
         kernel,
         {**types, **dict.fromkeys(fixed, "constexpr")},

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = ("interpreted_filter_logits.py", "interpreted_greedy.py", "interpreted_rope.py",
-         "interpreted_round_fused.py", "interpreted_slot_tables.py")  # fmt: skip
+FILES = (
+    "interpreted_edit_logits.py", "interpreted_filter_logits.py", "interpreted_greedy.py",
+    "interpreted_rope.py", "interpreted_round_fused.py", "interpreted_slot_tables.py",
+)  # fmt: skip
 
 
 def test_in_the_interpreter():

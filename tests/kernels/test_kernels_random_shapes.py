@@ -174,6 +174,25 @@ def test_choice_of_tokens(ops: Ops, rng: random.Random) -> None:
     assert torch.equal(got[got > -torch.inf], logits[got > -torch.inf])
 
 
+def test_penalties_and_masks(ops: Ops, rng: random.Random) -> None:
+    rows, vocab = some(rng, 300), some(rng, 40_000)
+    logits = torch.randn(rows, vocab) * 3
+    table = torch.randint(0, 7, (rows + 4, vocab), dtype=torch.int16)
+    table[torch.rand(table.shape) < 0.8] = 0
+    at = torch.randperm(rows)[: max(1, rows // 2)]
+    own = torch.randperm(rows + 4)[: len(at)]
+    factors = torch.rand(len(at)) + 0.5, torch.randn(len(at)), torch.randn(len(at))
+    bits = torch.randint(-(2**31), 2**31 - 1, (len(at), -(-vocab // 32)), dtype=torch.int32)
+    found = []
+    for maker in (ops, PLAIN):
+        changed = logits.clone()
+        maker.penalize(changed, at, table, own, *factors)
+        maker.allow(changed, at.flip(0), bits)
+        found.append(changed)
+    assert torch.equal(found[0].isinf(), found[1].isinf())
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+
 def test_what_is_not_written_is_seen() -> None:
     for dtype in (torch.float32, BF16, E4M3, E5M2):
         assert bool(torch.empty(3, dtype=dtype).float().isnan().all())

@@ -189,7 +189,7 @@ def chains_of(device: torch.device, dtype: torch.dtype, search: bool) -> tuple[s
     """Names of the chains that the Ops of `select` run: of the others there are kernels."""
     if device.type != "cuda" or dtype == torch.float32:
         return PLAIN._fields
-    return ("penalize", "allow") if search else ("keep", "penalize", "allow")
+    return () if search else ("keep",)
 
 
 def select(

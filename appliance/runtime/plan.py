@@ -43,7 +43,10 @@ PREFILL_GRAPH = 1024
 """Tokens of the largest captured prefill."""
 BESIDE_ROWS = 64
 """Decode rows whose steps are long enough for a prefill to run beside them."""
-_WHERE_IT_CAN = ("engine.graphs", "engine.few_rows", "engine.even_decode", "engine.fuse_rounding")
+_WHERE_IT_CAN = (
+    "engine.graphs", "engine.few_rows", "engine.even_decode", "engine.fuse_rounding",
+    "engine.compile",
+)  # fmt: skip
 """Switches that are on where they can be; asked for too, what cannot be is not."""
 
 
@@ -143,7 +146,7 @@ class _Rules:
             "engine.even_decode": self._even_decode(),
             "engine.fuse_rounding": self._fuse_rounding(),
             "engine.graph_batch_sizes": self._graph_sizes(),
-            "engine.compile": (False, "it costs a first start some 20 s, and wins little"),
+            "engine.compile": self._compile(),
             "engine.threads": self._threads(),
         }
 
@@ -314,6 +317,12 @@ class _Rules:
         if a.head_dim not in (64, 128) or a.heads > 8 * a.kv_heads:
             return False, "it knows heads of 64 and 128, up to 8 to a key-value head"
         return c.engine.even_decode, "pages are read at copy speed whatever the rows' lengths"
+
+    def _compile(self) -> tuple[bool, str]:
+        c = self.config
+        if self.cuda and c.model.dtype != "float32" and c.engine.filter != "sort":
+            return False, "all that it would compile has kernels here"
+        return c.engine.compile, "a first start takes some 20 s longer for it, and it wins little"
 
     def _graph_sizes(self) -> tuple[tuple[int, ...], str]:
         if not self._graphs()[0]:

@@ -252,6 +252,17 @@ def test_few_rows_have_a_kernel_of_their_own_where_it_can_run(
     assert resolve(config(asked), SPEC, hardware).config.engine.few_rows is can
 
 
+def test_torch_compiles_where_it_is_asked_to_and_something_is_left() -> None:
+    wide = ModelConfig(path="/m", id="m", dtype="float32")
+    asked, by = config({"compile": True}), {"engine.compile": "flag"}
+    assert not resolve(config(), SPEC, CPU).config.engine.compile
+    assert resolve(asked, SPEC, CPU, by).config.engine.compile
+    on_gpu = resolve(asked, SPEC, gpus(), by)
+    assert answer(on_gpu, "engine.compile") == (False, "rule")
+    exact = config({"compile": True}, model=wide)
+    assert resolve(exact, SPEC, gpus(), by).config.engine.compile
+
+
 def test_few_rows_of_another_form_run_as_all_others_do() -> None:
     for model in (ModelConfig(path="/m", id="m", dtype="float32"),
                   ModelConfig(path="/m", id="m", kv_dtype="e4m3")):  # fmt: skip

@@ -104,14 +104,16 @@ def load_model(
 def _compiled(
     config: RuntimeConfig, mesh: Mesh, device: torch.device, plain: bool
 ) -> CompiledChains | None:
-    """Of the rank that chooses tokens. HardwareError where there is no compiler."""
-    if not config.engine.compile or mesh.rank != 0:
+    """Of the rank that chooses tokens; None where nothing is left to compile. HardwareError where
+    there is no compiler."""
+    dtype = torch.float32 if plain else DTYPES[config.model.dtype]
+    chains = chains_of(device, dtype, config.engine.filter == "search")
+    if not config.engine.compile or mesh.rank != 0 or not chains:
         return None
     missing = lacking(device)
     if missing:
         raise not_compiled(f"no {missing} is found", missing)
-    dtype = torch.float32 if plain else DTYPES[config.model.dtype]
-    return CompiledChains(chains_of(device, dtype, config.engine.filter == "search"))
+    return CompiledChains(chains)
 
 
 def not_compiled(why: str, compiler: str) -> HardwareError:

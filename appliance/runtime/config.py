@@ -168,8 +168,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     compile: bool = False
     """torch.compile makes one kernel of each chain that chooses tokens: draws, filters, penalties,
     masks. Of use on a CPU with many streams and a large vocabulary: of 150,000 tokens a draw takes
-    a fifth of its time, which saves 0.8 ms a row. The first start takes some 20 s longer, others 2.
-    On GPUs all of these have kernels of their own, but in float32."""
+    a fifth of its time, which saves 0.8 ms a row. The first start takes some 25 s longer, others 5,
+    and 200 MB. On GPUs all of these have kernels of their own, but in float32."""
     threads: NotNegative = 0
     """CPU threads of one rank; 0: cores divided by ranks."""
     seed: int = 0

@@ -322,7 +322,7 @@ class _Rules:
         c = self.config
         if self.cuda and c.model.dtype != "float32" and c.engine.filter != "sort":
             return False, "all that it would compile has kernels here"
-        return c.engine.compile, "a first start takes some 20 s longer for it, and it wins little"
+        return c.engine.compile, "a first start takes some 25 s longer for it, and it wins little"
 
     def _graph_sizes(self) -> tuple[tuple[int, ...], str]:
         if not self._graphs()[0]:

@@ -19,6 +19,7 @@ from appliance import log as logs
 from appliance import paths
 from appliance.errors import UsageError
 from appliance.runtime.config import RuntimeConfig, read_config
+from appliance.runtime.model.files import ReadAhead
 from appliance.runtime.model.registry import read_spec
 from appliance.runtime.schedule.grammar.compile import Words
 from appliance.runtime.wire.codec import VERSION
@@ -86,6 +87,11 @@ def run_engine(
     logs.setup(name, config.log_level)
     started = time.monotonic()
     status.send(Phase(name="import", limit_s=_LIMITS["import"]))
+    from appliance.hardware import host_memory
+
+    folder = Path(config.model.path)
+    made_up = config.model.load_format == "dummy"
+    ahead = None if made_up else ReadAhead(folder, host_memory()[1], rank, config.engine.tp)
     from appliance.runtime.engine.profile import TracingExecutor, span
     from appliance.runtime.engine.rank import RankBuilder, RingExecutor, follow
     from appliance.runtime.schedule.grammar.shelf import Shelf
@@ -99,7 +105,7 @@ def run_engine(
     run = Path(config.dir)
     ring_path = paths.ring_file(run, replica)
     ring_path = ring_path.with_name(f"{ring_path.name}.{generation}")
-    spec = read_spec(Path(config.model.path))
+    spec = read_spec(folder)
     many = config.engine.tp > 1
     ring = RingWriter(ring_path, config.engine.tp - 1) if many and rank == 0 else None
     meeting = paths.rendezvous_file(run, replica)
@@ -113,6 +119,8 @@ def run_engine(
         _phases(status),
     ).build()
     facts = {**built.facts, "import_s": round(imported - started, 3)}
+    if ahead is not None:
+        facts["read_ahead_bytes"] = ahead.bytes
     level = LogLevel(paths.config_file(run), config.log_level)
     beat = _beats(status, level)
     if rank > 0:

@@ -3,7 +3,6 @@ placed, every parameter filled, or one error that names both."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from appliance.errors import DamagedError, IntegrityError, NotFoundError
+from appliance.errors import DamagedError
 from appliance.runtime.model.build import Build
+from appliance.runtime.model.files import files_of
 from appliance.runtime.model.quant.scheme import Finishing, Scheme
 
 THREADS = 8
@@ -39,34 +39,6 @@ class _Slice:
     def whole(self) -> Tensor:
         tensor: Tensor = self._handle.get_tensor(self._name)
         return tensor
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The safetensors of a model. NotFoundError when there are none, or one of them is missing."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as e:
-            raise DamagedError(f"{index} is not an index of safetensors files.") from e
-        if any("/" in n or "\\" in n or n.startswith(".") for n in names):
-            raise IntegrityError(f"{index} names files outside of its folder.", code="APL-INT-002")
-        missing = [n for n in names if not (folder / n).is_file()]
-        if missing:
-            raise NotFoundError(
-                f"{folder} lacks {len(missing)} of {len(names)} weight files: {missing[0]} …",
-                "Run the same `appliance pull` again: it fetches what is missing.",
-                code="APL-NOT-008",
-            )
-        return [folder / n for n in names]
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise NotFoundError(
-            f"{folder} holds no safetensors file.",
-            "Only safetensors are loaded; convert other formats first.",
-            code="APL-NOT-006",
-        )
-    return found
 
 
 @dataclass(frozen=True)

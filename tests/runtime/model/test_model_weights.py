@@ -13,6 +13,7 @@ from appliance.errors import IntegrityError, NotFoundError
 from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig
 from appliance.runtime.engine.load import load_model
 from appliance.runtime.model import weights
+from appliance.runtime.model.files import files_of
 from appliance.runtime.model.parallel.comm import Solo
 from appliance.runtime.model.parallel.mesh import Mesh
 from appliance.runtime.model.registry import read_spec
@@ -64,7 +65,7 @@ def multiplied(scheme, ins):
 
 
 def test_all_shards_are_read_and_progress_ends_at_one(folder, saved):
-    assert len(weights.files_of(folder)) > 1
+    assert len(files_of(folder)) > 1
     model, told = load(folder)
     assert told == sorted(told) and told[-1] == 1.0
     want = saved.model.state_dict()
@@ -90,14 +91,14 @@ def test_one_error_names_what_has_no_place_what_is_missing_and_what_does_not_fit
 
 
 def test_a_truncated_file_is_damaged(folder):
-    path = weights.files_of(folder)[0]
+    path = files_of(folder)[0]
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(IntegrityError, match="damaged"):
         load(folder)
 
 
 def test_a_missing_shard_is_told_before_anything_is_read(folder):
-    weights.files_of(folder)[1].unlink()
+    files_of(folder)[1].unlink()
     with pytest.raises(NotFoundError, match="lacks 1 of"):
         load(folder)
 
@@ -143,7 +144,7 @@ def test_one_file_is_read_by_several_threads(saved, tmp_path, monkeypatch, threa
     save_file(tensors, tmp_path / "model.safetensors")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(saved.folder / name, tmp_path)
-    parts = weights._parts(weights.files_of(tmp_path))
+    parts = weights._parts(files_of(tmp_path))
     assert sorted(name for part in parts for name in part.names) == sorted(tensors)
     assert min(threads, len(tensors)) / 2 <= len(parts) <= threads
     model, told = load(tmp_path)

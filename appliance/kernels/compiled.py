@@ -36,7 +36,8 @@ class Compiled:
         self._name, self.graphs, self._built = function.__name__, 0, False
         # torch keeps what it compiled by code object; this one is ours alone
         own = FunctionType(function.__code__.replace(), function.__globals__, self._name)
-        self._run = torch.compile(own, backend=self._compile)
+        # not dynamic: only the rows are, though a model of another vocabulary came before
+        self._run = torch.compile(own, backend=self._compile, dynamic=False)
 
     def _compile(self, graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
         self.graphs += 1
@@ -98,7 +99,7 @@ def _examples(name: str, device: torch.device, vocab: int) -> list[Tensor]:
 
     logits, at, rows = some(vocab), some(dtype=torch.int64), some(dtype=torch.int64)
     known: dict[str, list[Tensor]] = {
-        "draw": [logits, rows, some(dtype=torch.int32)],
+        "draw": [logits, some(), rows, some(dtype=torch.int32)],
         "keep": [logits, some(vocab), some(dtype=torch.int32), some(), some()],
         "penalize": [
             logits, at, some(vocab, dtype=torch.int16), rows, some(), some(), some(),

@@ -137,7 +137,7 @@ def alone(device: torch.device, vocab: int, rows: tuple[int, ...]) -> None:
         table = torch.randint(0, 5, (n, vocab), dtype=torch.int16, device=device)
         bits = torch.randint(-1 << 31, 1 << 31, (n, -(-vocab // 32)), device=device).int()
         given: dict[str, tuple[torch.Tensor, ...]] = {
-            "draw": (logits, at, at.int()),
+            "draw": (logits, value.clone(), at, at.int()),
             "keep": (logits, descending(logits), (at + vocab).int(), value / 2, value / 100),
             "penalize": (logits, at, table, at.clone(), value, value.clone(), value.clone()),
             "allow": (logits, at, bits),

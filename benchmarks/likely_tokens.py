@@ -99,8 +99,9 @@ def draw(x: Tensor) -> float:
 
     seeds = torch.randint(0, 1 << 62, (len(x),), device="cuda")
     counters = torch.zeros(len(x), device="cuda", dtype=torch.int32)
+    temperature = torch.ones(len(x), device="cuda")
     ops = CudaOps(x.device, search=True)
-    return microseconds(captured(partial(ops.gumbel_argmax, x, seeds, counters)))
+    return microseconds(captured(partial(ops.gumbel_argmax, x, temperature, seeds, counters)))
 
 
 def kernels(x: Tensor, into: Tensor, name: str, launch: Launch) -> str:

@@ -37,10 +37,11 @@ def gumbel_noise(seeds_R: Tensor, counters_R: Tensor, vocab: int) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
-def draw(logits_RV: Tensor, seeds_R: Tensor, counters_R: Tensor) -> Tensor:
-    """The token of each row where logits and noise are largest together: int64 [R]."""
+def draw(logits_RV: Tensor, temperature_R: Tensor, seeds_R: Tensor, counters_R: Tensor) -> Tensor:
+    """The token of each row where its logits at its temperature and noise are largest together:
+    int64 [R]."""
     noise = gumbel_noise(seeds_R, counters_R, logits_RV.shape[1])
-    return torch.argmax(logits_RV + noise, -1)
+    return torch.argmax(logits_RV / temperature_R[:, None] + noise, -1)
 
 
 def keep(

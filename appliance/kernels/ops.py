@@ -143,11 +143,15 @@ class Ops(Protocol):
         """The first index of each row's largest logit, or `otherwise` where that is not finite:
         where anything is not a number or infinite, or all is minus infinity. int64 [B]."""
 
-    def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
-        """argmax of logits + Gumbel noise: a draw from softmax(logits). int64 [B].
+    def gumbel_argmax(
+        self, logits_BV: Tensor, temperature_B: Tensor, seeds_B: Tensor, counters_B: Tensor
+    ) -> Tensor:
+        """argmax of logits / temperature + Gumbel noise: a draw from softmax(logits / temperature).
+        int64 [B].
 
         The noise of (seed, counter, token) is a pure function of the three, the same on every
-        device and in every batch. logits float32; seeds int64; counters int32.
+        device and in every batch. logits of any float type; temperature float32; seeds int64;
+        counters int32.
         """
 
 

@@ -232,10 +232,12 @@ class TorchOps:
         largest, index = logits_BV.max(-1)
         return torch.where(torch.isfinite(largest), index, otherwise)
 
-    def gumbel_argmax(self, logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor) -> Tensor:
-        rows = len(logits_BV)
+    def gumbel_argmax(
+        self, logits_BV: Tensor, temperature_B: Tensor, seeds_B: Tensor, counters_B: Tensor
+    ) -> Tensor:
+        rows, given = len(logits_BV), (temperature_B, seeds_B, counters_B)
         drawn = [
-            self._chains.draw(logits_BV[some], seeds_B[some], counters_B[some])
+            self._chains.draw(logits_BV[some].float().contiguous(), *(one[some] for one in given))
             for some in _parts(logits_BV, rows, rows)
         ]
         return drawn[0] if len(drawn) == 1 else torch.cat(drawn)

@@ -110,14 +110,15 @@ def test_the_same_seed_draws_the_same_token():
     k = torch.full((len(ASKED),), 60, dtype=torch.int32)
     p, m = torch.full((len(ASKED),), 0.9), torch.full((len(ASKED),), 0.01)
     plain = TorchOps()
-    seeds = torch.randint(0, 1 << 62, (len(ASKED),))
+    seeds, ones = torch.randint(0, 1 << 62, (len(ASKED),)), torch.ones(len(ASKED))
     found = []
     for filtered in (
         keep_likely(x.clone(), at, k, p, m),
         plain.keep_likely(x.clone(), at, k, p, m),
     ):
         draws = [
-            plain.gumbel_argmax(filtered, seeds, torch.full_like(at, i)).tolist() for i in range(20)
+            plain.gumbel_argmax(filtered, ones, seeds, torch.full_like(at, i)).tolist()
+            for i in range(20)
         ]
         found.append(draws)
     assert found[0] == found[1]

@@ -11,7 +11,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from appliance.kernels import edit_logits, rope  # noqa: E402
+from appliance.kernels import draw, edit_logits, rope  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -42,6 +42,16 @@ def test_edit_logits() -> None:
              "stride": "i32"}  # fmt: skip
     assert_compiles(edit_logits._penalize, penalties, {"BLOCK": 2048})
     assert_compiles(edit_logits._allow, masks, {"BLOCK": 2048})
+
+
+@pytest.mark.parametrize("kind", ["*bf16", "*fp32"])
+def test_draw(kind: str) -> None:
+    types = {
+        "logits": kind, "stride": "i32", "temperature": "*fp32", "seeds": "*i64",
+        "counters": "*i32", "best_value": "*fp32", "best_index": "*i32", "vocab": "i32",
+        "parts": "i32",
+    }  # fmt: skip
+    assert_compiles(draw._gumbel_part, types, {"BLOCK": 4096})
 
 
 def assert_compiles(

@@ -53,7 +53,8 @@ def _made_up(name: str, rows: int) -> list[torch.Tensor]:
     logits[0, 5:] = -torch.inf
     at = torch.randperm(rows + 3, generator=generator)[:rows]
     if name == "draw":
-        return [logits[:rows], number(1 << 60, rows), number(1000, rows).abs().int()]
+        counters = number(1000, rows).abs().int()
+        return [logits[:rows], random(rows).exp(), number(1 << 60, rows), counters]
     if name == "keep":
         k = torch.where(torch.arange(rows) % 2 == 0, VOCAB, 7).int()
         own = logits[:rows].contiguous()
@@ -109,11 +110,11 @@ def test_a_form_that_no_example_had_is_computed_and_told(
     on: On, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By plain torch: compiling it would hold up everybody who waits for a token."""
-    logits, seeds, counters = given("draw", 4, on.device)
+    logits, *rest = given("draw", 4, on.device)
     before = on.made.graphs
     with caplog.at_level(logging.WARNING):
-        found = on.made.chains.draw(logits[:, :200].contiguous(), seeds, counters)
-    assert torch.equal(found, PLAIN.draw(logits[:, :200], seeds, counters))
+        found = on.made.chains.draw(logits[:, :200].contiguous(), *rest)
+    assert torch.equal(found, PLAIN.draw(logits[:, :200], *rest))
     assert on.made.graphs == before + 1 and "draw was asked for" in caplog.text
 
 

@@ -137,19 +137,21 @@ def test_row_inputs(ops):
 
 
 @pytest.mark.parametrize("vocab", [100, 4096, 128256])
-def test_gumbel_argmax_is_the_same_function(ops, plain, vocab):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_gumbel_argmax_is_the_same_function(ops, plain, vocab, dtype):
     rows = 16
-    logits = torch.randn(rows, vocab, device=cuda) * 2
+    logits = (torch.randn(rows, vocab, device=cuda) * 2).to(dtype)
+    temperature = torch.rand(rows, device=cuda) + 0.5
     seeds = torch.randint(0, 1 << 62, (rows,), device=cuda)
     counters = torch.randint(0, 5000, (rows,), device=cuda, dtype=torch.int32)
-    got = ops.gumbel_argmax(logits, seeds, counters)
-    want = plain.gumbel_argmax(logits, seeds, counters)
+    got = ops.gumbel_argmax(logits, temperature, seeds, counters)
+    want = plain.gumbel_argmax(logits, temperature, seeds, counters)
     # logarithms differ in the last bit between the two; a tie within that bit may go either way
     assert (got == want).float().mean() > 0.9
     noise = torch.zeros(rows, device=cuda)
     from appliance.kernels.chains import gumbel_noise
 
-    full = logits + gumbel_noise(seeds, counters, vocab)
+    full = logits.float() / temperature[:, None] + gumbel_noise(seeds, counters, vocab)
     noise = full.gather(1, got[:, None])[:, 0]
     assert torch.allclose(noise, full.max(1).values, atol=1e-3)
 

@@ -12,7 +12,8 @@ import pytest
 
 HERE = Path(__file__).parent
 FILES = (
-    "interpreted_edit_logits.py", "interpreted_filter_logits.py", "interpreted_greedy.py",
+    "interpreted_draw.py", "interpreted_edit_logits.py", "interpreted_filter_logits.py",
+    "interpreted_greedy.py",
     "interpreted_rope.py", "interpreted_round_fused.py", "interpreted_slot_tables.py",
 )  # fmt: skip
 

@@ -79,7 +79,7 @@ class Sampler:
         edits = s.edits(slots, outputs) if s.edited[slots].any() else None
         penalized = np.flatnonzero(s.penalized[slots]).astype(np.int32)
         x = logits_SV
-        if random.any() or edits is not None or len(penalized) or masks is not None:
+        if edits is not None or len(penalized) or masks is not None:
             x = x.float().contiguous()
             if wanted >= 0 and x is logits_SV:
                 x = x.clone()  # what is told of is the model's, before any change
@@ -142,12 +142,13 @@ class Sampler:
                 random.astype(np.int32),
             ]
         )
-        x_SV = x_SV / temperature[:, None]
         filtered = random & ((s.top_k[slots] > 0) | (s.top_p[slots] < 1) | (s.min_p[slots] > 0))
         if filtered.any():
+            x_SV = x_SV.float() / temperature[:, None]  # what is likely depends on it
             x_SV = self._filter(x_SV, slots, np.flatnonzero(filtered))
+            temperature = torch.ones_like(temperature)
         seed = (high.long() << 32) | (low.long() & 0xFFFFFFFF)
-        drawn = self._ops.gumbel_argmax(x_SV, seed, counters)
+        drawn = self._ops.gumbel_argmax(x_SV, temperature, seed, counters)
         return torch.where(flags.bool(), drawn, greedy_S)
 
     def _filter(

@@ -1,7 +1,7 @@
 """The real scheduler on a virtual clock: what a policy would bring, in seconds and without a GPU.
 
 python benchmarks/simulate.py [--load sharegpt mid long poisson8 poisson16] [--weights bf16 fp8]
-    [--set schedule.chunk=2048 max_running=2048 ...] [--timeline 0.5]
+    [--asked 4096 [--seen 1500]] [--set chunk=2048 max_running=2048 ...] [--timeline 0.5]
 
 Every figure is simulated: the time of a step comes from a model of one H100 serving the
 Llama-3.1-8B shape, fitted to measured matmuls and to measured steps. The order of the loop is that
@@ -42,6 +42,8 @@ LOADS = {
     "sharegpt": Workload("sharegpt-like", 2000, "m"),
     "mid": Workload("range:512-1024,128-512", 600, "m"),
     "long": Workload("range:2048-4096,256-512", 300, "m"),
+    "alike": Workload("range:100-200,900-1024", 900, "m"),
+    "apart": Workload("range:300-600,10-1500", 1000, "m"),
     "poisson8": Workload("sharegpt-like", 240, "m", rate=8.0),
     "poisson16": Workload("sharegpt-like", 480, "m", rate=16.0),
 }
@@ -178,12 +180,17 @@ def simulate(
     pool: int,
     timeline: float = 0.0,
     asked: int = 0,
+    seen: int = 0,
 ) -> Run:
     """Runs the load to its end. pool: tokens of pages. timeline: seconds between two lines.
-    asked: tokens that every request asks for, to stop where its output ends; 0: just these."""
+    asked: tokens that every request asks for, to stop where its output ends; 0: just these. seen:
+    requests of such a load that ended before."""
     scheduler = Scheduler(config, pool // config.page_size, CONTEXT, config.max_running, VOCAB)
     inputs, outputs = lengths(load)
     due, run = arrivals(load), Run()
+    for tokens in outputs[:seen].tolist():
+        scheduler.running.lengths.ended(tokens, stopped=True)
+    scheduler.running.lengths.refresh(np.zeros(0, dtype=np.int32))
     rng = np.random.default_rng(0)
     run.due = dict(enumerate(due.tolist()))
     run.outputs = dict(enumerate(outputs.tolist()))
@@ -269,6 +276,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=0, help="tokens; 0: as measured")
     parser.add_argument("--graphs", type=int, default=0, help="largest; 0: as planned")
     parser.add_argument("--asked", type=int, default=0, help="max_tokens of all, who stop before")
+    parser.add_argument("--seen", type=int, default=0, help="requests that ended before")
     parser.add_argument("--timeline", type=float, default=0.0)
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
     args = parser.parse_args()
@@ -280,7 +288,7 @@ def main() -> None:
         pool = args.pool or {"bf16": 432_144, "fp8": 484_992}[weights]
         for name in args.load:
             machine = Machine(weights, sizes)
-            run = simulate(LOADS[name], config, machine, pool, args.timeline, args.asked)
+            run = simulate(LOADS[name], config, machine, pool, args.timeline, args.asked, args.seen)
             print(report(f"{weights}-{name}", run), flush=True)
 
 

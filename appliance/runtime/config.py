@@ -115,7 +115,8 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     max_running: NotNegative = 0
     """Most requests that hold a slot; 0: by GPU class and page pool."""
     conservativeness: Annotated[float, Meta(ge=0.0, le=10.0)] = 1.0
-    """Scales the share of max_tokens reserved for running requests at admission."""
+    """Scales what is reserved at admission for the tokens that running requests take yet: at most a
+    share of max_tokens, at most what those took that stopped before."""
     prefix_cache: bool = True
     """Pages of prompts that have been computed are kept for those that begin alike."""
     share_from: NotNegative = 0

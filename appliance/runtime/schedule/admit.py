@@ -19,7 +19,7 @@ from appliance.runtime.schedule.gather import Gather
 from appliance.runtime.schedule.outlook import Outlook
 from appliance.runtime.schedule.queue import Queue
 from appliance.runtime.schedule.request import Request
-from appliance.runtime.schedule.running import LINGER, RESERVE_MOST, Running
+from appliance.runtime.schedule.running import LINGER, NewTokenRatio, Running
 from appliance.runtime.wire.step import PENALIZED_MOST
 
 Int32s = npt.NDArray[np.int32]
@@ -62,9 +62,9 @@ class Admission:
         self.hit_tokens = 0
         self.query_tokens = 0
 
-    def fill(self, draft: Draft, ratio: float, beside: bool = False) -> None:
-        """Adds prefill rows to `draft` as far as the budgets go. ratio: of NewTokenRatio. beside:
-        they may be computed beside the steps of the rows that decode."""
+    def fill(self, draft: Draft, ratio: NewTokenRatio, beside: bool = False) -> None:
+        """Adds prefill rows to `draft` as far as the budgets go. beside: they may be computed
+        beside the steps of the rows that decode."""
         self._gather.next_turn()
         self._beside = beside
         budget = self._most
@@ -107,7 +107,7 @@ class Admission:
             self.partial = None
         self._gather.gone(len(request.history))
 
-    def _admit(self, draft: Draft, budget: int, ratio: float) -> None:
+    def _admit(self, draft: Draft, budget: int, ratio: NewTokenRatio) -> None:
         self._gather.begin()
         outlook = self._outlook(ratio, draft)
         taken: list[Request] = []
@@ -131,7 +131,7 @@ class Admission:
             if self._cache.common > common:
                 # What another row would have freed alone is held by this one too from now on.
                 outlook = self._outlook(ratio, draft)
-            verdict = self._try(request, lease, draft, budget - draft.tokens, outlook)
+            verdict = self._try(request, lease, draft, budget - draft.tokens, outlook, ratio)
             if verdict is _Verdict.TAKEN:
                 taken.append(request)
                 continue
@@ -144,7 +144,13 @@ class Admission:
         self._queue.remove_all(taken)
 
     def _try(
-        self, request: Request, lease: Lease, draft: Draft, budget: int, outlook: Outlook
+        self,
+        request: Request,
+        lease: Lease,
+        draft: Draft,
+        budget: int,
+        outlook: Outlook,
+        ratio: NewTokenRatio,
     ) -> _Verdict:
         length = len(request.history)
         if budget <= 0:
@@ -155,7 +161,7 @@ class Admission:
         end = self._chunk_end(lease.matched, length, budget, draft.prefill_rows == 0)
         if end <= lease.matched:
             return _Verdict.STEP_FULL
-        rest = self._rest(request, end - lease.matched, length - lease.matched)
+        rest = self._rest(request, end - lease.matched, length - lease.matched, ratio)
         common = self._cache.common_of(lease)
         if not self._fits(lease, length, rest, common, outlook):
             return _Verdict.POOL_FULL
@@ -166,11 +172,11 @@ class Admission:
         self._add_chunk(request, lease.matched, end, draft)
         return _Verdict.TAKEN
 
-    def _rest(self, request: Request, chunk: int, whole: int) -> int:
-        """Steps of the rows that run now until this request has ended, at most. Where they are in
-        one with a prefill, those of its chunks count: all of these, or a last one that is short."""
-        last = self._running.last_length(request) - 1
-        rest = min(max(0, last - len(request.history)), RESERVE_MOST) + LINGER
+    def _rest(self, request: Request, chunk: int, whole: int, ratio: NewTokenRatio) -> int:
+        """Steps of the rows that run now until this request has ended, as expected. Where they are
+        in one with a prefill, those of its chunks count: all of these, or a last one that is
+        short."""
+        rest = self._running.rest(request, ratio) + LINGER
         if self._mixed or self._most <= self._mixed_tokens:
             return rest + -(-whole // chunk)
         return rest + (self._mixed_tokens > 1)
@@ -182,7 +188,7 @@ class Admission:
             return pages <= cache.available
         return outlook.fits(length, rest, common, cache.total, self._beside)
 
-    def _outlook(self, ratio: float, draft: Draft) -> Outlook:
+    def _outlook(self, ratio: NewTokenRatio, draft: Draft) -> Outlook:
         beside = draft.prefill_slots if self._beside else ()
         return self._running.outlook(ratio, self._cache, beside)
 

@@ -6,12 +6,14 @@ a step whatever is sampled. Python objects are touched only where a page is adde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from appliance.runtime.schedule.cache.cache import Cache, Lease
+from appliance.runtime.schedule.lengths import Lengths
 from appliance.runtime.schedule.outlook import Outlook
 from appliance.runtime.schedule.request import Request
 from appliance.runtime.wire.request import Sampling
@@ -26,32 +28,39 @@ STOP_WIDTH = 8
 """Stop ids compared in one array operation; a request with more is looked at by itself."""
 NO_TOKEN = -2
 """Fills the stop table; neither a token nor the -1 of a row that does not sample."""
+REFRESH_EVERY = 16
+"""Outlooks for which what is known of lengths serves."""
 
 
 class NewTokenRatio:
-    """Share of max_tokens that running requests are expected to use yet.
+    """Share of max_tokens that running requests are expected to use yet, at most.
 
-    Falls from its start to its floor over 600 decode steps; retraction corrects it upward.
+    Falls from its start to its floor over 600 decode steps; retraction corrects it upward. caution:
+    how many times what lengths that were seen say of them is believed; the same moves it, from one.
     """
 
     STEPS = 600
     AHEAD = 20
+    GROWTH, MOST = 2.0, 16.0
 
     def __init__(self, conservativeness: float) -> None:
         self.start = min(0.7 * conservativeness, 1.0)
         self.floor = 0.14 * self.start
         self._fall = (self.start - self.floor) / self.STEPS
         self.value = self.start
+        self.least = self.caution = max(1.0, conservativeness)
 
     def decay(self) -> None:
         self.value = max(self.floor, self.value - self._fall)
+        self.caution = max(self.least, self.caution - self.MOST / self.STEPS)
 
     def correct(self, decoded: int, rows: int, most: int) -> None:
         """decoded, most: sums over the rows kept of output so far and of max_tokens."""
         self.value = min(1.0, (decoded + self.AHEAD * rows) / (most + 1))
+        self.caution = min(self.MOST, self.caution * self.GROWTH)
 
     def reset(self) -> None:
-        self.value = self.start
+        self.value, self.caution = self.start, self.least
 
 
 class Running:
@@ -61,7 +70,8 @@ class Running:
     row whose end by length is known is not launched again. capacity: positions its pages cover.
     flights: steps in the air with this row; beside: those of them that run beside decode steps.
     decoding: takes part in decode steps. constrained: its output is under a grammar. tenancy: how
-    often the slot was taken. penalized: how many rows have penalties.
+    often the slot was taken. penalized: how many rows have penalties. lengths: what rows that may
+    stop by themselves took.
     """
 
     def __init__(self, max_running: int, context: int) -> None:
@@ -80,6 +90,8 @@ class Running:
         self.constrained = np.zeros(n, dtype=np.bool_)
         self.tenancy = np.zeros(n, dtype=np.int32)
         self.penalized = 0
+        self.lengths = Lengths()
+        self._outlooks = 0
         self._surely = np.zeros(n, dtype=np.bool_)
         self._context = context
         self._moved: dict[int, list[tuple[int, Int32s]]] = {}
@@ -126,6 +138,22 @@ class Running:
         self._surely[slot] = not sampling.stop_ids
         return slot
 
+    def ended(self, request: Request) -> None:
+        """For good: how many tokens it took is remembered."""
+        if request.sampling.stop_ids and request.output:
+            short = len(request.prompt) + len(request.output) < self.last_length(request)
+            self.lengths.ended(len(request.output), short)
+
+    def rest(self, request: Request, ratio: NewTokenRatio) -> int:
+        """Tokens that a request is expected to take yet once it runs: all that it may, unless
+        those that were seen stopped before."""
+        most = min(max(0, self.last_length(request) - 1 - len(request.history)), RESERVE_MOST)
+        if not request.sampling.stop_ids:
+            return most
+        now, bound = (np.array([n], dtype=np.int32) for n in (len(request.output), most))
+        expected = float(self.lengths.expected(now, bound)[0])
+        return min(most, math.ceil(expected * ratio.caution))
+
     def leave_slot(self, slot: int) -> None:
         request = self.requests[slot]
         assert request is not None
@@ -170,15 +198,13 @@ class Running:
             request.lease.pages.append(page)
         return columns, pages
 
-    def outlook(self, ratio: float, cache: Cache, beside: Iterable[int] = ()) -> Outlook:
+    def outlook(self, ratio: NewTokenRatio, cache: Cache, beside: Iterable[int] = ()) -> Outlook:
         """What decoding rows are expected to hold until they end; others keep what they hold.
         beside: slots whose prompts end in a step that may run beside others; those in the air do
         as well."""
         slots = np.flatnonzero(self.decoding)
         position = self.position[slots]
-        rest = np.clip(self.end[slots] - position, 0, RESERVE_MOST)
-        share = np.where(self._surely[slots], 1.0, ratio)
-        rest = np.ceil(rest * share).astype(np.int32) + LINGER
+        rest = self._expected(slots, ratio) + LINGER
         common = np.zeros(len(slots), dtype=np.int32)
         if cache.common:
             for i, slot in enumerate(slots.tolist()):
@@ -192,6 +218,21 @@ class Running:
         for at in np.flatnonzero(last).tolist():
             found.add(int(position[at]), int(rest[at]), int(common[at]), last=True)
         return found
+
+    def _expected(self, slots: npt.NDArray[np.intp], ratio: NewTokenRatio) -> Int32s:
+        """Tokens that decoding rows are expected to take yet: all that they may where they cannot
+        stop before, else the smaller of what the ratio and the lengths that were seen say."""
+        rest: Int32s = np.clip(self.end[slots] - self.position[slots], 0, RESERVE_MOST)
+        may = np.flatnonzero(~self._surely[slots])
+        if len(may):
+            own = slots[may]
+            tokens = self.position[own] + 1 - self.prompt_length[own]
+            if self._outlooks % REFRESH_EVERY == 0:
+                self.lengths.refresh(tokens)
+            self._outlooks += 1
+            seen = self.lengths.expected(tokens, rest[may]) * ratio.caution
+            rest[may] = np.ceil(np.minimum(rest[may] * ratio.value, seen))
+        return rest
 
 
 def by_loss(requests: Iterable[Request]) -> list[Request]:

@@ -145,7 +145,7 @@ class Scheduler:
         draft = Draft()
         if counts.beside < BESIDE_MOST:
             may = together.may_run_beside(self._config, self.running, len(self.queue))
-            self._admission.fill(draft, self._ratio.value, may)
+            self._admission.fill(draft, self._ratio, may)
         if draft.rows and together.runs_beside(
             self._config, self.running, self.cache, draft, counts.beside
         ):
@@ -321,6 +321,7 @@ class Scheduler:
         if running.flights[slot]:
             self._ending.append(request)
             return
+        running.ended(request)
         if not request.invalid:
             known = request.known()
             self.cache.commit(lease, known[: int(running.position[slot])])
@@ -390,4 +391,4 @@ class Scheduler:
     def _start_over(self, draft: Draft) -> None:
         """Nothing can go on and nothing is in the air: what waits is tried with all pages free."""
         self._admission.start_over()
-        self._admission.fill(draft, self._ratio.value)
+        self._admission.fill(draft, self._ratio)

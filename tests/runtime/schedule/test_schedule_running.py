@@ -2,7 +2,7 @@ import numpy as np
 
 from appliance.runtime.schedule.cache.cache import Cache
 from appliance.runtime.schedule.request import Request
-from appliance.runtime.schedule.running import LINGER, RESERVE_MOST, Running, by_loss
+from appliance.runtime.schedule.running import LINGER, RESERVE_MOST, NewTokenRatio, Running, by_loss
 from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
 
 
@@ -20,6 +20,13 @@ def decoding(running: Running, cache: Cache, rid: int, length: int, **sampling: 
     running.capacity[slot] = len(lease.pages) * cache.page_size
     running.decoding[slot] = True
     return request
+
+
+def share(value: float) -> NewTokenRatio:
+    """So much of what rows may take, whatever lengths were seen."""
+    ratio = NewTokenRatio(1.0)
+    ratio.value, ratio.caution = value, 1e9
+    return ratio
 
 
 def test_only_rows_that_cross_a_page_grow() -> None:
@@ -46,14 +53,18 @@ def test_a_row_at_its_end_is_not_ready() -> None:
 
 
 def test_the_outlook_takes_a_share_of_the_rest_but_for_those_that_cannot_stop() -> None:
-    def rest(asked: int, ratio: float, **sampling: object) -> int:
+    def rest(asked: int, ratio: NewTokenRatio, **sampling: object) -> int:
         running, cache = Running(4, 100_000), Cache(4096, 1, True)
         decoding(running, cache, 1, 4, max_tokens=asked, **sampling)
         return running.outlook(ratio, cache).peak - 4 - LINGER
 
-    assert rest(11, 0.5) == 5
-    assert rest(11, 0.5, stop_ids=()) == 10
-    assert rest(50_000, 0.5) == RESERVE_MOST // 2
+    half = share(0.5)
+    assert rest(11, half) == 5
+    assert rest(11, half, stop_ids=()) == 10
+    assert rest(50_000, half) == RESERVE_MOST // 2
+    half.caution = 1.0  # lengths that were seen are believed: none yet, so what is thought likely
+    assert 900 < rest(50_000, half) < 1200 and rest(11, half) == 5
+    assert rest(50_000, half, stop_ids=()) == RESERVE_MOST
 
 
 def test_what_rows_have_in_common_is_counted_once_and_stays_when_one_of_them_ends() -> None:
@@ -66,7 +77,7 @@ def test_what_rows_have_in_common_is_counted_once_and_stays_when_one_of_them_end
     assert cache.common == cache.common_of(long.lease) == cache.common_of(short.lease) == 4
     # 4 shared, 1 of the short one's own, and what both grow by: first both, then the long one.
     assert cache.held == 5
-    assert running.outlook(1.0, cache).peak == 4 + cache.pages_of(40 + LINGER)
+    assert running.outlook(share(1.0), cache).peak == 4 + cache.pages_of(40 + LINGER)
     cache.release(long.lease)
     assert cache.common == cache.common_of(short.lease) == 0
 

@@ -271,14 +271,30 @@ def test_the_new_token_ratio_falls_to_its_floor_and_is_corrected() -> None:
     assert ratio.value == 0.7
     for _ in range(600):
         ratio.decay()
-    assert ratio.value == pytest.approx(0.098)
+    assert ratio.value == pytest.approx(0.098) and ratio.caution == 1.0
     ratio.correct(decoded=100, rows=5, most=399)
-    assert ratio.value == 0.5
+    assert ratio.value == 0.5 and ratio.caution == 2.0
     ratio.correct(decoded=100, rows=5, most=10)
-    assert ratio.value == 1.0
+    assert ratio.value == 1.0 and ratio.caution == 4.0
     ratio.reset()
-    assert ratio.value == 0.7
-    assert NewTokenRatio(5.0).value == 1.0
+    assert ratio.value == 0.7 and ratio.caution == 1.0
+    assert NewTokenRatio(5.0).value == 1.0 and NewTokenRatio(5.0).caution == 5.0
+
+
+def test_what_those_before_took_lets_more_in() -> None:
+    """Of requests that ask for 40 tokens and stop after two, twice as many run at once."""
+
+    def most_at_once(learnt: int) -> int:
+        w = world(pages=40, rows=16, prefix_cache=False)
+        for _ in range(learnt):
+            w.scheduler.running.lengths.ended(2, stopped=True)
+        w.scheduler.running.lengths.refresh(np.zeros(0, dtype=np.int32))
+        for i in range(16):
+            w.submit(prompt(4, 10 * i), Sampling(max_tokens=40, stop_ids=(1,)))
+        w.iterate()
+        return w.scheduler.running.count
+
+    assert most_at_once(200) >= 2 * most_at_once(0) > 0
 
 
 def test_flush_empties_what_no_row_uses() -> None:

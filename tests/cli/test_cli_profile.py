@@ -96,7 +96,7 @@ def test_explain_gives_every_value_a_reason(cli: Cli, shape: str) -> None:
     by_field = {a["field"]: a for a in data["answers"]}
     assert all(a["source"] and a["reason"] for a in data["answers"])
     assert by_field["schedule.max_running"]["reason"].startswith("measured on 1x NVIDIA H100")
-    assert by_field["schedule.chunk"]["reason"].endswith("; derived, ran so")
+    assert by_field["schedule.max_prefill"]["reason"].endswith("; derived, ran so")
     assert by_field["schedule.policy"]["reason"].startswith(WHY["schedule.policy"])
     assert by_field["serve.host"]["reason"] == WHY["serve.host"]
     text = cli(
@@ -170,7 +170,7 @@ def test_show_tells_of_each_value_what_it_stands_on(cli: Cli) -> None:
     text = cli("profile", "show", "h100x1-bf16").out
     rows = dict(line.split(maxsplit=1) for line in text.splitlines() if line.count("  "))
     assert rows["schedule.max_running"].endswith(" measured")
-    assert rows["schedule.chunk"].endswith(" derived, ran so")
+    assert rows["schedule.max_prefill"].endswith(" derived, ran so")
     assert "machine   1x NVIDIA H100" in text and "date      2026-" in text
     assert "measured" not in cli("profile", "show", "h100x8-fp8").out.partition("SETTING")[2]
 

@@ -87,11 +87,11 @@ def run_engine(
     logs.setup(name, config.log_level)
     started = time.monotonic()
     status.send(Phase(name="import", limit_s=_LIMITS["import"]))
-    from appliance.hardware import host_memory
+    from appliance.hardware import cores, host_memory
 
-    folder = Path(config.model.path)
+    folder, tp = Path(config.model.path), config.engine.tp
     made_up = config.model.load_format == "dummy"
-    ahead = None if made_up else ReadAhead(folder, host_memory()[1], rank, config.engine.tp)
+    ahead = None if made_up else ReadAhead(folder, host_memory()[1], cores(), rank, tp)
     from appliance.runtime.engine.profile import TracingExecutor, span
     from appliance.runtime.engine.rank import RankBuilder, RingExecutor, follow
     from appliance.runtime.schedule.grammar.shelf import Shelf

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from appliance.errors import DamagedError, IntegrityError, NotFoundError
 
-THREADS = 4
+CORES_EACH, THREADS = 4, 4
+"""Cores to one thread that reads ahead, and how many of those at most: on two cores it slowed what
+it was to help, a start from a cold disk from 7.0 to 8.7 seconds."""
 BLOCK = 8 << 20
 """Bytes read at a time: enough for a disk's full rate, few enough to be in a core's cache."""
 ROOM = 0.7
@@ -53,17 +55,17 @@ class ReadAhead:
     own: a process needs seconds to load its libraries, in which a disk would wait. The kernel keeps
     what is read.
 
-    free: bytes of memory that nobody uses. rank, ranks: processes of this machine that share the
-    work. bytes: read so far.
+    free: bytes of memory that nobody uses. cores: of the machine; with few it does nothing. rank,
+    ranks: processes that share both. bytes: read so far.
     """
 
-    def __init__(self, folder: Path, free: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, folder: Path, free: int, cores: int, rank: int = 0, ranks: int = 1) -> None:
         self.bytes = 0
         self._lock = threading.Lock()
         self._blocks = _missing(folder, free, rank, ranks)
         self._threads = [
             threading.Thread(target=self._read, name="read-ahead", daemon=True)
-            for _ in range(THREADS)
+            for _ in range(min(THREADS, cores // (CORES_EACH * ranks)))
         ]
         for thread in self._threads:
             thread.start()

@@ -41,7 +41,7 @@ def forgotten(folder: Path, *sizes: int) -> list[Path]:
 def test_what_is_not_in_memory_is_read(tmp_path: Path) -> None:
     paths = forgotten(tmp_path, 3 * BLOCK + 5, BLOCK)
     (tmp_path / "consolidated.safetensors").write_bytes(b"x" * BLOCK)  # nobody loads it
-    ahead = ReadAhead(tmp_path, FREE)
+    ahead = ReadAhead(tmp_path, FREE, 16)
     ahead.join()
     assert 0 < ahead.bytes <= 4 * BLOCK + 5  # the kernel may read on by itself
     assert all(resident(path, at, BLOCK) for path in paths for at in range(0, 4 * BLOCK, BLOCK))
@@ -52,7 +52,7 @@ def test_what_is_in_memory_is_not_read_again(tmp_path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no more than is asked for
         os.preadv(file.fileno(), [bytearray(2 * BLOCK)], BLOCK)
-    ahead = ReadAhead(tmp_path, FREE)
+    ahead = ReadAhead(tmp_path, FREE, 16)
     ahead.join()
     assert ahead.bytes == 2 * BLOCK
 
@@ -66,15 +66,23 @@ def test_ranks_share_the_work(tmp_path: Path) -> None:
 
 def test_weights_that_memory_cannot_keep_are_left(tmp_path: Path) -> None:
     forgotten(tmp_path, BLOCK)
-    ahead = ReadAhead(tmp_path, BLOCK)
+    ahead = ReadAhead(tmp_path, BLOCK, 16)
     ahead.join()
     assert ahead.bytes == 0
 
 
+def test_few_cores_have_other_things_to_do(tmp_path: Path) -> None:
+    forgotten(tmp_path, BLOCK)
+    for cores, ranks in ((2, 1), (16, 8)):
+        ahead = ReadAhead(tmp_path, FREE, cores, 0, ranks)
+        ahead.join()
+        assert ahead.bytes == 0
+
+
 def test_files_that_cannot_be_read_are_left_to_who_loads_them(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
-        ahead = ReadAhead(folder, FREE)
+        ahead = ReadAhead(folder, FREE, 16)
         ahead.join()
         assert ahead.bytes == 0
     (tmp_path / "model.safetensors.index.json").write_text("{")
-    ReadAhead(tmp_path, FREE).join()
+    ReadAhead(tmp_path, FREE, 16).join()

@@ -32,7 +32,7 @@ from fakehub import FakeHub, Repo, tiny_model  # noqa: E402
 from on_terminal import on_terminal  # noqa: E402
 from test_hardware import FakeNvml  # noqa: E402
 
-from appliance.cli import conditions, prepare, toolkit  # noqa: E402
+from appliance.cli import conditions, prepare, start, toolkit  # noqa: E402
 from appliance.cli import pull as pulling  # noqa: E402
 from appliance.cli.main import run  # noqa: E402
 from appliance.hardware import HardwareSnapshot, detect  # noqa: E402
@@ -236,7 +236,7 @@ def _a_damaged_model(p: Place) -> str:
     (folder / "tokenizer.json").write_text("{")
     said = p.typed("up", str(folder), *TINY, "--port", "0", "-d", "--wait")
     # how far the engine has come by then is the machine's affair
-    return re.sub(r"^Imported .*\n", "", said, flags=re.MULTILINE)
+    return re.sub(rf"^({'|'.join(start.DONE.values())}) .*\n", "", said, flags=re.MULTILINE)
 
 
 def _stopped_while(phase: str) -> Callable[[Place], str]:

@@ -30,7 +30,7 @@ from appliance.supervisor.claim import RunLock, bind, held, listen
 _BIRTH_S = 15.0
 _SILENCE_S = 15.0
 """After which a start that no terminal watches says how far it is."""
-_DONE = {
+DONE = {
     "import": "Imported",
     "connect": "Connected",
     "load": "Loaded",
@@ -39,6 +39,7 @@ _DONE = {
     "capture": "Captured",
     "warmup": "Warmed",
 }
+"""What is said of a phase that is over."""
 
 
 class Claim:
@@ -213,7 +214,7 @@ class Display:
     def show(self, status: RunStatus) -> None:
         done = status.phases if status.state == "ready" else status.phases[:-1]
         for phase in done[self._shown :]:
-            word = _DONE.get(phase["name"])
+            word = DONE.get(phase["name"])
             if word and phase["duration_s"] >= 0.05:
                 self._line(f"{word:<10}{phase['detail']:<60}{phase['duration_s']:6.1f}s")
         self._shown = max(self._shown, len(done))

@@ -41,11 +41,17 @@ class Admission:
     """Fills the prefill part of a step. `partial` is the request prefilled in part, if any."""
 
     def __init__(
-        self, config: ScheduleConfig, queue: Queue, cache: Cache, running: Running
+        self,
+        config: ScheduleConfig,
+        queue: Queue,
+        cache: Cache,
+        running: Running,
+        ratio: NewTokenRatio,
     ) -> None:
         self._queue = queue
         self._cache = cache
         self._running = running
+        self._ratio = ratio
         self._chunked = config.chunk > 0
         self._most = config.max_prefill
         if self._chunked:
@@ -62,7 +68,7 @@ class Admission:
         self.hit_tokens = 0
         self.query_tokens = 0
 
-    def fill(self, draft: Draft, ratio: NewTokenRatio, beside: bool = False) -> None:
+    def fill(self, draft: Draft, beside: bool = False) -> None:
         """Adds prefill rows to `draft` as far as the budgets go. beside: they may be computed
         beside the steps of the rows that decode."""
         self._gather.next_turn()
@@ -81,7 +87,7 @@ class Admission:
             return
         alone = not draft.prefill_rows and self._running.count > 0
         if not alone or self._gather.due(len(self._queue), next(iter(self._queue)).since):
-            self._admit(draft, budget, ratio)
+            self._admit(draft, budget)
 
     def queued(self, request: Request) -> None:
         """The request begins to wait in the queue. At its head it is tried at once."""
@@ -107,9 +113,9 @@ class Admission:
             self.partial = None
         self._gather.gone(len(request.history))
 
-    def _admit(self, draft: Draft, budget: int, ratio: NewTokenRatio) -> None:
+    def _admit(self, draft: Draft, budget: int) -> None:
         self._gather.begin()
-        outlook = self._outlook(ratio, draft)
+        outlook = self._outlook(draft)
         taken: list[Request] = []
         later = 0
         for request in self._queue.order():
@@ -130,8 +136,8 @@ class Admission:
             )
             if self._cache.common > common:
                 # What another row would have freed alone is held by this one too from now on.
-                outlook = self._outlook(ratio, draft)
-            verdict = self._try(request, lease, draft, budget - draft.tokens, outlook, ratio)
+                outlook = self._outlook(draft)
+            verdict = self._try(request, lease, draft, budget - draft.tokens, outlook)
             if verdict is _Verdict.TAKEN:
                 taken.append(request)
                 continue
@@ -144,13 +150,7 @@ class Admission:
         self._queue.remove_all(taken)
 
     def _try(
-        self,
-        request: Request,
-        lease: Lease,
-        draft: Draft,
-        budget: int,
-        outlook: Outlook,
-        ratio: NewTokenRatio,
+        self, request: Request, lease: Lease, draft: Draft, budget: int, outlook: Outlook
     ) -> _Verdict:
         length = len(request.history)
         if budget <= 0:
@@ -161,7 +161,7 @@ class Admission:
         end = self._chunk_end(lease.matched, length, budget, draft.prefill_rows == 0)
         if end <= lease.matched:
             return _Verdict.STEP_FULL
-        rest = self._rest(request, end - lease.matched, length - lease.matched, ratio)
+        rest = self._rest(request, end - lease.matched, length - lease.matched)
         common = self._cache.common_of(lease)
         if not self._fits(lease, length, rest, common, outlook):
             return _Verdict.POOL_FULL
@@ -172,11 +172,11 @@ class Admission:
         self._add_chunk(request, lease.matched, end, draft)
         return _Verdict.TAKEN
 
-    def _rest(self, request: Request, chunk: int, whole: int, ratio: NewTokenRatio) -> int:
+    def _rest(self, request: Request, chunk: int, whole: int) -> int:
         """Steps of the rows that run now until this request has ended, as expected. Where they are
         in one with a prefill, those of its chunks count: all of these, or a last one that is
         short."""
-        rest = self._running.rest(request, ratio) + LINGER
+        rest = self._running.rest(request, self._ratio) + LINGER
         if self._mixed or self._most <= self._mixed_tokens:
             return rest + -(-whole // chunk)
         return rest + (self._mixed_tokens > 1)
@@ -188,9 +188,9 @@ class Admission:
             return pages <= cache.available
         return outlook.fits(length, rest, common, cache.total, self._beside)
 
-    def _outlook(self, ratio: NewTokenRatio, draft: Draft) -> Outlook:
+    def _outlook(self, draft: Draft) -> Outlook:
         beside = draft.prefill_slots if self._beside else ()
-        return self._running.outlook(ratio, self._cache, beside)
+        return self._running.outlook(self._ratio, self._cache, beside)
 
     def _chunk_end(self, start: int, length: int, budget: int, alone: bool) -> int:
         """Where this step's part of a prefill ends; `start` when there is no room for any."""

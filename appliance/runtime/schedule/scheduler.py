@@ -71,10 +71,10 @@ class Scheduler:
         self.cache = Cache(total_pages, config.page_size, config.prefix_cache)
         self.queue = Queue(config.policy, self.cache)
         self.running = Running(max_running, context)
-        self._admission = Admission(config, self.queue, self.cache, self.running)
+        self._ratio = NewTokenRatio(config.conservativeness)
+        self._admission = Admission(config, self.queue, self.cache, self.running, self._ratio)
         self._settle = Settle(self.running)
         self._sharing = Sharing(self.running, config.share_from)
-        self._ratio = NewTokenRatio(config.conservativeness)
         self._waiting = Waiting(shelf, vocab, config.jump_forward)
         self._masked = 0
         self._live: dict[int, Request] = {}
@@ -145,7 +145,7 @@ class Scheduler:
         draft = Draft()
         if counts.beside < BESIDE_MOST:
             may = together.may_run_beside(self._config, self.running, len(self.queue))
-            self._admission.fill(draft, self._ratio, may)
+            self._admission.fill(draft, may)
         if draft.rows and together.runs_beside(
             self._config, self.running, self.cache, draft, counts.beside
         ):
@@ -391,4 +391,4 @@ class Scheduler:
     def _start_over(self, draft: Draft) -> None:
         """Nothing can go on and nothing is in the air: what waits is tried with all pages free."""
         self._admission.start_over()
-        self._admission.fill(draft, self._ratio)
+        self._admission.fill(draft)

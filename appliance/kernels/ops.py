@@ -28,8 +28,8 @@ class Rounding(NamedTuple):
 
 
 class Rounded(NamedTuple):
-    """Tokens that are rounded already: values e4m3 [T, I] times scale float32 [T, 1], or [T, runs].
-    dtype: what they would be in otherwise."""
+    """Tokens that are rounded already: values e4m3 [T, I] times scale float32 [T, 1], or [T, runs];
+    both contiguous, as a GPU's products take no others. dtype: what they would be in otherwise."""
 
     values: Tensor
     scale: Tensor

@@ -43,7 +43,7 @@ def round_rows(x_TI: Tensor, fixed: Tensor | None, cap: float) -> tuple[Tensor, 
     """x in e4m3, and the float32 scale [T, 1] that undoes it."""
     wide = x_TI.float()
     if fixed is not None:
-        scale = fixed.expand(x_TI.shape[0])[:, None]
+        scale = fixed.repeat(x_TI.shape[0])[:, None]
     else:
         largest = wide.abs().amax(1, keepdim=True)
         if cap > 0:
@@ -59,7 +59,8 @@ def rounded(x_TI: Tensor, how: Rounding) -> Rounded:
     tokens, ins = x_TI.shape
     runs = F.pad(x_TI, (0, -ins % how.run)).view(-1, how.run)
     values, scale = round_rows(runs, None, how.cap)
-    return Rounded(values.view(tokens, -1)[:, :ins], scale.view(tokens, -1), x_TI.dtype)
+    values = values.view(tokens, -1)[:, :ins].contiguous()
+    return Rounded(values, scale.view(tokens, -1), x_TI.dtype)
 
 
 def narrow(x: Tensor, dtype: torch.dtype, scale: float) -> Tensor:

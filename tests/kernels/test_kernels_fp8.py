@@ -80,6 +80,15 @@ def test_a_product_of_runs_that_were_rounded_before_is_the_same(ins):
     assert torch.equal(PLAIN.fp8_block_linear(before, w, scale, None), want)
 
 
+@pytest.mark.parametrize(
+    "how", [Rounding(torch.tensor([0.01]), 0.0), Rounding(None, 1.5), Rounding(None, 0.0, 128)]
+)
+def test_what_is_rounded_is_contiguous(how):
+    """As GPUs' products ask for it: `torch._scaled_mm` refuses a scale that was only spread."""
+    values, scale, _ = rounded(torch.randn(31, 300), how)
+    assert values.is_contiguous() and scale.is_contiguous()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("rows", [1, 16, 33, 300])
 @pytest.mark.parametrize("outs,ins", [(6144, 4096), (256, 1024)])

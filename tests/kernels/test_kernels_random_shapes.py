@@ -56,6 +56,7 @@ def relative(out: Tensor, want: Tensor) -> float:
 
 
 def wide(rounded: Rounded) -> Tensor:
+    assert rounded.values.is_contiguous() and rounded.scale.is_contiguous()
     return rounded.values.float() * rounded.scale
 
 

@@ -84,7 +84,7 @@ def test_a_chain_gives_what_the_plain_one_gives_and_each_row_the_same_bits(
         arguments = given(name, rows, on.device)
         before = [t.clone() for t in arguments]
         found = own(*arguments)
-        torch.testing.assert_close(found, plain(*arguments), rtol=0, atol=1e-4)
+        torch.testing.assert_close(found, plain(*arguments), rtol=1e-6, atol=1e-4)
         assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
         for row in {0, rows // 2, rows - 1}:
             assert torch.equal(own(*alone(name, arguments, row))[0], found[row])

@@ -43,11 +43,13 @@ class Ready(Struct, frozen=True, tag="ready"):
 class Beat(Struct, frozen=True, tag="beat"):
     """Sent by the engine loop itself at least once a second while it lives.
 
-    limit_s: how long the next silence may be (longer before a long step).
+    limit_s: how long the next silence may be (longer before a long step). facts: of those told by
+    Ready, what is no longer as it was.
     """
 
     steps: int
     limit_s: float = 3.0
+    facts: dict[str, Any] = {}
 
 
 class Failed(Struct, frozen=True, tag="failed"):

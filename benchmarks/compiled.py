@@ -101,7 +101,10 @@ def built(given: argparse.Namespace, spec: ModelSpec, compiled: bool) -> Built:
                             max_total_tokens=pages * PAGE, threads=given.threads,
                             compile=compiled),
     )  # fmt: skip
-    return RankBuilder(config, spec, 0, 0, None, lambda *_: None).build()
+    found = RankBuilder(config, spec, 0, 0, None, lambda *_: None).build()
+    while (chore := found.executor.chore(busy=False)) is not None:
+        chore()  # passes that are captured while it serves
+    return found
 
 
 def started(given: argparse.Namespace, spec: ModelSpec, compiled: bool) -> tuple[Built, float]:

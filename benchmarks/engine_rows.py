@@ -102,6 +102,8 @@ def run(given: argparse.Namespace, trace: Path | None) -> list[StepStats]:
     config = config_of(given, trace is not None)
     spec = read_spec(Path(given.model))
     built = RankBuilder(config, spec, 0, 0, None, lambda *_: None).build()
+    while (chore := built.executor.chore(busy=False)) is not None:
+        chore()  # passes that are captured while it serves
     steps = given.traced if trace is not None else 0
     executor: Any = TracingExecutor(built.executor, steps, trace) if trace else built.executor
     rows = config.schedule.max_running

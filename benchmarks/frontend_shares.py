@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--frontends", type=int, default=4)
     count = parser.parse_args().frontends
     settings = (f"serve.frontends={count}", "engine.max_total_tokens=4000")
-    served = Served("", [word for one in settings for word in ("--set", one)])
+    served = Served("", [word for one in settings for word in ("--set", one)]).all_captured()
     try:
         pids = [p.pid for p in served.status.processes if p.role == "frontend"]
         time.sleep(1.0)

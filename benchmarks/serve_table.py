@@ -28,7 +28,7 @@ def serve_group(group: Group, rows: list[Row], given: argparse.Namespace, append
         options += ["--set", setting]
     options += ["--profile", given.profile] if given.profile else []
     try:
-        served = Served(given.model, options)
+        served = Served(given.model, options).all_captured()
     except DidNotStart as problem:
         print(f"{group.name}: the server did not start\n{problem}", flush=True)
         return len(rows)

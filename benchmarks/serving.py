@@ -54,6 +54,24 @@ class Served:
         self.status = self.client.status()
         self.url = self.status.url
 
+    def captured(self) -> tuple[int, int]:
+        """Passes that are captured by now, and all that will be; (0, 0) where none are."""
+        facts = self.client.status().facts
+        have = facts.get("captured", 0)
+        return have, have if "capture_failed" in facts else facts.get("passes", 0)
+
+    def all_captured(self, limit_s: float = 60.0) -> Served:
+        """When all passes are captured, as after some seconds of serving: for what is measured
+        of one that has served for long."""
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end:
+            have, passes = self.captured()
+            if have >= passes:
+                return self
+            time.sleep(0.1)
+        self.close()
+        raise DidNotStart(f"only {have} of {passes} passes were captured in {limit_s:.0f} s")
+
     def looked(self) -> dict[str, dict[str, int]]:
         """pid, rss, fds and threads of each process by its name."""
         found = {}

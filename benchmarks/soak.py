@@ -238,7 +238,9 @@ def main() -> int:
     parser.add_argument("--record", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
-    served = Served(given.model, [word for one in given.set for word in ("--set", one)])
+    served = Served(
+        given.model, [word for one in given.set for word in ("--set", one)]
+    ).all_captured()
     print(f"ready in {served.started_s:.1f} s", file=sys.stderr)
     try:
         found = asyncio.run(soak(served, given))

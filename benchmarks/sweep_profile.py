@@ -76,7 +76,7 @@ def trial(values: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     found: dict[str, Any] = {"values": values, "score": 0.0, "tok_s": []}
     try:
-        served = Served(given.model, options)
+        served = Served(given.model, options).all_captured()
     except DidNotStart as problem:
         return found | {"problem": str(problem)[-400:]}
     try:

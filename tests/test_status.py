@@ -30,6 +30,7 @@ from appliance.status import (
         Phase(name="load", progress=0.5, limit_s=900.0, detail="3 of 6 files"),
         Ready(facts={"pages": 1000, "load_s": 1.25}),
         Beat(steps=12, limit_s=30.0),
+        Beat(steps=12, facts={"captured": 3}),
         Failed(message="out of memory", hint="less context", code="APL-FIT-002", exit_code=7),
     ],
 )

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from appliance import log as logs
 from appliance import paths
@@ -160,7 +161,7 @@ def run_engine(
         config.schedule.depth,
         generation=generation,
         warmup=built.warmup,
-        beat=lambda steps, limit_s: _beat(status, level, steps, limit_s),
+        beat=_beating(status, level, built.facts),
         span=span if config.engine.profile_steps else None,
     )
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
@@ -222,9 +223,19 @@ class LogLevel:
             log.info("the log's level is %s from now on", level)
 
 
-def _beat(status: StatusPipe, level: LogLevel, steps: int, limit_s: float) -> None:
-    status.send(Beat(steps=steps, limit_s=limit_s))
-    level.look()
+def _beating(
+    status: StatusPipe, level: LogLevel, facts: dict[str, Any]
+) -> Callable[[int, float], None]:
+    """The loop's beats. facts: as Ready told them; what changes is told by the next beat."""
+    told = dict(facts)
+
+    def beat(steps: int, limit_s: float) -> None:
+        changed = {name: fact for name, fact in facts.items() if told.get(name) != fact}
+        told.update(changed)
+        status.send(Beat(steps=steps, limit_s=limit_s, facts=changed))
+        level.look()
+
+    return beat
 
 
 def _beats(status: StatusPipe, level: LogLevel) -> Callable[[int], None]:

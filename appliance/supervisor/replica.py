@@ -105,6 +105,8 @@ class Replica:
                     watch.off()  # followers answer for themselves only once they have begun to
             case Beat():
                 watch.heard(now, message.limit_s)
+                if rank == 0 and message.facts:
+                    self.facts = {**self.facts, **message.facts}
             case Failed():
                 pass
         if rank == 0 or isinstance(message, Failed):

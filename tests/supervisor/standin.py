@@ -71,7 +71,13 @@ def engine(args: argparse.Namespace, told: dict) -> None:
     steps = 0
     while True:
         steps += 1
-        say(args.status_fd, "beat", steps=steps, limit_s=told.get("beat_limit", 3.0))
+        say(
+            args.status_fd,
+            "beat",
+            steps=steps,
+            limit_s=told.get("beat_limit", 3.0),
+            facts=told.get("beat_facts", {}),
+        )
         time.sleep(0.2)
 
 

@@ -19,6 +19,13 @@ from appliance.supervisor.health import Limits
 from appliance.supervisor.replica import PHASES
 
 
+async def test_what_an_engine_tells_later_is_of_its_facts() -> None:
+    async with staged(StandIns(beat_facts={"pages": 65, "captured": 7})) as stage:
+        await stage.heard("ready")
+        status = await stage.until(lambda s: "captured" in s.facts)
+        assert status.facts == {"pages": 65, "captured": 7, "generation": 1}
+
+
 async def test_starts_and_becomes_ready() -> None:
     async with staged(StandIns(phases=["import", "load", "plan"]), frontends=2) as stage:
         await stage.heard("ready")

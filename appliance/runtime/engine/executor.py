@@ -1,4 +1,4 @@
-"""Executor: launch(step), sample(masks), wait(). One rank's device.
+"""Executor: launch(step), sample(masks), wait(); chore(). One rank's device.
 
 All device work of a step is queued in order on one stream, that of its lane: page-table changes,
 forward pass, choice of tokens, their copy to the host. Nothing waits for the device but `wait`.
@@ -7,12 +7,14 @@ forward pass, choice of tokens, their copy to the host. Nothing waits for the de
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from appliance.kernels.ops import Ops
+from appliance.runtime.engine.captures import Captures, Later
 from appliance.runtime.engine.forward import Forward
 from appliance.runtime.engine.lanes import Lane, Lanes
 from appliance.runtime.engine.pooling import Pooled, Pooling
@@ -125,7 +127,7 @@ class StepFlight:
 
 
 class DeviceExecutor:
-    """One rank's Executor. leads: rank 0, which chooses the tokens for all."""
+    """One rank's Executor. leads: rank 0, which chooses the tokens for all. later: its chores."""
 
     def __init__(
         self,
@@ -137,6 +139,7 @@ class DeviceExecutor:
         lanes: Lanes,
         comm: Comm,
         leads: bool,
+        later: Later,
     ) -> None:
         self.head, self.lanes = head, lanes
         self._forward, self._slots, self._state = forward, slots, state
@@ -144,7 +147,7 @@ class DeviceExecutor:
             lane: Sampler(state, ops, lane.staging) for lane in {lanes.main, lanes.side}
         }
         self._pooling = Pooling(state)
-        self._comm, self._leads = comm, leads
+        self._comm, self._leads, self._later = comm, leads, later
         self._cuda = slots.page_table.is_cuda
 
     @torch.inference_mode()
@@ -160,6 +163,17 @@ class DeviceExecutor:
                 self._slots.apply(step, lane.staging)
             hidden, whole = self._forward.run(step, lane.staging, crowded)
             return StepFlight(step, self, hidden, whole, stopwatch.take(), lane)
+
+    def chore(self, busy: bool) -> Callable[[], None] | None:
+        """A pass to capture, as if it were a step: behind all that was launched, and all that will
+        be is behind it."""
+        found = self._later.next(busy)
+        return None if found is None else partial(self._capture, *found)
+
+    @torch.inference_mode()
+    def _capture(self, captures: Captures, size: int) -> None:
+        with self.lanes.behind_all():
+            self._later.capture(captures, size)
 
     def close(self) -> None:
         """Leaves the other ranks; no step may follow."""

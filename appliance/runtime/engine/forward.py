@@ -55,9 +55,9 @@ class Forward:
     def drop_graphs(self) -> None:
         """Captured collectives hold on to the other ranks; without them one can leave."""
         if self._graphs is not None:
-            self._graphs.drop()
+            self._graphs.captures.drop()
         if self._prefill_graphs is not None:
-            self._prefill_graphs.drop()
+            self._prefill_graphs.captures.drop()
         self._graphs = self._prefill_graphs = None
 
     def _prefill_size(self, step: Step) -> int | None:

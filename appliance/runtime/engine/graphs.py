@@ -1,4 +1,4 @@
-"""CUDA graphs of the decode pass by row count: capture, pad, replay.
+"""CUDA graphs of the decode pass by row count: pad, plan, replay.
 
 A captured pass reads its rows' slots and positions from one table, looks up everything else on the
 device (last token, page, page list), and leaves hidden states in a buffer all graphs share.
@@ -6,7 +6,6 @@ device (last token, page, page list), and leaves hidden states in a buffer all g
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -64,33 +63,27 @@ class DecodeGraphs:
         self._positions = torch.zeros(most, dtype=torch.int64, device=device)
         self._kv_rows = torch.zeros(most, dtype=torch.int64, device=device)
         self._hidden = torch.zeros((most, hidden), dtype=dtype, device=device)
-        self._captures = Captures(sizes, self._prepare, self._body)
+        self.captures = Captures(sizes, self._prepare, self._body)
 
     def size_for(self, step: Step, crowded: bool = False) -> int | None:
         """The smallest captured size that takes the decode rows of `step`; None when there is none
         yet, or more pages than can be listed: rows that share theirs may have more than there are.
         crowded: not the one kernel of few rows, which needs all multiprocessors at once."""
         rows = len(step.slots)
-        size = self._captures.size_for(max(rows, self._few_rows + 1) if crowded else rows)
+        size = self.captures.size_for(self._wanted(rows, crowded))
         if size is None or self._ample:
             return size
         pages = int((step.starts // self._page_size + 1).sum(dtype=np.int64)) + size - rows
         return size if pages <= self._listed else None
 
-    def capture_all(self, progress: Callable[[float], None]) -> None:
-        self._captures.capture_all(progress)
-
-    def capture(self, size: int) -> None:
-        self._captures.capture(size)
-
-    def drop(self) -> None:
-        self._captures.drop()
+    def _wanted(self, rows: int, crowded: bool) -> int:
+        return max(rows, self._few_rows + 1) if crowded else rows
 
     def _prepare(self, size: int) -> None:
         self._table.zero_()
         self._table[:size] = self._slots.spare
         indptr = np.arange(size + 1, dtype=np.int32)
-        self._backend.graph_inputs(size).indptr.copy_(torch.from_numpy(indptr))
+        self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
         self._plan(size, indptr)
 
     def _body(self, size: int) -> None:
@@ -140,5 +133,5 @@ class DecodeGraphs:
             self._staging.send([table], into=self._table)
             self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
             self._plan(size, indptr)
-        self._captures.replay(size)
+        self.captures.replay(size, self._wanted(rows, crowded))
         return self._hidden[:rows]

@@ -11,6 +11,7 @@ import torch
 from appliance.kernels.few_rows import MAX_ROWS
 from appliance.kernels.ops import CaptureOps
 from appliance.runtime.config import RuntimeConfig
+from appliance.runtime.engine.captures import Later
 from appliance.runtime.engine.executor import DeviceExecutor
 from appliance.runtime.engine.forward import Forward
 from appliance.runtime.engine.graphs import DecodeGraphs, SmallPass
@@ -59,6 +60,8 @@ class Kit:
         prefill_graphs: PrefillGraphs | None = None,
     ) -> DeviceExecutor:
         size = self.config.schedule.page_size
+        # equals in this order: a prefill that is padded pays more for it
+        captures = [g.captures for g in (prefill_graphs, graphs) if g is not None]
         return DeviceExecutor(
             Forward(self.loaded.model, self.slots, pages, size, graphs, prefill_graphs),
             self.loaded.model.logits,
@@ -68,6 +71,7 @@ class Kit:
             self.lanes,
             self.comm,
             leads=self.mesh.rank == 0,
+            later=Later(captures, self.facts),
         )
 
     def graphs(self, pages: list[KVPages]) -> DecodeGraphs | None:

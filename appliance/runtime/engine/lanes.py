@@ -75,6 +75,16 @@ class Lanes:
         with lane.current(), self._room.left() if step.beside and self._room else nullcontext():
             yield lane
 
+    @contextmanager
+    def behind_all(self) -> Iterator[None]:
+        """The main stream, current within, for what is no step: it waits for all that was launched,
+        and all that is launched later waits for it."""
+        main, side = self.main.stream, self.side.stream
+        if main is not None and side is not None and self.apart:
+            main.wait_stream(side)
+        with self.main.current():
+            yield
+
     def queued(self, step: Step, lane: Lane) -> None:
         """All of the step is in its lane now, which is current."""
         if lane is self.main:

@@ -6,8 +6,6 @@ one graph it takes the time of its arithmetic. Longer ones hide their launches a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,22 +43,13 @@ class PrefillGraphs:
         most = self.largest = max(sizes)
         self._table = torch.zeros(3 * most + PREFILL_ROWS, dtype=torch.int32, device=device)
         self._hidden = torch.zeros((most, hidden), dtype=dtype, device=device)
-        self._captures = Captures(sizes, self._prepare, self._body)
+        self.captures = Captures(sizes, self._prepare, self._body)
 
     def size_for(self, step: Step) -> int | None:
         """The captured size that takes `step`, decode rows of it too; None when none does."""
         if len(step.slots) > PREFILL_ROWS or step.prefill_rows == 0 or step.shared is not None:
             return None
-        return self._captures.size_for(int(step.lengths.sum()))
-
-    def capture_all(self, progress: Callable[[float], None]) -> None:
-        self._captures.capture_all(progress)
-
-    def capture(self, size: int) -> None:
-        self._captures.capture(size)
-
-    def drop(self) -> None:
-        self._captures.drop()
+        return self.captures.size_for(int(step.lengths.sum()))
 
     def _prepare(self, size: int) -> None:
         self._table.zero_()
@@ -115,5 +104,5 @@ class PrefillGraphs:
                 step.starts + lengths,
                 lengths,
             )
-        self._captures.replay(size)
+        self.captures.replay(size, tokens)
         return self._hidden[:tokens]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,6 +35,9 @@ class TracingExecutor:
         if self._seen <= SKIPPED + self._steps:
             self._advance()
         return self._inner.launch(step)
+
+    def chore(self, busy: bool) -> Callable[[], None] | None:
+        return self._inner.chore(busy)
 
     def _advance(self) -> None:
         """Called before each step: begins the trace, or ends it when its steps are over."""

@@ -60,6 +60,10 @@ class RingExecutor:
         self._ring.write(encode(step))
         return self._local.launch(step)
 
+    def chore(self, busy: bool) -> None:
+        """None: a captured pass has collectives in it, so its ranks would have to capture it at the
+        same place among their steps. All are captured before they serve."""
+
 
 def follow(executor: DeviceExecutor, ring: RingReader, beat: Callable[[int], None]) -> None:
     """Ranks 1 … n-1: every step of the ring, until the process is ended."""
@@ -153,13 +157,15 @@ class RankBuilder:
         count, warmup = self._room_for_pages(kit)
         pages = kit.pages(count)
         self._lap("plan")
+        # what a trace shows should be as it will be
+        whole = c.engine.tp > 1 or c.engine.profile_steps > 0
         graphs = kit.graphs(pages)
         if graphs is not None:
-            graphs.capture_all(lambda p: self._tell("capture", p, ""))
+            graphs.captures.capture_first(lambda p: self._tell("capture", p, ""), whole)
             self._lap("capture")
         prefills = kit.prefill_graphs(pages)
         if prefills is not None:
-            prefills.capture_all(lambda p: self._tell("capture", p, "prefill"))
+            prefills.captures.capture_first(lambda p: self._tell("capture", p, "prefill"), whole)
             self._lap("capture_prefill")
         executor = kit.executor(pages, graphs, prefills)
         if self._device.type == "cuda":

@@ -155,16 +155,23 @@ def _graph_bytes(kit: Kit, pages: list[KVPages]) -> int:
     if graphs is None:
         return 0
     small = next((size for size in sizes if size > MAX_ROWS), sizes[0])
-    before = torch.cuda.mem_get_info(kit.device)[0]
-    graphs.capture(sizes[-1])
-    middle = torch.cuda.mem_get_info(kit.device)[0]
-    graphs.capture(small)
-    after = torch.cuda.mem_get_info(kit.device)[0]
+    before = _free(kit.device)
+    graphs.captures.capture(sizes[-1])
+    middle = _free(kit.device)
+    graphs.captures.capture(small)
+    after = _free(kit.device)
     if prefills is not None:
-        prefills.capture(prefills.largest)
-    prefill = after - torch.cuda.mem_get_info(kit.device)[0]
+        prefills.captures.capture(prefills.largest)
+    prefill = after - _free(kit.device)
     each = max(1 << 20, middle - after)
     return max(0, before - middle) + max(0, prefill) + each * (len(sizes) + len(PREFILL_SIZES) - 2)
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that the driver has left, when torch keeps none but those in use."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def fill_caches(kit: Kit, executor: DeviceExecutor, pages: int) -> None:
@@ -172,6 +179,8 @@ def fill_caches(kit: Kit, executor: DeviceExecutor, pages: int) -> None:
     stream. What it must ask the driver for later waits until the GPU has nothing to do."""
     c, spec, size = kit.config, kit.spec, kit.config.schedule.page_size
     rows, length = largest_prefill(c)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()  # the pieces that captured passes were tried in
     prefill = trial_step(rows, min(length, pages * size), size, spec.vocab, True)
     # beside others it runs other kernels, which are loaded when first needed
     executor.follow(replace(prefill, beside=executor.lanes.apart))

@@ -25,6 +25,8 @@ HELD_MARGIN = 0.002
 """Seconds before that one's end at which it is launched: choosing and queueing it takes one."""
 HELD_LOOK_MS = 1
 """How often it is asked whether that one has ended sooner than thought."""
+CHORES_SHARE = 10
+"""Between steps, chores take at most one of so many parts of the time."""
 STATS_EVERY = 0.1
 """Least seconds between two StepStats."""
 
@@ -61,6 +63,7 @@ class Loop:
         self._clock = clock
         self._flying: deque[Flight] = deque()
         self._beside: deque[Flight] = deque()
+        self._chores_from = 0.0
 
     def run(self) -> None:
         """Serves until `stop`. What the executor raises ends it."""
@@ -71,7 +74,7 @@ class Loop:
         """Takes what has come, launches a step if there is one, settles what is not to stay in the
         air."""
         flying, beside = self._flying, self._beside
-        self._drain(block=self._scheduler.idle and not flying and not beside)
+        self._drain(idle=self._scheduler.idle and not flying and not beside)
         self._hold()
         step = self._next_step()
         if step is not None and step.beside:
@@ -88,6 +91,8 @@ class Loop:
             if step is not None and len(flying) <= self._depth:
                 break
             self._settle_head()
+        if step is not None and not beside:  # decode steps would wait for what runs beside them
+            self._chore(busy=True)
 
     def stop(self) -> None:
         """The loop ends before its next step. May be called from a signal's function."""
@@ -125,11 +130,28 @@ class Loop:
                 if self.stopping or head.done():
                     break
 
-    def _drain(self, block: bool) -> None:
-        if block:
+    def _drain(self, idle: bool) -> None:
+        """Takes what has come. Waits for the first of it when there is nothing else to do, not even
+        a chore: whoever came during one waits for no other."""
+        if idle:
             self._tell_idle()
+        block = idle and not self._chore(busy=False)
         wait = COMPILE_WAIT if self._scheduler.compiling else IDLE_WAIT
         self._desk.drain(wait if block else 0.0)
+
+    def _chore(self, busy: bool) -> bool:
+        """Does one of the executor's chores; whether there was any. busy: there are steps."""
+        began = self._clock()
+        if busy and began < self._chores_from:
+            return False
+        work = self._executor.chore(busy)
+        if work is None:
+            return False
+        self._pulse.chore(self._watch.steps, began)
+        work()
+        ended = self._clock()
+        self._chores_from = ended + (CHORES_SHARE - 1) * (ended - began)
+        return True
 
     def _next_step(self) -> Step | None:
         with self._phases.schedule:

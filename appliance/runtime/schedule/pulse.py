@@ -15,7 +15,7 @@ SILENCE = 3.0
 MARGIN = 3.0
 """A step may take so many times as long as the slowest of its size so far."""
 FIRST = 30.0
-"""Seconds for the very first step, of which nothing is known."""
+"""Seconds for the very first step, or something else, of which nothing is known."""
 UNSEEN = 10.0
 """Least seconds for a step larger than any before."""
 LONGEST = 600.0
@@ -44,13 +44,17 @@ class Pulse:
         if limit > self._limit or now - self._last >= EVERY:
             self._send(steps, limit, now)
 
+    def chore(self, steps: int, now: float) -> None:
+        """Something that is no step comes now, of which nothing is known."""
+        self._send(steps, FIRST, now)
+
     def after(self, tokens: int, seconds: float, steps: int, now: float) -> None:
         self.took(tokens, seconds)
         if self._limit > SILENCE:
             self._send(steps, SILENCE, now)
 
     def idle(self, steps: int, now: float) -> None:
-        if now - self._last >= EVERY:
+        if self._limit > SILENCE or now - self._last >= EVERY:
             self._send(steps, SILENCE, now)
 
     def took(self, tokens: int, seconds: float) -> None:

@@ -6,6 +6,7 @@ parameters and last sampled token stay there between steps; a Step carries chang
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -150,3 +151,7 @@ class Executor(Protocol):
 
     def launch(self, step: Step) -> Flight:
         """Queues the forward pass and returns at once (on a GPU)."""
+
+    def chore(self, busy: bool) -> Callable[[], None] | None:
+        """A piece of work that could wait until now, for a moment without steps; None when there is
+        none. busy: there are steps, so only if it is worth holding them up."""

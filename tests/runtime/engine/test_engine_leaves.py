@@ -52,7 +52,7 @@ def test_captured_passes_go_without_a_collection() -> None:
         model, backend, model, slots, [], 4, 8, torch.float32, (1,), staging, None, 0
     )
     prefill = PrefillGraphs(model, backend, slots, [], 4, 8, torch.float32, (1,), staging)
-    found = [captured_in(decode._captures), captured_in(prefill._captures)]
+    found = [captured_in(decode.captures), captured_in(prefill.captures)]
     forward = Forward(model, slots, [], 4, decode, prefill)
     del decode, prefill
     assert all(ref() is not None for ref in found)

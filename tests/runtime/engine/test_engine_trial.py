@@ -110,7 +110,7 @@ def graphs(entries: int, columns: int) -> DecodeGraphs:
         none, 0,
     )  # fmt: skip
     for size in (2, 4, 8):
-        found._captures._graphs[size] = none
+        found.captures._graphs[size] = none
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -129,6 +130,9 @@ class Oracle:
         self._sampling: dict[int, Sampling] = {}
         self._last_id = 0
         self.shared_steps = 0
+
+    def chore(self, busy: bool) -> Callable[[], None] | None:
+        return None
 
     def launch(self, step: Step) -> OracleFlight:
         self._check_shape(step)

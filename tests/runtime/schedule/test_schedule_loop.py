@@ -154,6 +154,9 @@ def test_the_last_state_before_silence_is_told() -> None:
 
 def test_what_the_executor_raises_ends_the_loop() -> None:
     class Broken:
+        def chore(self, busy: bool) -> None:
+            pass
+
         def launch(self, step: Step) -> object:
             raise RuntimeError("device lost")
 

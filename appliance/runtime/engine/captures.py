@@ -66,11 +66,14 @@ class Captures:
             self.capture(size)
             progress((done + 1) / len(first))
 
-    def capture(self, size: int) -> None:
+    def capture(self, size: int, wait: bool = True) -> None:
         """On the current stream, which is not the default one, behind what is queued there: what a
-        step in flight reads is not overwritten before it has been read. Nothing is waited for."""
+        step in flight reads is not overwritten before it has been read. wait: until the device has
+        nothing to do; else steps in flight go on meanwhile."""
         self._prepare(size)
         self._body(size)  # loads and compiles what it needs, which a capture cannot
+        if wait:
+            torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with _uncollected():
             # torch.cuda.graph would wait for the device and give back all memory that is cached
@@ -132,7 +135,7 @@ class Later:
     def capture(self, captures: Captures, size: int) -> None:
         """On the current stream. One that fails is the last: steps are padded as before."""
         try:
-            captures.capture(size)
+            captures.capture(size, wait=False)
         except Exception as e:
             torch.cuda.synchronize()  # a device that is lost says so again, which ends the engine
             self._captures = ()

@@ -118,11 +118,13 @@ def test_or_all_of_them(device: Device) -> None:
 
 
 def test_each_is_run_before_it_is_captured_and_all_share_their_memory(device: Device) -> None:
-    captures_of(device, 3, 5, whole=True)
-    each = [(what, size) for size in (5, 3) for what in ("prepare", "body", "capture")]
+    found = captures_of(device, 3, 4)
+    assert device.synchronized == 1
+    all_of(Later([found], {}))
+    each = [(what, size) for size in (4, 3) for what in ("prepare", "body", "capture")]
     assert device.done == each
-    assert device.pools == [None, "pool"]
-    assert not device.synchronized and gc.isenabled()
+    assert device.pools == [None, "pool"] and gc.isenabled()
+    assert device.synchronized == 1, "steps in flight go on"
 
 
 def test_the_others_come_one_after_the_other(device: Device) -> None:

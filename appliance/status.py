@@ -288,7 +288,7 @@ class RunStatus(Struct, frozen=True):
     phases: list[dict[str, Any]] = []
     """[{name, duration_s, detail}] of the engine's start."""
     facts: dict[str, Any] = {}
-    """What the engine told when it was ready: pages, seconds of each phase, and the like."""
+    """What the engine told: pages, seconds of each phase, passes captured by now, and the like."""
     log: str = ""
     """Path of the log file."""
 

@@ -10,6 +10,10 @@ import pytest
 import torch
 
 from appliance.runtime.engine.captures import ASKED, Captures, Later
+from appliance.runtime.engine.executor import DeviceExecutor
+from appliance.runtime.engine.inputs import Staging
+from appliance.runtime.engine.lanes import Lanes
+from appliance.runtime.engine.slots import Slots
 
 
 class Device:
@@ -204,3 +208,23 @@ def test_what_is_dropped_is_not_captured_again(device: Device) -> None:
 def test_where_nothing_is_captured_nothing_is_told() -> None:
     facts: dict[str, Any] = {}
     assert Later([], facts).next(busy=False) is None and not facts
+
+
+def test_an_executor_has_them_as_chores(device: Device) -> None:
+    none: Any = None
+    cpu = torch.device("cpu")
+    inference: list[bool] = []
+
+    def body(size: int) -> None:
+        inference.append(torch.is_inference_mode_enabled())
+        device.body(size)
+
+    found = Captures((1, 3, 6), device.prepare, body)
+    executor = DeviceExecutor(
+        none, none, Slots(2, 4, none, cpu), none, none, Lanes(Staging(cpu, 64)), none, True,
+        Later([found], {}),
+    )  # fmt: skip
+    assert executor.chore(busy=True) is None
+    while (chore := executor.chore(busy=False)) is not None:
+        chore()
+    assert device.captured() == [1, 3, 6] and all(inference)

@@ -161,3 +161,27 @@ def test_a_decode_step_right_after_a_prefill_beside_it_does_not_wait(
         with lane.current():
             lanes.queued(taken, lane)
     assert device.waited == {1: set(), 2: {1}, 3: {1}} and lanes.crowded
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_no_step_waits_for_all_before_it_and_all_later_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    device, rng = Device(monkeypatch), random.Random(seed)
+    lanes = Lanes(Staging(CPU, 8), Staging(CPU, 8), cast(Room, RoomTaken()))
+    chores, stream = set(range(5, 60, 5)), device.current
+    for id in range(1, 60):
+        if id in chores:
+            with lanes.behind_all():
+                assert device.current is lanes.main.stream
+                device.run(id)
+            assert device.current is stream
+            continue
+        taken, captured = rng.choice(kinds(id))
+        with lanes.run(taken, captured) as lane:
+            device.run(id)
+        with lane.current():
+            lanes.queued(taken, lane)
+    for chore in chores:
+        assert device.waited[chore] == set(range(1, chore))
+        assert all(chore in device.waited[later] for later in range(chore + 1, 60))

@@ -160,7 +160,7 @@ class World:
 
     def _take_unless_late(self) -> None:
         if not self._late:
-            self.loop._drain(block=False)
+            self.loop._drain(idle=False)
 
     def _in_order(self, step: Step) -> None:
         """Of the steps in the air, `step` is one that may settle now."""

@@ -18,6 +18,7 @@ import torch
 from appliance.kernels import eight_rows, gemm_fp8
 from appliance.kernels.cuda_ops import CudaOps
 from appliance.kernels.few_rows import FewRows, LayerTensors, Shape
+from appliance.kernels.ops import Rounded
 from benchmarks.gpu_clock import captured, microseconds
 
 SHAPE = Shape(4096, 14336, 32, 8, 16, head_norm=False, narrow=False)
@@ -35,7 +36,8 @@ class Weight(NamedTuple):
     def of(self, x: torch.Tensor) -> torch.Tensor:
         if self.scale is None:
             return torch.nn.functional.linear(x, self.values)
-        return gemm_fp8.linear(x, self.values, self.scale, None, 0.0, None)
+        rounded = Rounded(*gemm_fp8.round_rows(x, None, 0.0), x.dtype)
+        return gemm_fp8.linear(rounded, self.values, self.scale, None)
 
 
 def made(outs: int, ins: int, fp8: bool) -> Weight:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flashinfer
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from appliance.kernels import (
@@ -19,13 +20,31 @@ from appliance.kernels import (
 )
 from appliance.kernels.chains import PLAIN, Chains
 from appliance.kernels.ops import Rounded, Rounding
+from appliance.kernels.skinny import SkinnyMatmuls
 
 
 class CudaOps:
-    def __init__(self, device: torch.device, search: bool = False, chains: Chains = PLAIN) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        search: bool = False,
+        chains: Chains = PLAIN,
+        skinny: bool = False,
+    ) -> None:
         self.device = device
         self._search = search
+        self._skinny = SkinnyMatmuls(device) if skinny else None
+        # whether a kernel may begin before the one in front has ended
+        self._dependent = torch.cuda.get_device_capability(device) >= (9, 0)
         self._plain = torch_ops.TorchOps(chains)
+
+    def linear(self, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        own = self._skinny and self._skinny.linear(x_TI, weight_OI, bias_O)
+        return F.linear(x_TI, weight_OI, bias_O) if own is None else own
+
+    def gated_linear(self, x_TI: Tensor, weight_OI: Tensor) -> Tensor:
+        own = self._skinny and self._skinny.gated(x_TI, weight_OI)
+        return self.silu_and_mul(F.linear(x_TI, weight_OI)) if own is None else own
 
     def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
         return flashinfer.norm.rmsnorm(x_TE, weight_E, eps)
@@ -40,11 +59,12 @@ class CudaOps:
         return flashinfer.activation.silu_and_mul(x_TI2)
 
     def rounded_norm(self, x_TE, residual_TE, weight_E, eps, how) -> tuple[Rounded, Tensor]:
-        rounded = round_fused.norm(x_TE, residual_TE, weight_E, eps, how)
+        rounded = round_fused.norm(x_TE, residual_TE, weight_E, eps, how, dependent=self._dependent)
         return Rounded(*rounded, x_TE.dtype), x_TE if residual_TE is None else residual_TE
 
     def rounded_silu_and_mul(self, x_TI2: Tensor, how: Rounding) -> Rounded:
-        return Rounded(*round_fused.silu_mul(x_TI2, how), x_TI2.dtype)
+        rounded = round_fused.silu_mul(x_TI2, how, dependent=self._dependent)
+        return Rounded(*rounded, x_TI2.dtype)
 
     def rope_store(
         self, qkv, positions_T, cos_sin, k_pages, v_pages, kv_rows_T, q_weight_D, k_weight_D, eps,
@@ -52,7 +72,7 @@ class CudaOps:
     ) -> Tensor:  # fmt: skip
         return rope.rope_store(
             qkv, positions_T, cos_sin, k_pages, v_pages, kv_rows_T, q_weight_D, k_weight_D, eps,
-            k_scale, v_scale,
+            k_scale, v_scale, dependent=self._dependent,
         )  # fmt: skip
 
     def write_pages(
@@ -85,7 +105,12 @@ class CudaOps:
         edit_logits.allow(logits_SV, at_R, bits_RW)
 
     def fp8_linear(self, x_TI, weight_OI, scale_O, input_scale, cap, bias_O) -> Tensor:
-        return gemm_fp8.linear(x_TI, weight_OI, scale_O, input_scale, cap, bias_O)
+        x = x_TI
+        if not isinstance(x, Rounded):
+            rounded = gemm_fp8.round_rows(x, input_scale, cap, dependent=self._dependent)
+            x = Rounded(*rounded, x.dtype)
+        own = self._skinny and self._skinny.rounded(x, weight_OI, scale_O, bias_O)
+        return gemm_fp8.linear(x, weight_OI, scale_O, bias_O) if own is None else own
 
     def fp8_block_linear(self, x_TI, weight_OI, scale_BC, bias_O) -> Tensor:
         return gemm_fp8.block_linear(x_TI, weight_OI, scale_BC, bias_O)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class Kernel:
@@ -33,20 +34,50 @@ class Kernel:
         _checked(driver.cuFuncSetAttribute(self._function, most, shared_bytes))
 
     def launch(
-        self, given: ctypes.Structure, blocks: int, threads: int, together: bool = False
+        self,
+        given: ctypes.Structure,
+        blocks: int,
+        threads: int,
+        together: bool = False,
+        dependent: bool = False,
     ) -> None:
         """Queued on the current stream. given: the one parameter, by value. together: all blocks
-        are on the GPU at once, or it fails."""
+        are on the GPU at once, or it fails. dependent: it may begin before the kernel in front
+        ends, whose results it waits for itself."""
         driver = _bindings().driver
-        call = driver.cuLaunchCooperativeKernel if together else driver.cuLaunchKernel
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes = self._shared_bytes
+        config.hStream = torch.cuda.current_stream().cuda_stream
+        config.attrs = _attributes(together, dependent)
+        config.numAttrs = len(config.attrs)
         slots = (ctypes.c_void_p * 1)(ctypes.addressof(given))
-        rest = () if together else (0,)
-        _checked(
-            call(
-                self._function, blocks, 1, 1, threads, 1, 1, self._shared_bytes,
-                torch.cuda.current_stream().cuda_stream, ctypes.addressof(slots), *rest,
-            )
-        )  # fmt: skip
+        _checked(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(slots), 0))
+
+
+def tensor_map(tensor: Tensor, box: tuple[int, int]) -> list[int]:
+    """How bulk copies of boxes (columns, rows) find a matrix [N, K], contiguous, as the words of a
+    kernel's parameter. Lines of 128 bytes are turned as wgmma wants them; what is past an edge
+    comes as zeros. For as long as the tensor is where it is."""
+    assert tensor.is_contiguous() and tensor.dim() == 2
+    driver = _bindings().driver
+    (rows, columns), width = tensor.shape, tensor.element_size()
+    wide, narrow = driver.cuuint64_t, driver.cuuint32_t
+    types = driver.CUtensorMapDataType
+    made = _checked(
+        driver.cuTensorMapEncodeTiled(
+            types.CU_TENSOR_MAP_DATA_TYPE_UINT8 if width == 1
+            else types.CU_TENSOR_MAP_DATA_TYPE_UINT16,
+            2, tensor.data_ptr(), [wide(columns), wide(rows)], [wide(columns * width)],
+            [narrow(size) for size in box], [narrow(1), narrow(1)],
+            driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+            driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    )  # fmt: skip
+    return [int(word) for word in made.opaque]
 
 
 def architecture(device: torch.device) -> str:
@@ -103,6 +134,22 @@ def _compiled(nvrtc: Any, name: str, text: bytes, options: list[str]) -> bytes:
     found = bytes(_checked(nvrtc.nvrtcGetCUBINSize(program)))
     _checked(nvrtc.nvrtcGetCUBIN(program, found))
     nvrtc.nvrtcDestroyProgram(program)
+    return found
+
+
+def _attributes(together: bool, dependent: bool) -> list[Any]:
+    driver = _bindings().driver
+    kinds, found = driver.CUlaunchAttributeID, []
+    if together:
+        one = driver.CUlaunchAttribute()
+        one.id = kinds.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+        one.value.cooperative = 1
+        found.append(one)
+    if dependent:
+        one = driver.CUlaunchAttribute()
+        one.id = kinds.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        one.value.programmaticStreamSerializationAllowed = 1
+        found.append(one)
     return found
 
 

@@ -10,12 +10,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from appliance.kernels.dependent import behind, launched
 from appliance.kernels.ops import Activation, Rounded
 
 
 @triton.jit
-def _round_rows(x, out, scale, fixed, K, stride, cap, FIXED: tl.constexpr, BLOCK: tl.constexpr):
+def _round_rows(
+    x, out, scale, fixed, K, stride, cap,
+    FIXED: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
     """One row: its largest magnitude becomes 448, or the fixed scale is used."""
+    if DEPENDENT:
+        behind()
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     ok = at < K
@@ -76,38 +82,31 @@ def _block_matmul(
     tl.store(place, total.to(out.dtype.element_ty), mask=m_ok[:, None] & n_ok[None, :])
 
 
-def round_rows(x_MK: Tensor, fixed: Tensor | None, cap: float) -> tuple[Tensor, Tensor]:
-    """e4m3 [M, K] and the float32 scale [M, 1] that undoes it."""
+def round_rows(
+    x_MK: Tensor, fixed: Tensor | None, cap: float, dependent: bool = False
+) -> tuple[Tensor, Tensor]:
+    """e4m3 [M, K] and the float32 scale [M, 1] that undoes it. dependent: it may begin before the
+    kernel in front has ended."""
     rows, ins = x_MK.shape
     out = torch.empty((rows, ins), dtype=torch.float8_e4m3fn, device=x_MK.device)
     scale = torch.empty((rows, 1), dtype=torch.float32, device=x_MK.device)
     block = triton.next_power_of_2(ins)
     _round_rows[(rows,)](
         x_MK, out, scale, scale if fixed is None else fixed, ins, x_MK.stride(0), cap,
-        FIXED=fixed is not None, BLOCK=block, num_warps=min(16, max(4, block // 1024)),
+        FIXED=fixed is not None, BLOCK=block, DEPENDENT=dependent,
+        num_warps=min(16, max(4, block // 1024)), **launched(dependent),
     )  # fmt: skip
     return out, scale
 
 
-def linear(
-    x_MK: Activation,
-    weight_NK: Tensor,
-    scale_N: Tensor,
-    fixed: Tensor | None,
-    cap: float,
-    bias_N: Tensor | None,
-) -> Tensor:
-    if isinstance(x_MK, Rounded):
-        rounded, scale_M1, _ = x_MK
-    else:
-        rounded, scale_M1 = round_rows(x_MK, fixed, cap)
+def linear(x: Rounded, weight_NK: Tensor, scale_N: Tensor, bias_N: Tensor | None) -> Tensor:
     return torch._scaled_mm(
-        rounded,
+        x.values,
         weight_NK.t(),
-        scale_a=scale_M1,
+        scale_a=x.scale,
         scale_b=scale_N[None, :],
         bias=bias_N,
-        out_dtype=x_MK.dtype,
+        out_dtype=x.dtype,
         use_fast_accum=True,
     )
 

@@ -41,6 +41,12 @@ Activation = Tensor | Rounded
 
 
 class Ops(Protocol):
+    def linear(self, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        """x W^T + bias."""
+
+    def gated_linear(self, x_TI: Tensor, weight_OI: Tensor) -> Tensor:
+        """silu_and_mul of x W^T, whose W holds the gates' rows, then as many of what they gate."""
+
     def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
         """x / rms(x) * weight, computed in float32."""
 
@@ -197,17 +203,22 @@ def chains_of(device: torch.device, dtype: torch.dtype, search: bool) -> tuple[s
 
 
 def select(
-    device: torch.device, dtype: torch.dtype, search: bool = False, chains: Chains = PLAIN
+    device: torch.device,
+    dtype: torch.dtype,
+    search: bool = False,
+    chains: Chains = PLAIN,
+    skinny: bool = False,
 ) -> Ops:
     """The Ops for a device; float32 is computed by plain torch everywhere. search: the likely
-    tokens are found without sorting, where there are kernels for it. ImportError: something of
+    tokens are found without sorting, where there are kernels for it. skinny: what is captured for
+    few tokens has matmuls of its own, where there are kernels for it. ImportError: something of
     theirs is not installed, or a library of it does not load."""
     if device.type == "cuda" and dtype != torch.float32:
         try:
             from appliance.kernels.cuda_ops import CudaOps
         except OSError as e:
             raise ImportError(str(e)) from e
-        return CudaOps(device, search, chains)
+        return CudaOps(device, search, chains, skinny)
     from appliance.kernels.torch_ops import TorchOps
 
     return TorchOps(chains)

@@ -40,6 +40,7 @@ struct Given {
   int rows;
   float scale;           // of q k^T, times log2(e), times the keys' own
   float value_scale;
+  int dependent;         // launched before the kernel in front has ended
 };
 
 #if HALF || NARROW
@@ -289,40 +290,71 @@ __device__ __forceinline__ int range_of(u64 page, u64 pages, u64 ranges) {
   return (int)(((page + 1) * ranges - 1) / pages);
 }
 
-// The parts of a row's ranges, put together by one warp in the order of the ranges.
+// The parts of a row's ranges, put together by one warp in the order of the ranges. Those of all its query heads
+// are asked for together: each takes as long as all.
 __device__ __forceinline__ void join(const Given &given, int row, int head, int from, int to, int lane) {
   const int mine = HEAD / 32;
-#pragma unroll 1
+  float top[EACH], sum[EACH], out[EACH][mine];
+#pragma unroll
   for (int g = 0; g < EACH; g++) {
-    float top = NOTHING, sum = 0.0f, out[mine] = {};
+    top[g] = NOTHING, sum[g] = 0.0f;
+#pragma unroll
+    for (int j = 0; j < mine; j++) out[g][j] = 0.0f;
+  }
 #pragma unroll 1
-    for (int first = from; first <= to; first += 32) {
-      int range = first + lane, count = min(32, to + 1 - first);
-      float2 part = make_float2(NOTHING, 0.0f);
-      if (lane < count) part = __ldcg(given.sums + part_at(range, range == from, head) + g);
-      float next = fmaxf(top, part.x);
+  for (int first = from; first <= to; first += 32) {
+    int range = first + lane, count = min(32, to + 1 - first);
+    float2 part[EACH];
+    float share[EACH];
+#pragma unroll
+    for (int g = 0; g < EACH; g++) {
+      part[g] = make_float2(NOTHING, 0.0f);
+      if (lane < count) part[g] = __ldcg(given.sums + part_at(range, range == from, head) + g);
+    }
+#pragma unroll
+    for (int g = 0; g < EACH; g++) {
+      float next = fmaxf(top[g], part[g].x);
 #pragma unroll
       for (int i = 16; i > 0; i /= 2) next = fmaxf(next, __shfl_xor_sync(~0u, next, i));
-      float less = power(top - next), share = power(part.x - next), all = part.y * share;
+      float less = power(top[g] - next);
+      share[g] = power(part[g].x - next);
+      float all = part[g].y * share[g];
 #pragma unroll
       for (int i = 16; i > 0; i /= 2) all += __shfl_xor_sync(~0u, all, i);
-      top = next;
-      sum = sum * less + all;
+      top[g] = next;
+      sum[g] = sum[g] * less + all;
 #pragma unroll
-      for (int j = 0; j < mine; j++) out[j] *= less;
-#pragma unroll 8
-      for (int i = 0; i < count; i++) {
-        float by = __shfl_sync(~0u, share, i);
-        const float *at = given.parts + (part_at(first + i, first + i == from, head) + g) * HEAD;
-#pragma unroll
-        for (int j = 0; j < mine; j++) out[j] += __ldcg(at + lane * mine + j) * by;
-      }
+      for (int j = 0; j < mine; j++) out[g][j] *= less;
     }
-    float by = given.value_scale / sum;
+    auto add = [&](int i) {
+      const float *at = given.parts + part_at(first + i, first + i == from, head) * HEAD + lane * mine;
+#pragma unroll
+      for (int g = 0; g < EACH; g++) {
+        float by = __shfl_sync(~0u, share[g], i);
+#pragma unroll
+        for (int j = 0; j < mine; j += 2) {
+          float2 two = __ldcg((const float2 *)(at + g * HEAD + j));
+          out[g][j] += two.x * by, out[g][j + 1] += two.y * by;
+        }
+      }
+    };
+#pragma unroll 4
+    for (int i = 0; i < count; i++) add(i);
+  }
+#pragma unroll
+  for (int g = 0; g < EACH; g++) {
+    float by = given.value_scale / sum[g];
     u16 *to_row = given.out + ((u64)row * KV_HEADS * EACH + head * EACH + g) * HEAD + lane * mine;
 #pragma unroll
-    for (int j = 0; j < mine; j += 2) *(u32 *)(to_row + j) = packed_out(out[j] * by, out[j + 1] * by);
+    for (int j = 0; j < mine; j += 2) *(u32 *)(to_row + j) = packed_out(out[g][j] * by, out[g][j + 1] * by);
   }
+}
+
+// Launched before the kernel in front has ended (Given.dependent): what that writes is read behind this.
+__device__ __forceinline__ void behind() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 // The last row that begins at or before a page. All lanes ask at once.
@@ -345,7 +377,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) paged_decode(const Give
   const int pages = given.indptr[given.rows];
   const int programs = given.programs ? *given.programs : gridDim.x;
   const int ranges = min(programs * WARPS / KV_HEADS, pages);  // none is empty
-  if (range >= ranges) return;
+  if (range >= ranges) {
+    if (given.dependent) behind();
+    return;
+  }
   const int begin = (int)((u64)range * pages / ranges);
   const int end = (int)((u64)(range + 1) * pages / ranges);
 
@@ -357,10 +392,24 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) paged_decode(const Give
   source.lane = lane;
   source.end = end * TILES;
   source.begin(begin * TILES);
+  int row, early = 0;
+  if (given.dependent) {
+    // a row's last page has a token that the kernel in front writes; pages before that are as they are
+    row = row_of(given.indptr, given.rows, begin, lane);
+    early = min(STAGES, (min(end, given.indptr[row + 1] - 1) - begin) * TILES);
 #pragma unroll
-  for (int s = 0; s < STAGES; s++) source.ask(s);
+    for (int s = 0; s < STAGES; s++)
+      if (s < early) source.ask(s);
+    behind();
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+  }
+#pragma unroll
+  for (int s = 0; s < STAGES; s++)
+    if (s >= early) source.ask(s);
+  if (!given.dependent) row = row_of(given.indptr, given.rows, begin, lane);
 
-  int row = row_of(given.indptr, given.rows, begin, lane);
   int stage = 0;
   for (int at = begin; at < end; row++) {
     const int row_begin = given.indptr[row], row_end = given.indptr[row + 1];

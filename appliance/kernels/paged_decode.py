@@ -50,6 +50,7 @@ class _Given(ctypes.Structure):
         ("rows", ctypes.c_int),
         ("scale", ctypes.c_float),
         ("value_scale", ctypes.c_float),
+        ("dependent", ctypes.c_int),
     )  # fmt: skip
 
 
@@ -98,6 +99,7 @@ class PagedDecode:
         """rows: at most. folder: where what is compiled is kept; triton's when None."""
         properties = torch.cuda.get_device_properties(device)
         self._shape = shape
+        self._dependent = properties.major >= 9
         shared_most = properties.shared_memory_per_block_optin - _SHARED_KEPT
         self._warps, depth = divided(shape, shared_most)
         self.programs = enough(shape, self._warps, properties.multi_processor_count)
@@ -138,6 +140,9 @@ class PagedDecode:
         k, v [pages, P, K, D]; the pages of row b are indices[indptr[b] : indptr[b + 1]], at least
         one, the last of which holds last_len[b] tokens; int32. programs: multiprocessors to take
         whatever `leave_room` said.
+
+        On GPUs since Hopper it may begin before the kernel in front has ended, and read pages
+        but each row's last at once: of a step, these alone get tokens.
         """
         rows = q_BHD.shape[0]
         assert q_BHD.is_contiguous() and out.is_contiguous() and programs <= self.programs
@@ -149,8 +154,11 @@ class PagedDecode:
             arrived=self._arrived.data_ptr(), rows=rows,
             programs=0 if programs else self._taking.data_ptr(),
             scale=self._shape.head_dim**-0.5 * math.log2(math.e) * k_scale, value_scale=v_scale,
+            dependent=self._dependent,
         )  # fmt: skip
-        self._kernel.launch(given, programs or self.programs, 32 * self._warps)
+        self._kernel.launch(
+            given, programs or self.programs, 32 * self._warps, dependent=self._dependent
+        )
 
 
 def definitions(shape: Shape, warps: int, depth: int) -> list[str]:

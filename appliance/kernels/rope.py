@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from appliance.kernels.dependent import behind, launched
+
 
 @triton.jit
 def _stored(value, scale, LARGEST: tl.constexpr):
@@ -26,19 +28,22 @@ def _rope_store(
     qkv, positions, cos_sin, kv_rows, q_out, k_pages, v_pages, q_weight, k_weight, eps,
     stride_token, k_scale, v_scale,
     H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr,
-    LARGEST: tl.constexpr,
+    LARGEST: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """One program turns N heads of one token; programs past the q heads write k and v."""
+    """One program turns N heads of one token; programs past the q heads write k and v. DEPENDENT:
+    launched before the kernel in front has ended."""
     token = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * N
     half = tl.arange(0, D // 2)
     place = tl.arange(0, N)[:, None] * D + half[None, :]
     source = qkv + token * stride_token + first * D + place
-    left = tl.load(source).to(tl.float32)
-    right = tl.load(source + D // 2).to(tl.float32)
     angles = cos_sin + tl.load(positions + token).to(tl.int64) * D
     cos = tl.load(angles + half)[None, :]
     sin = tl.load(angles + D // 2 + half)[None, :]
+    if DEPENDENT:
+        behind()
+    left = tl.load(source).to(tl.float32)
+    right = tl.load(source + D // 2).to(tl.float32)
     if NORM:
         total = tl.sum(left * left, axis=1) + tl.sum(right * right, axis=1)
         scale = tl.rsqrt(total / D + eps)[:, None]
@@ -78,9 +83,11 @@ def rope_store(
     k_scale: float,
     v_scale: float,
     largest: float | None = None,
+    dependent: bool = False,
 ) -> Tensor:
     """As Ops.rope_store says. largest: where stored values are clipped; None: by the pages' dtype,
-    0: nowhere, and the scales are not used."""
+    0: nowhere, and the scales are not used. dependent: it may begin before the kernel in front
+    has ended, whose result qkv alone is (GPUs since Hopper)."""
     kv_heads, size = k_pages.shape[2:]
     tokens = qkv.shape[0]
     heads = qkv.shape[1] // size - 2 * kv_heads
@@ -94,7 +101,7 @@ def rope_store(
         qkv, positions_T, cos_sin, kv_rows_T, q, k_pages, v_pages,
         q_weight_D if norm else q, k_weight_D if norm else q, eps, qkv.stride(0),
         k_scale, v_scale, H=heads, K=kv_heads, D=size, N=together, NORM=norm, LARGEST=largest,
-        num_warps=max(1, together // 2),
+        DEPENDENT=dependent, num_warps=max(1, together // 2), **launched(dependent),
     )  # fmt: skip
     return q
 

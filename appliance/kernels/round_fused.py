@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from appliance.kernels.dependent import behind, launched
 from appliance.kernels.ops import Rounding
 
 
@@ -46,8 +47,11 @@ def _put_rounded(
 def _norm(
     x, residual, weight, out, scale, fixed, eps, cap, E, stride, scales,
     ADD: tl.constexpr, FIXED: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    if DEPENDENT:
+        behind()
     at = tl.arange(0, BLOCK)
     ok = at < E
     kind = x.dtype.element_ty
@@ -68,9 +72,11 @@ def _norm(
 @triton.jit
 def _silu_mul(
     x, out, scale, fixed, cap, INNER, stride, scales,
-    FIXED: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+    FIXED: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    if DEPENDENT:
+        behind()
     at = tl.arange(0, BLOCK)
     ok = at < INNER
     gate = tl.load(x + row * stride + at, mask=ok, other=0.0).to(tl.float32)
@@ -107,9 +113,11 @@ def norm(
     eps: float,
     how: Rounding,
     dtype: torch.dtype = torch.float8_e4m3fn,
+    dependent: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """(values [T, E], scale float32 [T, 1] or [T, runs]) of the norm of x, or of residual + x,
-    which then lies in residual (contiguous). dtype: of the values; another one is for tests."""
+    which then lies in residual (contiguous). dtype: of the values; another one is for tests.
+    dependent: it may begin before the kernel in front has ended."""
     rows, width = x_TE.shape
     out, scale = _target(rows, width, how, x_TE, dtype)
     block = _block(width, how)
@@ -117,13 +125,16 @@ def norm(
         x_TE, x_TE if residual_TE is None else residual_TE, weight_E, out, scale,
         scale if how.fixed is None else how.fixed, eps, how.cap, width, x_TE.stride(0),
         scale.shape[1], ADD=residual_TE is not None, FIXED=how.fixed is not None, RUN=how.run,
-        BLOCK=block, num_warps=_warps(block),
+        BLOCK=block, DEPENDENT=dependent, num_warps=_warps(block), **launched(dependent),
     )  # fmt: skip
     return out, scale
 
 
 def silu_mul(
-    x_TI2: Tensor, how: Rounding, dtype: torch.dtype = torch.float8_e4m3fn
+    x_TI2: Tensor,
+    how: Rounding,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    dependent: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """(values [T, I], scale float32 [T, 1] or [T, runs]) of silu(left half) * right half."""
     rows, width = x_TI2.shape[0], x_TI2.shape[1] // 2
@@ -132,6 +143,6 @@ def silu_mul(
     _silu_mul[(rows,)](
         x_TI2, out, scale, scale if how.fixed is None else how.fixed, how.cap, width,
         x_TI2.stride(0), scale.shape[1], FIXED=how.fixed is not None, RUN=how.run, BLOCK=block,
-        num_warps=_warps(block),
+        DEPENDENT=dependent, num_warps=_warps(block), **launched(dependent),
     )  # fmt: skip
     return out, scale

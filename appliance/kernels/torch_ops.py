@@ -114,6 +114,12 @@ class TorchOps:
     def __init__(self, chains: Chains = PLAIN) -> None:
         self._chains = chains
 
+    def linear(self, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        return F.linear(x_TI, weight_OI, bias_O)
+
+    def gated_linear(self, x_TI: Tensor, weight_OI: Tensor) -> Tensor:
+        return self.silu_and_mul(F.linear(x_TI, weight_OI))
+
     def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x_TE, (x_TE.shape[-1],), weight_E, eps)
 

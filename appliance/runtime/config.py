@@ -166,6 +166,9 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     even_decode: bool = True
     """Attention of decode rows divides their pages evenly, whatever their lengths, by a kernel of
     ours, where model and GPU allow it; else FlashInfer's."""
+    skinny: bool = True
+    """Captured passes of up to 64 tokens multiply by kernels of ours, which read weights at nearly
+    the speed of a copy, where model and GPU allow it; else by the library's."""
     compile: bool = False
     """torch.compile makes one kernel of each chain that chooses tokens: draws, filters, penalties,
     masks. Of use on a CPU with many streams and a large vocabulary: of 150,000 tokens a draw takes

@@ -44,8 +44,8 @@ PREFILL_GRAPH = 1024
 BESIDE_ROWS = 64
 """Decode rows whose steps are long enough for a prefill to run beside them."""
 _WHERE_IT_CAN = (
-    "engine.graphs", "engine.few_rows", "engine.even_decode", "engine.fuse_rounding",
-    "engine.compile",
+    "engine.graphs", "engine.few_rows", "engine.even_decode", "engine.skinny",
+    "engine.fuse_rounding", "engine.compile",
 )  # fmt: skip
 """Switches that are on where they can be; asked for too, what cannot be is not."""
 
@@ -144,6 +144,7 @@ class _Rules:
             "engine.graphs": self._graphs(),
             "engine.few_rows": self._few_rows(),
             "engine.even_decode": self._even_decode(),
+            "engine.skinny": self._skinny(),
             "engine.fuse_rounding": self._fuse_rounding(),
             "engine.graph_batch_sizes": self._graph_sizes(),
             "engine.compile": self._compile(),
@@ -317,6 +318,17 @@ class _Rules:
         if a.head_dim not in (64, 128) or a.heads > 8 * a.kv_heads:
             return False, "it knows heads of 64 and 128, up to 8 to a key-value head"
         return c.engine.even_decode, "pages are read at copy speed whatever the rows' lengths"
+
+    def _skinny(self) -> tuple[bool, str]:
+        c = self.config
+        if not self._graphs()[0]:
+            return False, "no graphs"
+        if any(g.sm // 10 != 9 for g in self.hardware.gpus):
+            return False, "it is there for GPUs of class 9.0"
+        dtype = self._dtype()[0] if c.model.dtype == "auto" else c.model.dtype
+        if dtype not in ("bfloat16", "float16"):
+            return False, "it knows values of 16 bits, and 8-bit floats"
+        return c.engine.skinny, "weights are read at copy speed by up to 64 rows"
 
     def _compile(self) -> tuple[bool, str]:
         c = self.config

@@ -28,7 +28,10 @@ def test_rope_store(kind: str, largest: float, norm: bool, together: int) -> Non
         "k_weight": "*bf16", "eps": "fp32", "stride_token": "i32", "k_scale": "fp32",
         "v_scale": "fp32",
     }  # fmt: skip
-    fixed = {"H": 32, "K": 8, "D": 128, "N": together, "NORM": norm, "LARGEST": largest}
+    fixed = {
+        "H": 32, "K": 8, "D": 128, "N": together, "NORM": norm, "LARGEST": largest,
+        "DEPENDENT": norm,
+    }  # fmt: skip
     assert_compiles(kernel, types, fixed)
 
 

@@ -59,7 +59,11 @@ def load_model(
     compiled = _compiled(config, mesh, device, plain)
     chains = compiled.chains if compiled is not None else PLAIN
     search = config.engine.filter == "search"
-    ops = TorchOps(chains) if plain else select_ops(device, dtype, search, chains)
+    ops: Ops
+    if plain:
+        ops = TorchOps(chains)
+    else:
+        ops = select_ops(device, dtype, search, chains, config.engine.skinny)
     size = config.schedule.page_size
     columns = -(-config.model.context // size)
     backend = select(

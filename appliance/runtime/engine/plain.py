@@ -32,6 +32,6 @@ def in_plain_torch(config: RuntimeConfig) -> RuntimeConfig:
     """As config, with nothing that is compiled."""
     engine = replace(
         config.engine, attention="reference", filter="sort", fuse_rounding=False, graphs=False,
-        graph_batch_sizes=(), few_rows=False, even_decode=False,
+        graph_batch_sizes=(), few_rows=False, even_decode=False, skinny=False,
     )  # fmt: skip
     return replace(config, engine=engine)

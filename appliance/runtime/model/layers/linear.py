@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from appliance.kernels.ops import Activation
+from appliance.kernels.ops import Activation, Ops
 from appliance.runtime.model.build import Build
 from appliance.runtime.model.quant.scheme import Shard, Source
 
@@ -53,6 +53,10 @@ class ColumnLinear(nn.Module):
     def forward(self, x_TI: Activation) -> Tensor:
         out: Tensor = self.weight(x_TI, self.bias)
         return out
+
+    def gated(self, x_TI: Activation, ops: Ops) -> Tensor:
+        """silu(left half) * right half of what comes out."""
+        return self.weight.gated(x_TI, self.bias, ops)
 
 
 class RowLinear(nn.Module):

@@ -22,11 +22,10 @@ class GatedMLP(nn.Module):
         self._rounding = build.rounding(self.down.weight)
 
     def forward(self, x_TE: Activation) -> Tensor:
-        inner: Tensor = self.gate_up(x_TE)
         mixed: Activation
         if self._rounding is None:
-            mixed = self._ops.silu_and_mul(inner)
+            mixed = self.gate_up.gated(x_TE, self._ops)
         else:
-            mixed = self._ops.rounded_silu_and_mul(inner, self._rounding)
+            mixed = self._ops.rounded_silu_and_mul(self.gate_up(x_TE), self._rounding)
         out: Tensor = self.down(mixed)
         return out

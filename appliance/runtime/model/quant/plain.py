@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from appliance.kernels.cpu_linear import PackedLinear, pack
-from appliance.kernels.ops import Activation
+from appliance.kernels.ops import Activation, Ops
 from appliance.runtime.model.quant.scheme import Scheme, Shard, Source
 
 
 class PlainScheme(Scheme):
-    def __init__(self, outs: int, ins: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, outs: int, ins: int, dtype: torch.dtype, device: torch.device, ops: Ops
+    ) -> None:
         super().__init__()
+        self._ops = ops
         self.weight = nn.Parameter(
             torch.empty((outs, ins), dtype=dtype, device=device), requires_grad=False
         )
@@ -35,4 +37,10 @@ class PlainScheme(Scheme):
         assert isinstance(x_TI, Tensor)  # it offers no rounding
         if self._packed is not None:
             return self._packed(x_TI, bias)
-        return F.linear(x_TI, self.weight, bias)
+        return self._ops.linear(x_TI, self.weight, bias)
+
+    def gated(self, x_TI: Activation, bias: Tensor | None, ops: Ops) -> Tensor:
+        if self._packed is not None or bias is not None:
+            return super().gated(x_TI, bias, ops)
+        assert isinstance(x_TI, Tensor)
+        return ops.gated_linear(x_TI, self.weight)

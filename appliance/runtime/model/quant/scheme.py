@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from appliance.kernels.ops import Activation, Rounding
+from appliance.kernels.ops import Activation, Ops, Rounding
 
 
 class Source(Protocol):
@@ -63,3 +63,7 @@ class Scheme(Finishing):
     def forward(self, x_TI: Activation, bias: Tensor | None) -> Tensor:
         """x W^T + bias: [T, in] -> [T, out of this rank]."""
         raise NotImplementedError
+
+    def gated(self, x_TI: Activation, bias: Tensor | None, ops: Ops) -> Tensor:
+        """silu(left half) * right half of what `forward` gives."""
+        return ops.silu_and_mul(self.forward(x_TI, bias))

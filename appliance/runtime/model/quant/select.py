@@ -30,7 +30,7 @@ class Wanted:
 
 
 def _plain(w: Wanted) -> Scheme:
-    return PlainScheme(w.outs, w.ins, w.dtype, w.device)
+    return PlainScheme(w.outs, w.ins, w.dtype, w.device, w.ops)
 
 
 def _online(w: Wanted) -> Scheme:

@@ -25,7 +25,7 @@ KEPT = 64
 _RATE = 5e8
 """Bytes a second at which weights are read, where nothing was measured yet."""
 _ASSUMED: Mapping[str, Mapping[PhaseName, float]] = {
-    "cuda": {"import": 10.0, "connect": 2.0, "compile": 20.0, "plan": 5.0, "capture": 15.0},
+    "cuda": {"import": 10.0, "connect": 2.0, "compile": 20.0, "plan": 5.0, "capture": 5.0},
     "cpu": {"import": 4.0, "plan": 0.5},
 }
 _CHAINS_S = 20.0

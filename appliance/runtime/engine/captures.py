@@ -76,9 +76,9 @@ class Captures:
             torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with _uncollected():
-            # torch.cuda.graph would wait for the device and give back all memory that is cached
-            graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
             try:
+                # torch.cuda.graph would wait for the device and give back all that is cached
+                graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
                 self._body(size)
                 graph.capture_end()
             except BaseException:

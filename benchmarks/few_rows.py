@@ -1,6 +1,6 @@
 """Decoder layers for few rows on one GPU: the one kernel beside the library's kernels in a graph.
 
-    python -m benchmarks.few_rows [--rows 1,4,8,16] [--position 512] [--layers 8] [--fp8]
+    python -m benchmarks.few_rows [--rows 1,2,4,8] [--position 512] [--layers 8] [--fp8]
 
 Random layers of the 8B shape, more of them than the cache holds. Both ways are captured and played;
 the times are medians of replays, for one layer. Bytes of the weights over 3.02 TB/s (a device copy)
@@ -15,9 +15,9 @@ from typing import NamedTuple
 import flashinfer
 import torch
 
-from appliance.kernels import eight_rows, gemm_fp8
+from appliance.kernels import gemm_fp8
 from appliance.kernels.cuda_ops import CudaOps
-from appliance.kernels.few_rows import FewRows, LayerTensors, Shape
+from appliance.kernels.eight_rows import MAX_ROWS, FewRows, LayerTensors, Shape
 from appliance.kernels.ops import Rounded
 from benchmarks.gpu_clock import captured, microseconds
 
@@ -75,8 +75,7 @@ class Layers:
             for ws in self.weights
         ]  # fmt: skip
         given = shape, layers, self.norm, self.norm, EPS, SIZE**-0.5
-        self._kernel = FewRows(*given)
-        self._eight = eight_rows.EightRows(*given) if rows <= eight_rows.MAX_ROWS else None
+        self._kernel = FewRows(*given) if rows <= MAX_ROWS else None
 
     def _planned(
         self, rows: int, position: int, shape: Shape
@@ -94,12 +93,9 @@ class Layers:
         )  # fmt: skip
         return wrapper
 
-    def sixteen(self) -> torch.Tensor:
+    def ours(self) -> torch.Tensor:
+        assert self._kernel is not None
         return self._kernel.run(self.x, self.positions, self.indptr, self.indices)
-
-    def eight(self) -> torch.Tensor:
-        assert self._eight is not None
-        return self._eight.run(self.x, self.positions, self.indptr, self.indices)
 
     def theirs(self) -> torch.Tensor:
         ops, residual = self._ops, self.x.clone()
@@ -118,27 +114,26 @@ class Layers:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", default="1,2,4,8,12,16")
+    parser.add_argument("--rows", default="1,2,4,8")
     parser.add_argument("--position", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--fp8", action="store_true")
     given = parser.parse_args()
-    for rows in (int(r) for r in given.rows.split(",")):
+    counts = [int(rows) for rows in given.rows.split(",")]
+    if max(counts) > MAX_ROWS:
+        parser.error(f"the kernel is for up to {MAX_ROWS} rows; benchmarks.skinny is for more")
+    for rows in counts:
         layers = Layers(given.layers, rows, given.position, SHAPE._replace(narrow=given.fp8))
         theirs, floor = layers.theirs().clone(), layers.bytes / COPY * 1e6
         library = microseconds(captured(layers.theirs), given.layers)
-        ways = {"for 16": layers.sixteen}
-        if rows <= eight_rows.MAX_ROWS:
-            ways["for 8"] = layers.eight
-        for name, way in ways.items():
-            differs = float((way().float() - theirs.float()).norm() / theirs.float().norm())
-            own = microseconds(captured(way), given.layers)
-            print(
-                f"layer at {given.position}, {rows:2} rows: library {library:6.1f} us, one kernel "
-                f"{name} {own:6.1f} us = {library / own:.3f} x, weights at {floor / own:.2f} of "
-                f"copy speed (floor {floor:.1f} us), differs by {differs:.1e}",
-                flush=True,
-            )
+        differs = float((layers.ours().float() - theirs.float()).norm() / theirs.float().norm())
+        own = microseconds(captured(layers.ours), given.layers)
+        print(
+            f"layer at {given.position}, {rows} rows: library {library:6.1f} us, one kernel "
+            f"{own:6.1f} us = {library / own:.3f} x, weights at {floor / own:.2f} of "
+            f"copy speed (floor {floor:.1f} us), differs by {differs:.1e}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-// The decoder's layers for up to eight rows as one kernel, from the first to the last.
+// The decoder's layers for up to 8 rows as one kernel, from the first to the last.
 //
-// So few rows take as long as reading the weights does, if nothing ever waits (few_rows.cu, which has
-// more of them, meets all blocks between the parts of a layer, 3 to 5 us each while memory is busy). Each
-// multiprocessor holds one block for the whole pass. One warp of it does nothing but read, part after
-// part and layer after layer, weights and the keys and values of earlier tokens, into a ring in shared
-// memory: they depend on nothing. The warps that compute take them from there. What they hand to
-// other blocks lies in buffers that are full of a value no result has: whoever needs a result asks for
-// it until it is there, half a microsecond after it was written; meanwhile the ring fills. A layer's
-// buffers are emptied during the next one, when everybody has read them; the layer after that takes
-// them again.
+// So few rows take as long as reading the weights does, if nothing ever waits; blocks that meet between the
+// parts of a layer do, 3 to 5 us each time while memory is busy. Each multiprocessor holds one block for
+// the whole pass. One warp of it does nothing but read, part after part and layer after layer, weights and
+// the keys and values of earlier tokens, into a ring in shared memory: they depend on nothing. The warps
+// that compute take them from there. What they hand to other blocks lies in buffers that are full of a
+// value no result has: whoever needs a result asks for it until it is there, half a microsecond after it
+// was written; meanwhile the ring fills. A layer's buffers are emptied during the next one, when everybody
+// has read them; the layer after that takes them again.
 //
 // Every block takes an even share of a weight's rows. A tile is 16 * RB of them (gates and their
 // values half each), a stage of the ring 16 rows by 1 KiB; warps divide its columns and add up in
@@ -19,14 +18,34 @@
 // AWAY (stages on their way), CHUNK (16s of a tile's rows that are put together at a time) and RB by
 // part. eight_rows.py says what they may be.
 
-#include "rows_shared.cuh"
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned long long u64;
 
+#define D 128
+#define WARPS 8
+#define THREADS (WARPS * 32)
+#define TOTAL ((HEADS + 2 * KV_HEADS) * D)
+#define MIXED (HEADS * D)
+#define HEADS_EACH (HEADS / KV_HEADS)
+#define WIDTH (FP8 ? 1 : 2)
+#define XV (FP8 ? 4 : 2)
+#define UNIT (FP8 ? 0.0625f : 1.0f)
 #define TOKENS 8
 #define LINE 1024
 #define STAGE (16 * LINE)
 #define RUN 32  // tokens of a stage that holds keys and values
 #define NOTHING (~0u)
 #define HELPERS 128  // a warp that reads, one that cleans
+
+struct Layer {
+  const char *w[4];        // qkv, out, gate and up, down
+  const float *scale[4];   // of their rows; FP8 alone
+  const u16 *mlp_norm, *next_norm, *q_norm, *k_norm;
+  u16 *k_pages, *v_pages;  // [pages, PAGE, KV_HEADS, D]
+  const float *cos_sin;    // [positions, D]
+  u64 nothing;
+};
 
 // What blocks hand to each other in a layer.
 struct Handed {
@@ -59,6 +78,45 @@ __device__ __forceinline__ Handed::Handed(const Given &given, int layer) {
   first_squares = (float *)(at + given.first_squares), second_squares = (float *)(at + given.second_squares);
   parts = (float *)(at + given.parts), part_max = (float *)(at + given.part_max), part_sum = (float *)(at + given.part_sum);
 }
+
+__device__ __forceinline__ float wide(u16 v) { return __uint_as_float((u32)v << 16); }
+
+__device__ __forceinline__ u16 narrow(float v) {
+  u16 r;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(v));
+  return r;
+}
+
+// A value handed from part to part: bf16, or float16 at a sixteenth against 8-bit weights.
+__device__ __forceinline__ u16 formed(float v) {
+#if FP8
+  v = fminf(fmaxf(v * UNIT, -65504.0f), 65504.0f);
+  u16 r;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(v));
+  return r;
+#else
+  return narrow(v);
+#endif
+}
+
+__device__ __forceinline__ void multiply(float *c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+#if FP8
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7},"
+               " {%8, %9}, {%0, %1, %2, %3};"
+#else
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7},"
+               " {%8, %9}, {%0, %1, %2, %3};"
+#endif
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void widened(u32 four, u32 &low, u32 &high) {
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }"
+      : "=r"(low), "=r"(high) : "r"(four));
+}
+
+enum Kind { PLAIN, GATED, ADDED };
 
 // Of the warps that compute; the others go their own ways.
 __device__ __forceinline__ void together() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
@@ -477,6 +535,31 @@ struct Part {
 typedef Part<PLAIN, TOTAL, RB_QKV> Qkv;
 typedef Part<ADDED, HIDDEN, 2> Sum;  // out and down
 typedef Part<GATED, INNER, RB_GATE> GateUp;
+
+__device__ __forceinline__ void eight(float *to, uint4 v) {
+  u32 a[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) to[2 * i] = __uint_as_float(a[i] << 16), to[2 * i + 1] = __uint_as_float(a[i] & 0xffff0000u);
+}
+
+// A head's 8 values of this thread (16 threads to a head), normed and turned, rounded to bf16.
+__device__ __forceinline__ void turned(float *v, const float *cos, const float *sin, const u16 *norm, float eps) {
+  int part = threadIdx.x % 16;
+#if HEAD_NORM
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 8; i++) sum += v[i] * v[i];
+  for (int far = 8; far; far /= 2) sum += __shfl_xor_sync(~0u, sum, far);
+  float scale = rsqrtf(sum / D + eps);
+#pragma unroll
+  for (int i = 0; i < 8; i++) v[i] = wide(narrow(wide(narrow(v[i] * scale)) * wide(norm[part * 8 + i])));
+#endif
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    float other = __shfl_xor_sync(~0u, v[i], 8);
+    v[i] = wide(narrow(part < 8 ? v[i] * cos[i] - other * sin[i] : v[i] * cos[i] + other * sin[i]));
+  }
+}
 
 // What this thread has of a row of qkv, once it is there.
 __device__ __forceinline__ void sixteenth(float *to, const u16 *at) {

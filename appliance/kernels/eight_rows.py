@@ -1,7 +1,9 @@
 """A decoder's layers for up to 8 rows as one kernel (eight_rows.cu): build, buffers and launch.
 
-The kernel of few_rows.py takes twice as many rows; this one waits less. Its blocks never meet: what
-they hand to each other is asked for until it is there. For GPUs since Hopper.
+The kernel holds every multiprocessor from the first layer to the last, so that weights are read
+without a pause: what a decode step of few rows takes is the time of that. Its blocks never meet:
+what they hand to each other is asked for until it is there. It is compiled for the model's widths
+and the GPU at hand, since Hopper, when it is first needed, and kept beside triton's kernels.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from appliance.kernels import few_rows
 from appliance.kernels.cuda_source import Kernel, architecture, image
-from appliance.kernels.few_rows import HEAD, LayerTensors, Shape, layer_table, splits_for
 
 MAX_ROWS = 8
+HEAD = 128
+"""The size of a head that the kernel knows."""
 
 _SOURCE = Path(__file__).with_suffix(".cu")
 _WARPS = 8
@@ -37,6 +39,7 @@ _CHUNK = 4
 """16 rows each, whose sums over columns the warps of a block put together at a time."""
 _PAIRS = 2
 """16s of gates, and as many of their values, that a tile holds at most."""
+_SPLITS_MOST = 16
 _FIXED_SHARED = 1024
 _HANDED = (
     "first", "qkv", "mixed", "second", "inner", "first_squares", "second_squares",
@@ -44,14 +47,48 @@ _HANDED = (
 )  # fmt: skip
 
 
+class Shape(NamedTuple):
+    """heads, kv_heads: of 128 values. page: tokens. head_norm: q and k are normed by head.
+    narrow: weights are 8-bit floats (e4m3) with a scale a row, else bfloat16."""
+
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    page: int
+    head_norm: bool
+    narrow: bool
+
+
+class LayerTensors(NamedTuple):
+    """One layer's. weights: qkv [(H + 2 K) 128, E], out [E, H 128], gate and up [2 I, E], down
+    [E, I]; scales: float32 of their rows, or None. Norm weights [E] in bfloat16, of q and k [128];
+    k, v [pages, P, K, 128]; cos_sin float32 [positions, 128]."""
+
+    weights: tuple[Tensor, Tensor, Tensor, Tensor]
+    scales: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+    mlp_norm: Tensor
+    next_norm: Tensor
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    k: Tensor
+    v: Tensor
+    cos_sin: Tensor
+
+
 def why_not(shape: Shape, capability: tuple[int, int]) -> str:
     """What of these widths or of the GPU the kernel does not know; empty: nothing."""
     if capability < (9, 0):
         return "it is for GPUs since Hopper"
     width = 1 if shape.narrow else 2
-    if any(d * width % _LINE for d in (shape.hidden, shape.inner, shape.heads * HEAD)):
-        return f"its rows are no multiples of {_LINE} bytes"
-    return few_rows.why_not(shape)
+    for name, depth in (
+        ("hidden", shape.hidden), ("intermediate", shape.inner), ("attention", shape.heads * HEAD),
+    ):  # fmt: skip
+        if depth * width % _LINE:
+            return f"its {name} size {depth} is not divisible by {_LINE // width}"
+    if shape.heads % shape.kv_heads or shape.heads // shape.kv_heads > 8:
+        return f"{shape.heads} query heads share {shape.kv_heads} key-value heads"
+    return ""
 
 
 class Plan(NamedTuple):
@@ -105,6 +142,23 @@ def places(shape: Shape, programs: int) -> dict[str, int]:
     return dict(zip((*_HANDED, "handed_bytes"), (0, *ends), strict=True))
 
 
+def splits_for(rows: int, kv_heads: int, programs: int) -> int:
+    """Runs that a row's tokens are divided into, so that most blocks have one."""
+    return max(1, min(_SPLITS_MOST, programs // (rows * kv_heads)))
+
+
+class _Layer(ctypes.Structure):
+    """As in eight_rows.cu."""
+
+    _fields_ = (
+        ("w", ctypes.c_uint64 * 4),
+        ("scale", ctypes.c_uint64 * 4),
+        *((name, ctypes.c_uint64) for name in (
+            "mlp_norm", "next_norm", "q_norm", "k_norm", "k_pages", "v_pages", "cos_sin", "nothing",
+        )),
+    )  # fmt: skip
+
+
 class _Given(ctypes.Structure):
     """As in eight_rows.cu."""
 
@@ -122,10 +176,10 @@ class _Given(ctypes.Structure):
     )  # fmt: skip
 
 
-class EightRows:
+class FewRows:
     """One model's layers on one GPU. Not for two streams at a time: the buffers are its own.
 
-    RuntimeError when the kernel cannot be built here (no cuda-bindings).
+    RuntimeError when the kernel cannot be built here (no cuda-bindings, an old GPU).
     """
 
     def __init__(
@@ -146,7 +200,7 @@ class EightRows:
         self._places = places(shape, self._programs)
         self._kernel = _kernel(shape, device, folder)
         self._kept = (list(layers), first_norm, final_norm)
-        self._table = layer_table(layers, device)
+        self._table = _layer_table(layers, device)
         sizes = {
             "h": (MAX_ROWS * shape.hidden, torch.bfloat16),
             "out": (MAX_ROWS * shape.hidden, torch.bfloat16),
@@ -165,7 +219,12 @@ class EightRows:
         }
 
     def run(self, x_TE: Tensor, positions_T: Tensor, indptr: Tensor, indices: Tensor) -> Tensor:
-        """As few_rows.FewRows.run, of T ≤ 8 rows."""
+        """Hidden states [T, E] after the last norm, of T ≤ 8 rows with one token each; overwritten
+        by the next run. K and V of the tokens are written to their pages.
+
+        x: what the layers begin with, bfloat16. positions int64 [T]; the pages of row t are
+        indices[indptr[t] : indptr[t + 1]], that of its token among them; int32.
+        """
         rows = x_TE.shape[0]
         assert rows <= MAX_ROWS and x_TE.is_contiguous() and x_TE.dtype is torch.bfloat16
         given = _Given(
@@ -178,6 +237,22 @@ class EightRows:
         )  # fmt: skip
         self._kernel.launch(given, self._programs, 32 * (_WARPS + _HELPERS), together=True)
         return self._buffers["out"][: rows * self._shape.hidden].view(rows, -1)
+
+
+def _layer_table(layers: Sequence[LayerTensors], device: torch.device) -> Tensor:
+    """The layers' addresses as the kernel reads them."""
+
+    def at(tensor: Tensor | None) -> int:
+        return 0 if tensor is None else tensor.data_ptr()
+
+    table = (_Layer * len(layers))()
+    for row, t in zip(table, layers, strict=True):
+        row.w[:] = [at(w) for w in t.weights]
+        row.scale[:] = [at(s) for s in t.scales]
+        row.mlp_norm, row.next_norm = at(t.mlp_norm), at(t.next_norm)
+        row.q_norm, row.k_norm = at(t.q_norm), at(t.k_norm)
+        row.k_pages, row.v_pages, row.cos_sin = at(t.k), at(t.v), at(t.cos_sin)
+    return torch.frombuffer(bytearray(table), dtype=torch.uint8).to(device)
 
 
 _built: dict[tuple[Shape, int], Kernel] = {}

@@ -162,7 +162,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """GPUs that share a model exchange some bytes in pairs before it is loaded: a pair that hangs
     or is slow has a name then. Two GPUs take 0.7 s for it, four 1.9."""
     few_rows: bool = True
-    """Captured decode passes of up to 16 rows run as one kernel, where model and GPU allow it."""
+    """Captured decode passes of up to 8 rows run as one kernel, where model and GPU allow it."""
     even_decode: bool = True
     """Attention of decode rows divides their pages evenly, whatever their lengths, by a kernel of
     ours, where model and GPU allow it; else FlashInfer's."""

@@ -11,50 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.kernels import cuda_source, eight_rows, few_rows
-from appliance.kernels.few_rows import HEAD, LayerTensors, Shape
+from appliance.kernels import cuda_source, eight_rows
+from appliance.kernels.eight_rows import HEAD, FewRows, LayerTensors, Shape
 from appliance.kernels.torch_ops import TorchOps
 
 cuda = torch.device("cuda")
 EPS = 1e-5
 LLAMA_8B = Shape(4096, 14336, 32, 8, 16, head_norm=False, narrow=False)
-
-
-@given(
-    hidden=st.integers(1, 64), inner=st.integers(1, 160), each=st.integers(1, 8),
-    kv_heads=st.integers(1, 16), narrow=st.booleans(), programs=st.integers(1, 200),
-)  # fmt: skip
-def test_what_can_be_divided_is(
-    hidden: int, inner: int, each: int, kv_heads: int, narrow: bool, programs: int
-) -> None:
-    """Every tile is whole, every warp has as many slices, and a thread's fit its registers."""
-    shape = Shape(hidden * 128, inner * 128, each * kv_heads, kv_heads, 16, False, narrow)
-    depths = (shape.hidden, shape.inner, shape.heads * HEAD)
-    divides = all(d * (1 if narrow else 2) % 1024 == 0 for d in depths)
-    assert (few_rows.why_not(shape) == "") == divides
-    if not divides:
-        return
-    found = few_rows.parts(shape, programs)
-    assert found["OUT"].blocks == found["DOWN"].blocks
-    rows = {"QKV": (shape.heads + 2 * kv_heads) * HEAD, "OUT": shape.hidden,
-            "GATE": 2 * shape.inner, "DOWN": shape.hidden}  # fmt: skip
-    depth = {"QKV": shape.hidden, "OUT": shape.heads * HEAD, "GATE": shape.hidden,
-             "DOWN": shape.inner}  # fmt: skip
-    for name, (blocks, ahead) in found.items():
-        assert rows[name] % (16 * blocks) == 0
-        slices = depth[name] * (1 if narrow else 2) // 1024
-        assert slices % ahead == 0 and 4 * blocks * ahead <= 32
-    assert found["GATE"].blocks % 2 == 0
-
-
-def test_of_llama_8b() -> None:
-    """As it was measured: 384, 128, 896 and 128 tiles for 132 multiprocessors."""
-    found = few_rows.parts(LLAMA_8B, 132)
-    assert {name: part.blocks for name, part in found.items()} == {
-        "QKV": 1, "OUT": 2, "GATE": 2, "DOWN": 2,
-    }  # fmt: skip
-    assert "-DGROUPS=2" in few_rows.definitions(LLAMA_8B, found, 2)
-    assert few_rows.splits_for(1, 8, 132) == 16 and few_rows.splits_for(16, 8, 132) == 1
 
 
 @pytest.mark.parametrize(
@@ -67,7 +30,38 @@ def test_of_llama_8b() -> None:
     ],
 )
 def test_what_it_cannot_divide_is_named(changed: dict[str, int], said: str) -> None:
-    assert said in few_rows.why_not(LLAMA_8B._replace(**changed))
+    assert said in eight_rows.why_not(LLAMA_8B._replace(**changed), (9, 0))
+
+
+def test_gpus_before_hopper_are_named() -> None:
+    assert "Hopper" in eight_rows.why_not(LLAMA_8B, (8, 9))
+    assert not eight_rows.why_not(LLAMA_8B, (9, 0)) and not eight_rows.why_not(LLAMA_8B, (10, 0))
+
+
+@given(
+    hidden=st.integers(1, 64), inner=st.integers(1, 160), each=st.integers(1, 8),
+    kv_heads=st.integers(1, 16), narrow=st.booleans(),
+)  # fmt: skip
+def test_what_can_be_divided_is(
+    hidden: int, inner: int, each: int, kv_heads: int, narrow: bool
+) -> None:
+    """Every row is whole stages of the ring."""
+    shape = Shape(hidden * 128, inner * 128, each * kv_heads, kv_heads, 16, False, narrow)
+    depths = (shape.hidden, shape.inner, shape.heads * HEAD)
+    divides = all(d * (1 if narrow else 2) % 1024 == 0 for d in depths)
+    assert (eight_rows.why_not(shape, (9, 0)) == "") == divides
+
+
+@given(
+    rows=st.integers(1, 8), kv_heads=st.integers(1, 32), programs=st.integers(1, 200),
+)  # fmt: skip
+def test_runs_of_a_rows_tokens_fit_what_they_are_put_together_from(
+    rows: int, kv_heads: int, programs: int
+) -> None:
+    """Where there are several to a row, all of them have a block at the same time."""
+    splits = eight_rows.splits_for(rows, kv_heads, programs)
+    assert 1 <= splits <= 16
+    assert splits == 1 or rows * kv_heads * splits <= programs
 
 
 @given(
@@ -75,17 +69,13 @@ def test_what_it_cannot_divide_is_named(changed: dict[str, int], said: str) -> N
     kv_heads=st.integers(1, 16), narrow=st.booleans(), programs=st.integers(1, 190),
     shared_bytes=st.sampled_from([101_376, 166_912, 232_448]),
 )  # fmt: skip
-def test_the_kernel_for_eight_is_divided(
+def test_it_is_divided(
     hidden: int, inner: int, each: int, kv_heads: int, narrow: bool, programs: int,
     shared_bytes: int,
 ) -> None:  # fmt: skip
     """A plan fits shared memory with stages to spare, every block has a part of each weight, and
     every sum of squares has its place."""
     shape = Shape(hidden * 512, inner * 512, each * kv_heads, kv_heads, 16, False, narrow)
-    width = 1 if narrow else 2
-    divides = not any(d * width % 1024 for d in (shape.hidden, shape.inner, shape.heads * HEAD))
-    assert (eight_rows.why_not(shape, (9, 0)) == "") == divides
-    assert "Hopper" in eight_rows.why_not(shape, (8, 9))
     found = eight_rows.plan(shape, programs, shared_bytes)
     assert found.shared_bytes <= shared_bytes - 1024
     assert 1 <= found.away <= found.stages <= 13 and found.stages >= 3
@@ -103,11 +93,12 @@ def test_the_kernel_for_eight_is_divided(
     assert handed["handed_bytes"] > 8 * 2 * (2 * shape.hidden + shape.inner)
 
 
-def test_the_kernel_for_eight_of_llama_8b() -> None:
+def test_of_llama_8b() -> None:
     """As it was measured, on 132 multiprocessors of 227 KiB: three blocks for qkv's 46 rows."""
     found = eight_rows.plan(LLAMA_8B, 132, 232_448)
     assert found[:4] == (3, 4, 13, 4)
     assert "-DSTAGES=13" in eight_rows.definitions(LLAMA_8B, found)
+    assert eight_rows.splits_for(1, 8, 132) == 16 and eight_rows.splits_for(8, 8, 132) == 2
 
 
 class Model(NamedTuple):
@@ -222,21 +213,17 @@ SHAPES = {
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", [few_rows.FewRows, eight_rows.EightRows])
 @pytest.mark.parametrize("name", SHAPES)
-def test_on_the_gpu_against_float32(
-    name: str, kind: type[few_rows.FewRows | eight_rows.EightRows], tmp_path: Path
-) -> None:
+def test_on_the_gpu_against_float32(name: str, tmp_path: Path) -> None:
     """Captured once for each row count and played with fresh rows, tokens and pages."""
     shape, most = SHAPES[name], 700
-    pages = 16 * -(-most // shape.page)
+    pages = 8 * -(-most // shape.page)
     model = made(shape, 2, pages, most)
-    kernel = kind(
+    kernel = FewRows(
         shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5, tmp_path
     )
-    few = kind is eight_rows.EightRows
-    assert len(list(tmp_path.iterdir())) == (1 if few else 2)
-    for count in (1, 2, 3, 5, 7, 8) if few else (1, 2, 7, 8, 12, 16):
+    assert len(list(tmp_path.iterdir())) == 1
+    for count in (1, 2, 3, 5, 7, 8):
         x = torch.zeros(count, shape.hidden, device=cuda, dtype=torch.bfloat16)
         positions = torch.zeros(count, device=cuda, dtype=torch.int64)
         indptr = torch.zeros(count + 1, device=cuda, dtype=torch.int32)
@@ -266,14 +253,11 @@ def test_on_the_gpu_against_float32(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("kind", "count"), [(few_rows.FewRows, 16), (eight_rows.EightRows, 8)])
-def test_pages_are_written_as_the_plain_kernels_write_them(
-    kind: type[few_rows.FewRows | eight_rows.EightRows], count: int
-) -> None:
-    shape, most = SHAPES["qwen3, small"], 200
-    model = made(shape, 1, 16 * 13, most)
+def test_pages_are_written_as_the_plain_kernels_write_them() -> None:
+    shape, most, count = SHAPES["qwen3, small"], 200, 8
+    model = made(shape, 1, count * 13, most)
     (layer,), (weights,) = model.layers, model.wide
-    kernel = kind(shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5)
+    kernel = FewRows(shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5)
     rows = rows_of(count, most, shape.page)
     x = torch.randn(count, shape.hidden, device=cuda).bfloat16()
     k, v = layer.k.float(), layer.v.float()
@@ -292,14 +276,12 @@ def test_pages_are_written_as_the_plain_kernels_write_them(
 
 
 @pytest.mark.gpu
-def test_the_kernel_for_eight_says_the_same_a_thousand_times() -> None:
+def test_it_says_the_same_a_thousand_times() -> None:
     """Its blocks never meet: what a pass leaves must not be taken for the next one's."""
     shape, most = LLAMA_8B, 900
     each = 8 * -(-most // shape.page)
     model = made(shape, 3, 3 * each, most)
-    kernel = eight_rows.EightRows(
-        shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5
-    )
+    kernel = FewRows(shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5)
     cases = []
     for turn, count in enumerate((1, 3, 8)):  # on pages of their own: each writes to its own
         rows = rows_of(count, most, shape.page)
@@ -320,14 +302,12 @@ def test_the_kernel_for_eight_says_the_same_a_thousand_times() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("page", "most"), [(16, 12_000), (64, 1_500), (128, 4_000)])
-def test_the_kernel_for_eight_on_long_rows(page: int, most: int) -> None:
+def test_on_long_rows(page: int, most: int) -> None:
     """Every run of a row's tokens is used, and a run's page numbers are fetched in several goes."""
     shape = SHAPES["one to a head"]._replace(page=page)
     for count in (1, 2, 8):
         model = made(shape, 2, count * -(-most // page), most)
-        kernel = eight_rows.EightRows(
-            shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5
-        )
+        kernel = FewRows(shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5)
         rows = rows_of(count, most, page)
         x = torch.randn(count, shape.hidden, device=cuda).bfloat16()
         out = kernel.run(x, rows.positions, rows.indptr, rows.indices)
@@ -339,9 +319,7 @@ def test_a_row_of_nan_ends_and_spares_the_others() -> None:
     """Blocks ask for a result until it is there: NaN must not look like one that is not."""
     shape, most = SHAPES["qwen3, small"], 300
     model = made(shape, 2, 4 * -(-most // shape.page), most)
-    kernel = eight_rows.EightRows(
-        shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5
-    )
+    kernel = FewRows(shape, model.layers, model.first_norm, model.final_norm, EPS, HEAD**-0.5)
     rows = rows_of(4, most, shape.page)
     x = torch.randn(4, shape.hidden, device=cuda).bfloat16()
     x[2] = float("nan")
@@ -355,8 +333,8 @@ def test_a_row_of_nan_ends_and_spares_the_others() -> None:
 @pytest.mark.gpu
 def test_what_was_compiled_is_found_again(tmp_path: Path, monkeypatch) -> None:
     shape = SHAPES["one to a head"]
-    divided = few_rows.parts(shape, 132)
-    given = few_rows._SOURCE, few_rows.definitions(shape, divided, 1), "sm_90", tmp_path
+    divided = eight_rows.plan(shape, 132, 232_448)
+    given = eight_rows._SOURCE, eight_rows.definitions(shape, divided), "sm_90a", tmp_path
     first = cuda_source.image(*given)
     monkeypatch.setattr(cuda_source, "_compiled", lambda *_: pytest.fail("compiled again"))
     assert cuda_source.image(*given) == first

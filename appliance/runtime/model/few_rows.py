@@ -1,5 +1,4 @@
-"""The decoder's pass for few decode rows as one kernel: what small captured passes run. There are
-two kernels, for up to 8 rows on GPUs since Hopper and for up to 16.
+"""The decoder's pass for few decode rows as one kernel: what small captured passes run.
 
 In: a batch of single tokens and the rows' page lists. Out: hidden states after the last norm. It
 means what `Decoder.forward` means; the weights are the decoder's own. 8-bit weights are widened as
@@ -13,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from appliance.kernels import eight_rows, few_rows
-from appliance.kernels.few_rows import HEAD, LayerTensors, Shape
+from appliance.kernels import eight_rows
+from appliance.kernels.eight_rows import HEAD, LayerTensors, Shape
 from appliance.runtime.model.attention.backend import RowTables
 from appliance.runtime.model.batch import Batch, KVPages
 from appliance.runtime.model.decoder import Decoder, Layer
@@ -25,7 +24,7 @@ from appliance.runtime.spec import ModelSpec
 
 
 def why_not(model: Decoder, spec: ModelSpec, tp: int, pages: list[KVPages], page_size: int) -> str:
-    """What of this model the kernel does not know; empty: nothing."""
+    """What of this model or of its GPU the kernel does not know; empty: nothing."""
     a = spec.attention
     if tp > 1:
         return "the model is shared by several GPUs"
@@ -40,7 +39,8 @@ def why_not(model: Decoder, spec: ModelSpec, tp: int, pages: list[KVPages], page
     schemes = [s for layer in model.layers for s in _schemes(cast(Layer, layer))]
     if len({_narrow(s) for s in schemes}) > 1 or _narrow(schemes[0]) is None:
         return "its linears are stored in a form that it does not read"
-    return few_rows.why_not(shape_of(model, spec, page_size))
+    capability = torch.cuda.get_device_capability(pages[0].k.device)
+    return eight_rows.why_not(shape_of(model, spec, page_size), capability)
 
 
 def shape_of(model: Decoder, spec: ModelSpec, page_size: int) -> Shape:
@@ -81,18 +81,12 @@ class FewRows:
         shape, first = shape_of(model, spec, page_size), layers[0].attention_norm.weight
         given = shape, tensors, first, model.norm.weight, spec.norm_eps
         scale = spec.attention.head_dim**-0.5
-        capability = torch.cuda.get_device_capability(first.device)
-        self._kernels: list[tuple[int, few_rows.FewRows | eight_rows.EightRows]] = [
-            (few_rows.MAX_ROWS, few_rows.FewRows(*given, scale))
-        ]
-        if not eight_rows.why_not(shape, capability):
-            self._kernels.insert(0, (eight_rows.MAX_ROWS, eight_rows.EightRows(*given, scale)))
+        self._kernel = eight_rows.FewRows(*given, scale)
 
     def run(self, batch: Batch, tables: RowTables) -> Tensor:
-        """[T, hidden] for a batch of single tokens, 16 at most; overwritten by the next run."""
+        """[T, hidden] for a batch of single tokens, 8 at most; overwritten by the next run."""
         x = self._model.embedding.embed(batch.ids)
-        kernel = next(kernel for most, kernel in self._kernels if len(x) <= most)
-        return kernel.run(x, batch.positions, tables.indptr, tables.indices)
+        return self._kernel.run(x, batch.positions, tables.indptr, tables.indices)
 
 
 def _tensors(layer: Layer, next_norm: Tensor, own: KVPages) -> LayerTensors:

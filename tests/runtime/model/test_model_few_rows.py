@@ -25,32 +25,34 @@ WIDE = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 4,
 
 
 @pytest.mark.parametrize(
-    ("name", "changed", "quantization", "dtype", "tp", "said"),
+    ("name", "changed", "dtype", "tp", "capability", "said"),
     [
-        ("llama", {}, "none", "bfloat16", 1, ""),
-        ("qwen3", {}, "none", "bfloat16", 1, ""),
-        ("llama", {}, "none", "bfloat16", 2, "several GPUs"),
-        ("llama", {}, "none", "float32", 1, "not of bfloat16"),
-        ("llama", {"head_dim": 64}, "none", "bfloat16", 1, "heads are of 64"),
-        ("llama", {"hidden_size": 256}, "none", "bfloat16", 1, "hidden size 256"),
-        ("qwen2", {}, "none", "bfloat16", 1, "biases"),
+        ("llama", {}, "bfloat16", 1, (9, 0), ""),
+        ("qwen3", {}, "bfloat16", 1, (10, 0), ""),
+        ("llama", {}, "bfloat16", 1, (8, 9), "since Hopper"),
+        ("llama", {}, "bfloat16", 2, (9, 0), "several GPUs"),
+        ("llama", {}, "float32", 1, (9, 0), "not of bfloat16"),
+        ("llama", {"head_dim": 64}, "bfloat16", 1, (9, 0), "heads are of 64"),
+        ("llama", {"hidden_size": 256}, "bfloat16", 1, (9, 0), "hidden size 256"),
+        ("qwen2", {}, "bfloat16", 1, (9, 0), "biases"),
     ],
 )  # fmt: skip
 def test_what_it_takes(
-    name: str, changed: dict[str, int], quantization: str, dtype: str, tp: int, said: str,
-    tmp_path: Path,
+    name: str, changed: dict[str, int], dtype: str, tp: int, capability: tuple[int, int],
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     models.make(tmp_path, name, **(WIDE | changed))
     spec = read_spec(tmp_path)
     config = RuntimeConfig(
         run="r", dir="/tmp", engine=EngineConfig(device="cpu", attention="reference"),
-        model=ModelConfig(path=str(tmp_path), id="t", dtype=dtype, quantization=quantization,
+        model=ModelConfig(path=str(tmp_path), id="t", dtype=dtype, quantization="none",
                           context=256),
     )  # fmt: skip
     loaded = load_model(config, spec, Mesh(), Solo(), torch.device("cpu"), lambda _: None)
     page = torch.zeros(1, 16, spec.attention.kv_heads, spec.attention.head_dim,
                        dtype=getattr(torch, dtype))  # fmt: skip
     pages = [KVPages(page, page)] * spec.layers
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     reason = why_not(loaded.model, spec, tp, pages, 16)
     assert said in reason if said else reason == ""
     if not said:

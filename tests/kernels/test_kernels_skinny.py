@@ -31,6 +31,7 @@ def forms() -> list[Form]:
                 for outs, depth in ((hidden, hidden), (hidden + 256, hidden), (hidden, inner // 8)):
                     found.append(Form(kind, BF16, outs, depth, tokens))
                 found.append(Form(kind, BF16, inner, hidden, tokens, gated=kind is BF16))
+                found.append(Form(E4M3, BF16, 2 * inner, hidden, tokens, blocks=True))
     return [*found, Form(BF16, BF16, 128256, 4096, 64), Form(F16, F16, 24, 72, 16)]
 
 
@@ -150,6 +151,26 @@ def test_8_bits_against_float32(matmuls, rows, outs, depth, dtype) -> None:
     bias = torch.randn(outs, device="cuda").to(dtype) if rows % 2 else None
     found = replayed(lambda: matmuls.rounded(Rounded(x, scale, dtype), w, own, bias))
     want = (x.float() @ w.float().t()) * scale * own + (0 if bias is None else bias.float())
+    assert far(found, want) < 8e-3
+
+
+@gpu
+@pytest.mark.parametrize(
+    "rows,outs,depth", [(1, 4096, 14336), (12, 6144, 4096), (31, 28672, 4096), (64, 1000, 912)]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_blocks_of_8_bits_against_float32(matmuls, rows, outs, depth, turned) -> None:
+    x, w = (torch.randn(n, depth, device="cuda").mul(30).to(E4M3) for n in (rows, outs))
+    runs, blocks = -(-depth // 128), -(-outs // 128)
+    scale = torch.rand(rows, runs, device="cuda") / 30
+    own = torch.rand(blocks, runs, device="cuda") / 900
+    if turned:
+        scale = scale.t().contiguous().t()
+    bias = torch.randn(outs, device="cuda").to(BF16) if rows % 2 else None
+    found = replayed(lambda: matmuls.rounded(Rounded(x, scale, BF16), w, own, bias))
+    wide = x.float() * scale.repeat_interleave(128, 1)[:, :depth]
+    of_blocks = own.repeat_interleave(128, 0)[:outs].repeat_interleave(128, 1)[:, :depth]
+    want = wide @ (w.float() * of_blocks).t() + (0 if bias is None else bias.float())
     assert far(found, want) < 8e-3
 
 

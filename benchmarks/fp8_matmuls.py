@@ -9,7 +9,8 @@ four). A way that the library refuses is told and left out.
 rows: a scale a row of the weight and a token: torch's, which is CUTLASS (it serves); the same with
 products summed in float32 throughout; torch's with one scale for all, which is cuBLAS, and the
 scales of rows and tokens in a pass behind it. blocks: scales of 128 × 128 and runs of 128: our
-Triton kernel (it serves), and torch's by cuBLAS.
+Triton kernel (it serves), and torch's by cuBLAS. Of both, ours for up to 64 rows, which serve in
+captured passes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from appliance.kernels.ops import Rounded
+from appliance.kernels.skinny import MAX_ROWS, Form, Skinny, padded
 from appliance.kernels.torch_ops import round_rows
 from benchmarks.gpu_clock import captured, microseconds
 
@@ -76,13 +78,32 @@ def blocks_by_cublas(g: Given) -> Tensor:
     )
 
 
+_OURS: dict[Form, Skinny] = {}
+
+
+def ours(g: Given, blocks: bool) -> Tensor:
+    """RuntimeError for more than 64 rows."""
+    if len(g.x) > MAX_ROWS:
+        raise RuntimeError("it is for up to 64 rows")
+    outs, depth = g.weight.shape
+    form = Form(E4M3, BF16, outs, depth, padded(len(g.x)), blocks=blocks)
+    if form not in _OURS:
+        _OURS[form] = Skinny(form, g.x.device)
+    kernel = _OURS[form]
+    if blocks:
+        return kernel.run(g.by_run[0], g.weight, None, g.by_run[1], g.block_scale)
+    return kernel.run(g.by_row.values, g.weight, None, g.by_row.scale, g.row_scale)
+
+
 WAYS: dict[str, Callable[[Given], Tensor]] = {
     "bfloat16": plain,
     "rows: CUTLASS": rows,
     "  all in float32": partial(rows, fast=False),
     "  cuBLAS, then scales": one_scale,
+    "  ours for 64": partial(ours, blocks=False),
     "blocks: Triton": blocks_by_triton,
     "  cuBLAS": blocks_by_cublas,
+    "  ours for 64 ": partial(ours, blocks=True),
 }
 
 

@@ -30,6 +30,7 @@ class Kernel:
         self._module = _checked(driver.cuModuleLoadData(image))  # for as long as it is used
         self._function = _checked(driver.cuModuleGetFunction(self._module, name.encode()))
         self._shared_bytes = shared_bytes
+        self._configs: dict[tuple[int, int, bool, bool], Any] = {}
         most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _checked(driver.cuFuncSetAttribute(self._function, most, shared_bytes))
 
@@ -44,16 +45,14 @@ class Kernel:
         """Queued on the current stream. given: the one parameter, by value. together: all blocks
         are on the GPU at once, or it fails. dependent: it may begin before the kernel in front
         ends, whose results it waits for itself."""
-        driver = _bindings().driver
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
-        config.sharedMemBytes = self._shared_bytes
+        how = blocks, threads, together, dependent
+        if how not in self._configs:  # made once: that takes longer than a launch
+            self._configs[how] = _config(*how, self._shared_bytes)
+        config = self._configs[how]
         config.hStream = torch.cuda.current_stream().cuda_stream
-        config.attrs = _attributes(together, dependent)
-        config.numAttrs = len(config.attrs)
         slots = (ctypes.c_void_p * 1)(ctypes.addressof(given))
-        _checked(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(slots), 0))
+        at = ctypes.addressof(slots)
+        _checked(_bindings().driver.cuLaunchKernelEx(config, self._function, at, 0))
 
 
 def tensor_map(tensor: Tensor, box: tuple[int, int]) -> list[int]:
@@ -137,8 +136,12 @@ def _compiled(nvrtc: Any, name: str, text: bytes, options: list[str]) -> bytes:
     return found
 
 
-def _attributes(together: bool, dependent: bool) -> list[Any]:
+def _config(blocks: int, threads: int, together: bool, dependent: bool, shared_bytes: int) -> Any:
     driver = _bindings().driver
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+    config.sharedMemBytes = shared_bytes
     kinds, found = driver.CUlaunchAttributeID, []
     if together:
         one = driver.CUlaunchAttribute()
@@ -150,7 +153,9 @@ def _attributes(together: bool, dependent: bool) -> list[Any]:
         one.id = kinds.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         one.value.programmaticStreamSerializationAllowed = 1
         found.append(one)
-    return found
+    config.attrs = found
+    config.numAttrs = len(found)
+    return config
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:

@@ -17,7 +17,7 @@ import torch
 
 from appliance.kernels import gemm_fp8
 from appliance.kernels.cuda_ops import CudaOps
-from appliance.kernels.eight_rows import MAX_ROWS, FewRows, LayerTensors, Shape
+from appliance.kernels.few_rows import MAX_ROWS, FewRows, LayerTensors, Shape
 from appliance.kernels.ops import Rounded
 from benchmarks.gpu_clock import captured, microseconds
 

@@ -16,7 +16,7 @@
 //
 // Given when it is compiled: HIDDEN INNER HEADS KV_HEADS PAGE, FP8, HEAD_NORM, STAGES,
 // AWAY (stages on their way), CHUNK (16s of a tile's rows that are put together at a time) and RB by
-// part. eight_rows.py says what they may be.
+// part. few_rows.py says what they may be.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -801,7 +801,7 @@ __device__ __forceinline__ void read(Ring &ring, const Given &given) {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS + HELPERS, 1) eight_rows(Given given) {
+extern "C" __global__ void __launch_bounds__(THREADS + HELPERS, 1) few_rows(Given given) {
   extern __shared__ char room[];
   __shared__ float rms[TOKENS];
   __shared__ Layer layer;

@@ -1,4 +1,4 @@
-"""A decoder's layers for up to 8 rows as one kernel (eight_rows.cu): build, buffers and launch.
+"""A decoder's layers for up to 8 rows as one kernel (few_rows.cu): build, buffers and launch.
 
 The kernel holds every multiprocessor from the first layer to the last, so that weights are read
 without a pause: what a decode step of few rows takes is the time of that. Its blocks never meet:
@@ -148,7 +148,7 @@ def splits_for(rows: int, kv_heads: int, programs: int) -> int:
 
 
 class _Layer(ctypes.Structure):
-    """As in eight_rows.cu."""
+    """As in few_rows.cu."""
 
     _fields_ = (
         ("w", ctypes.c_uint64 * 4),
@@ -160,7 +160,7 @@ class _Layer(ctypes.Structure):
 
 
 class _Given(ctypes.Structure):
-    """As in eight_rows.cu."""
+    """As in few_rows.cu."""
 
     _fields_ = (
         *((name, ctypes.c_uint64) for name in (
@@ -267,7 +267,7 @@ def _kernel(shape: Shape, device: torch.device, folder: Path | None) -> Kernel:
         divided = plan(shape, programs, most)
         code = image(_SOURCE, definitions(shape, divided), _with_features(device), folder)
         with torch.cuda.device(device):
-            _built[key] = Kernel(code, "eight_rows", divided.shared_bytes)
+            _built[key] = Kernel(code, "few_rows", divided.shared_bytes)
     return _built[key]
 
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.kernels import cuda_source, eight_rows
-from appliance.kernels.eight_rows import HEAD, FewRows, LayerTensors, Shape
+from appliance.kernels import cuda_source, few_rows
+from appliance.kernels.few_rows import HEAD, FewRows, LayerTensors, Shape
 from appliance.kernels.torch_ops import TorchOps
 
 cuda = torch.device("cuda")
@@ -30,12 +30,12 @@ LLAMA_8B = Shape(4096, 14336, 32, 8, 16, head_norm=False, narrow=False)
     ],
 )
 def test_what_it_cannot_divide_is_named(changed: dict[str, int], said: str) -> None:
-    assert said in eight_rows.why_not(LLAMA_8B._replace(**changed), (9, 0))
+    assert said in few_rows.why_not(LLAMA_8B._replace(**changed), (9, 0))
 
 
 def test_gpus_before_hopper_are_named() -> None:
-    assert "Hopper" in eight_rows.why_not(LLAMA_8B, (8, 9))
-    assert not eight_rows.why_not(LLAMA_8B, (9, 0)) and not eight_rows.why_not(LLAMA_8B, (10, 0))
+    assert "Hopper" in few_rows.why_not(LLAMA_8B, (8, 9))
+    assert not few_rows.why_not(LLAMA_8B, (9, 0)) and not few_rows.why_not(LLAMA_8B, (10, 0))
 
 
 @given(
@@ -49,7 +49,7 @@ def test_what_can_be_divided_is(
     shape = Shape(hidden * 128, inner * 128, each * kv_heads, kv_heads, 16, False, narrow)
     depths = (shape.hidden, shape.inner, shape.heads * HEAD)
     divides = all(d * (1 if narrow else 2) % 1024 == 0 for d in depths)
-    assert (eight_rows.why_not(shape, (9, 0)) == "") == divides
+    assert (few_rows.why_not(shape, (9, 0)) == "") == divides
 
 
 @given(
@@ -59,7 +59,7 @@ def test_runs_of_a_rows_tokens_fit_what_they_are_put_together_from(
     rows: int, kv_heads: int, programs: int
 ) -> None:
     """Where there are several to a row, all of them have a block at the same time."""
-    splits = eight_rows.splits_for(rows, kv_heads, programs)
+    splits = few_rows.splits_for(rows, kv_heads, programs)
     assert 1 <= splits <= 16
     assert splits == 1 or rows * kv_heads * splits <= programs
 
@@ -76,18 +76,18 @@ def test_it_is_divided(
     """A plan fits shared memory with stages to spare, every block has a part of each weight, and
     every sum of squares has its place."""
     shape = Shape(hidden * 512, inner * 512, each * kv_heads, kv_heads, 16, False, narrow)
-    found = eight_rows.plan(shape, programs, shared_bytes)
+    found = few_rows.plan(shape, programs, shared_bytes)
     assert found.shared_bytes <= shared_bytes - 1024
     assert 1 <= found.away <= found.stages <= 13 and found.stages >= 3
     assert found.room >= max(8 * 64 * 9 * 4, 4 * 8 * each * (HEAD + 4))
     assert found.blocks_gate in (2, 4) and 1 <= found.blocks_qkv <= 3
     outs = ((shape.heads + 2 * kv_heads) * HEAD, shape.hidden, shape.inner)
     assert all(size // 2 >= programs for size in outs)
-    pieces = eight_rows.pieces_for(shape, programs)
+    pieces = few_rows.pieces_for(shape, programs)
     starts = [shape.hidden // 2 * i // programs * 2 for i in range(programs + 1)]
     tiles = max(-(-(b - a) // 32) for a, b in itertools.pairwise(starts))
     assert tiles * programs == pieces
-    handed = eight_rows.places(shape, programs)
+    handed = few_rows.places(shape, programs)
     assert list(handed.values()) == sorted(handed.values())
     assert all(at % 16 == 0 for at in handed.values())
     assert handed["handed_bytes"] > 8 * 2 * (2 * shape.hidden + shape.inner)
@@ -95,10 +95,10 @@ def test_it_is_divided(
 
 def test_of_llama_8b() -> None:
     """As it was measured, on 132 multiprocessors of 227 KiB: three blocks for qkv's 46 rows."""
-    found = eight_rows.plan(LLAMA_8B, 132, 232_448)
+    found = few_rows.plan(LLAMA_8B, 132, 232_448)
     assert found[:4] == (3, 4, 13, 4)
-    assert "-DSTAGES=13" in eight_rows.definitions(LLAMA_8B, found)
-    assert eight_rows.splits_for(1, 8, 132) == 16 and eight_rows.splits_for(8, 8, 132) == 2
+    assert "-DSTAGES=13" in few_rows.definitions(LLAMA_8B, found)
+    assert few_rows.splits_for(1, 8, 132) == 16 and few_rows.splits_for(8, 8, 132) == 2
 
 
 class Model(NamedTuple):
@@ -333,8 +333,8 @@ def test_a_row_of_nan_ends_and_spares_the_others() -> None:
 @pytest.mark.gpu
 def test_what_was_compiled_is_found_again(tmp_path: Path, monkeypatch) -> None:
     shape = SHAPES["one to a head"]
-    divided = eight_rows.plan(shape, 132, 232_448)
-    given = eight_rows._SOURCE, eight_rows.definitions(shape, divided), "sm_90a", tmp_path
+    divided = few_rows.plan(shape, 132, 232_448)
+    given = few_rows._SOURCE, few_rows.definitions(shape, divided), "sm_90a", tmp_path
     first = cuda_source.image(*given)
     monkeypatch.setattr(cuda_source, "_compiled", lambda *_: pytest.fail("compiled again"))
     assert cuda_source.image(*given) == first

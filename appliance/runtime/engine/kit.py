@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from appliance.kernels.eight_rows import MAX_ROWS
+from appliance.kernels.few_rows import MAX_ROWS
 from appliance.kernels.ops import CaptureOps
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.engine.captures import Later

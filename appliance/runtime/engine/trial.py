@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
-from appliance.kernels.eight_rows import MAX_ROWS
+from appliance.kernels.few_rows import MAX_ROWS
 from appliance.kernels.ops import compile_failures
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.engine import memory

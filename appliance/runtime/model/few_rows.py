@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from appliance.kernels import eight_rows
-from appliance.kernels.eight_rows import HEAD, LayerTensors, Shape
+from appliance.kernels import few_rows
+from appliance.kernels.few_rows import HEAD, LayerTensors, Shape
 from appliance.runtime.model.attention.backend import RowTables
 from appliance.runtime.model.batch import Batch, KVPages
 from appliance.runtime.model.decoder import Decoder, Layer
@@ -40,7 +40,7 @@ def why_not(model: Decoder, spec: ModelSpec, tp: int, pages: list[KVPages], page
     if len({_narrow(s) for s in schemes}) > 1 or _narrow(schemes[0]) is None:
         return "its linears are stored in a form that it does not read"
     capability = torch.cuda.get_device_capability(pages[0].k.device)
-    return eight_rows.why_not(shape_of(model, spec, page_size), capability)
+    return few_rows.why_not(shape_of(model, spec, page_size), capability)
 
 
 def shape_of(model: Decoder, spec: ModelSpec, page_size: int) -> Shape:
@@ -81,7 +81,7 @@ class FewRows:
         shape, first = shape_of(model, spec, page_size), layers[0].attention_norm.weight
         given = shape, tensors, first, model.norm.weight, spec.norm_eps
         scale = spec.attention.head_dim**-0.5
-        self._kernel = eight_rows.FewRows(*given, scale)
+        self._kernel = few_rows.FewRows(*given, scale)
 
     def run(self, batch: Batch, tables: RowTables) -> Tensor:
         """[T, hidden] for a batch of single tokens, 8 at most; overwritten by the next run."""

@@ -101,17 +101,26 @@ def decode(rows: int, start: int) -> Step:
     return step
 
 
-def graphs(entries: int, columns: int) -> DecodeGraphs:
+def graphs(entries: int, columns: int, few: Any = None) -> DecodeGraphs:
+    """few: would run passes of up to 2 rows."""
     none: Any = None
     slots = Slots(8, columns, none, CPU)
     staging = Staging(CPU, 64)
     found = DecodeGraphs(
         none, cast(Any, Lists(entries)), none, slots, [], 4, 8, torch.float32, (2, 4, 8), staging,
-        none, 0,
+        few, 2,
     )  # fmt: skip
     for size in (2, 4, 8):
         found.captures._graphs[size] = none
     return found
+
+
+def test_beside_a_prefill_few_rows_go_through_the_decoder() -> None:
+    """The one kernel needs all multiprocessors at once."""
+    some, none = graphs(8 * 20, 20, few=object()), graphs(8 * 20, 20)
+    assert [some.size_for(decode(n, 7)) for n in (1, 2, 3)] == [2, 2, 4]
+    assert [some.size_for(decode(n, 7), crowded=True) for n in (1, 2, 3)] == [4, 4, 4]
+    assert [none.size_for(decode(n, 7), crowded=True) for n in (1, 2, 3)] == [2, 2, 4]
 
 
 def test_a_step_of_more_pages_than_can_be_listed_is_not_a_captured_one() -> None:

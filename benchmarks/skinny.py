@@ -5,7 +5,8 @@
 
 Random layers of the 8B shape, more of them than the cache holds, captured as a decode pass is;
 microseconds of one layer, and of its four matmuls alone. `library`: cuBLAS (in 8 bits CUTLASS), all
-else as with ours. The floor is what reading weights, keys and values takes at the speed of a copy, 3.02 TB/s.
+else as with ours. The floor is what reading weights, keys and values takes at the speed of a copy,
+3.02 TB/s.
 --sweep: each matmul divided in other ways, which belong into `skinny.divided`.
 """
 

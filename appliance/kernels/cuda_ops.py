@@ -13,6 +13,7 @@ from appliance.kernels import (
     filter_logits,
     gemm_fp8,
     greedy,
+    norm,
     rope,
     round_fused,
     slot_tables,
@@ -47,13 +48,22 @@ class CudaOps:
         return self.silu_and_mul(F.linear(x_TI, weight_OI)) if own is None else own
 
     def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
+        if self._lets_begin(x_TE):
+            return norm.norm(x_TE, None, weight_E, eps, dependent=True)
         return flashinfer.norm.rmsnorm(x_TE, weight_E, eps)
 
     def add_rms_norm(
         self, x_TE: Tensor, residual_TE: Tensor, weight_E: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
+        if self._lets_begin(x_TE) and residual_TE.is_contiguous():
+            return norm.norm(x_TE, residual_TE, weight_E, eps, dependent=True), residual_TE
         flashinfer.norm.fused_add_rmsnorm(x_TE, residual_TE, weight_E, eps)
         return x_TE, residual_TE
+
+    def _lets_begin(self, x_TE: Tensor) -> bool:
+        """Whether a norm's own kernel serves, behind which a matmul of ours begins early."""
+        few = self._skinny is not None and len(x_TE) <= norm.MAX_ROWS
+        return few and x_TE.is_contiguous()
 
     def silu_and_mul(self, x_TI2: Tensor) -> Tensor:
         return flashinfer.activation.silu_and_mul(x_TI2)

@@ -10,7 +10,7 @@
 // its first weights, which depend on nothing, and then waits.
 //
 // Given when it is compiled: GATED (W holds OUTS gate rows, then OUTS up rows), KIND (1 e4m3 with scales of tokens and
-// rows, 2 bfloat16, 3 float16, 4 e4m3 with scales of 128 columns of a token and of blocks of 128 x 128), HALF (results are float16, else bfloat16), BIAS, DEPTH (values that a result is made
+// rows, 2 bfloat16, 3 float16), HALF (results are float16, else bfloat16), BIAS, DEPTH (values that a result is made
 // of), OUTS, BAND, TOKENS (16, 32 or 64), STAGES, LINES (of 128 bytes of a row, in a stage). skinny.py
 // says what they may be.
 
@@ -19,9 +19,7 @@ typedef unsigned short u16;
 typedef unsigned long long u64;
 
 #define LINE 128
-#define BLOCKS (KIND == 4)
-#define COLUMNS (KIND == 1 || BLOCKS ? 128 : 64)  // of a line
-#define RUNS ((DEPTH + 127) / 128)
+#define COLUMNS (KIND == 1 ? 128 : 64)  // of a line
 #define ROWS (GATED ? 2 * BAND : BAND)
 #define TILES ((BAND + 63) / 64)
 #define GROUPS (TILES > 1 ? 2 : 1)  // of four warps
@@ -41,11 +39,10 @@ struct alignas(64) Map {
 
 struct Given {
   Map weights, tokens;
-  const float *token_scale, *weight_scale;  // of e4m3: [rows] and of the weight's rows; or of runs and blocks
+  const float *token_scale, *weight_scale;  // [rows], of the weight's rows; e4m3 alone
   const u16 *bias;                          // [OUTS]
   u16 *out;                                 // [rows, OUTS]
   int rows;
-  int token_stride, run_stride;             // of token_scale
 };
 
 __device__ __forceinline__ float wide(u16 v) {
@@ -92,49 +89,48 @@ __device__ __forceinline__ u64 operand(u32 at) {
   return (u64)((at & 0x3ffff) >> 4) | 1ull << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;
 }
 
-#if KIND == 1 || KIND == 4
+#if KIND == 1
 #define PRODUCT(n) "wgmma.mma_async.sync.aligned.m64n" n "k32.f32.e4m3.e4m3 "
-#define WAYS ", p, 1, 1; }"
+#define WAYS ", 1, 1, 1;"
 #elif KIND == 2
 #define PRODUCT(n) "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.bf16.bf16 "
-#define WAYS ", p, 1, 1, 0, 0; }"
+#define WAYS ", 1, 1, 1, 0, 0;"
 #else
 #define PRODUCT(n) "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 "
-#define WAYS ", p, 1, 1, 0, 0; }"
+#define WAYS ", 1, 1, 1, 0, 0;"
 #endif
-#define ADDS(n) "{ .reg .pred p; setp.ne.b32 p, %" n ", 0; "
 
-// 32 bytes of 64 rows of the weight times 32 bytes of so many tokens, added to what is there, or in its place.
+// 32 bytes of 64 rows of the weight times 32 bytes of so many tokens.
 template <int N> struct Sums;
 template <> struct Sums<16> {
   float v[8];
-  __device__ __forceinline__ void add(u64 a, u64 b, int adds) {
-    asm volatile(ADDS("10") PRODUCT("16") "{%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9" WAYS
+  __device__ __forceinline__ void add(u64 a, u64 b) {
+    asm volatile(PRODUCT("16") "{%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9" WAYS
                  : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3]), "+f"(v[4]), "+f"(v[5]), "+f"(v[6]), "+f"(v[7])
-                 : "l"(a), "l"(b), "r"(adds));
+                 : "l"(a), "l"(b));
   }
 };
 template <> struct Sums<32> {
   float v[16];
-  __device__ __forceinline__ void add(u64 a, u64 b, int adds) {
-    asm volatile(ADDS("18") PRODUCT("32")
+  __device__ __forceinline__ void add(u64 a, u64 b) {
+    asm volatile(PRODUCT("32")
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17" WAYS
                  : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3]), "+f"(v[4]), "+f"(v[5]), "+f"(v[6]), "+f"(v[7]),
                    "+f"(v[8]), "+f"(v[9]), "+f"(v[10]), "+f"(v[11]), "+f"(v[12]), "+f"(v[13]), "+f"(v[14]), "+f"(v[15])
-                 : "l"(a), "l"(b), "r"(adds));
+                 : "l"(a), "l"(b));
   }
 };
 template <> struct Sums<64> {
   float v[32];
-  __device__ __forceinline__ void add(u64 a, u64 b, int adds) {
-    asm volatile(ADDS("34") PRODUCT("64")
+  __device__ __forceinline__ void add(u64 a, u64 b) {
+    asm volatile(PRODUCT("64")
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33" WAYS
                  : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3]), "+f"(v[4]), "+f"(v[5]), "+f"(v[6]), "+f"(v[7]),
                    "+f"(v[8]), "+f"(v[9]), "+f"(v[10]), "+f"(v[11]), "+f"(v[12]), "+f"(v[13]), "+f"(v[14]), "+f"(v[15]),
                    "+f"(v[16]), "+f"(v[17]), "+f"(v[18]), "+f"(v[19]), "+f"(v[20]), "+f"(v[21]), "+f"(v[22]), "+f"(v[23]),
                    "+f"(v[24]), "+f"(v[25]), "+f"(v[26]), "+f"(v[27]), "+f"(v[28]), "+f"(v[29]), "+f"(v[30]), "+f"(v[31])
-                 : "l"(a), "l"(b), "r"(adds));
+                 : "l"(a), "l"(b));
   }
 };
 
@@ -183,72 +179,6 @@ struct Reader {
   }
 };
 
-// Sums are in the hands of wgmma between these two.
-__device__ __forceinline__ void held(Sums<TOKENS> *sums) {
-#pragma unroll
-  for (int t = 0; t < OWN; t++)
-#pragma unroll
-    for (int j = 0; j < TOKENS / 2; j++) asm volatile("" : "+f"(sums[t].v[j])::"memory");
-}
-
-__device__ __forceinline__ void open(Sums<TOKENS> *sums) {
-  held(sums);
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void close(Sums<TOKENS> *sums) {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  held(sums);
-}
-
-// A line of a stage: this group's tiles times all tokens.
-__device__ __forceinline__ void multiply(Sums<TOKENS> *sums, u32 stage, int line, int group, int adds) {
-#pragma unroll
-  for (int k = 0; k < 4; k++) {
-    u64 tokens = operand(stage + WEIGHTS + line * TOKENS * LINE) + k * 2;
-#pragma unroll
-    for (int t = 0; t < OWN; t++) {
-      int row = ((GATED ? t / 2 : t) * GROUPS + group) * 64 + (GATED ? t % 2 * BAND : 0);
-      sums[t].add(operand(stage + line * ROWS * LINE + row * LINE) + k * 2, tokens, adds || k > 0);
-    }
-  }
-}
-
-#if BLOCKS
-// What this thread's sums of a run are multiplied with, asked for a run ahead.
-struct Units {
-  const float *tokens, *rows[EACH][2];
-  int token_stride, run_stride, left;
-  float token[TOKENS / 4], row[EACH][2];
-
-  __device__ __forceinline__ Units(const Given &given, int first, int lane) {
-    token_stride = given.token_stride, run_stride = given.run_stride;
-    tokens = given.token_scale + lane % 4 * 2 * token_stride;
-    left = given.rows - lane % 4 * 2;
-#pragma unroll
-    for (int t = 0; t < EACH; t++)
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        int n = first + t * GROUPS * 64 + half * 8;
-        rows[t][half] = given.weight_scale + (u64)(n < OUTS ? n / 128 : 0) * RUNS;
-      }
-  }
-  __device__ __forceinline__ void ask(int run) {
-    if (run >= RUNS) return;
-#pragma unroll
-    for (int i = 0; i < TOKENS / 4; i++) {
-      int at = i / 2 * 8 + i % 2;
-      token[i] = at < left ? tokens[at * token_stride + run * run_stride] : 0.0f;
-    }
-#pragma unroll
-    for (int t = 0; t < EACH; t++)
-#pragma unroll
-      for (int half = 0; half < 2; half++) row[t][half] = rows[t][half][run];
-  }
-};
-#endif
-
 extern "C" __global__ void __launch_bounds__(THREADS + 32) skinny(const __grid_constant__ Given given) {
   extern __shared__ char dynamic[];
   __shared__ u64 barriers[2 * STAGES];
@@ -285,42 +215,40 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32) skinny(const __grid_c
       bias[t][half] = BIAS && there ? wide(given.bias[n]) : 0.0f;
     }
   behind();
-  if (KIND == 1 && threadIdx.x < TOKENS) scales[threadIdx.x] = threadIdx.x < given.rows ? given.token_scale[threadIdx.x * given.token_stride] : 0.0f;
+  if (KIND == 1 && threadIdx.x < TOKENS) scales[threadIdx.x] = threadIdx.x < given.rows ? given.token_scale[threadIdx.x] : 0.0f;
   Sums<TOKENS> sums[OWN];
 #pragma unroll
   for (int t = 0; t < OWN; t++)
 #pragma unroll
     for (int i = 0; i < TOKENS / 2; i++) sums[t].v[i] = 0.0f;
-#if BLOCKS
-  Sums<TOKENS> run[OWN];  // products of 128 columns
-  Units units(given, band + group * 64 + warp % 4 * 16 + lane / 4, lane);
-  units.ask(0);
-#endif
   int stage = 0;
   u32 phase = 0;
 #pragma unroll 1
   for (int i = 0; i < CHUNKS; i++) {
     wait(full + 8 * stage, phase);
     u32 at = ring + stage * STAGE;
-#if BLOCKS
 #pragma unroll
-    for (int line = 0; line < LINES; line++) {
-      Units now = units;
-      units.ask(i * LINES + line + 1);
-      open(run);
-      multiply(run, at, line, group, 0);
-      close(run);
+    for (int t = 0; t < OWN; t++)
 #pragma unroll
-      for (int t = 0; t < OWN; t++)
+      for (int j = 0; j < TOKENS / 2; j++) asm volatile("" : "+f"(sums[t].v[j])::"memory");
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-        for (int j = 0; j < TOKENS / 2; j++) sums[t].v[j] += run[t].v[j] * (now.token[j / 4 * 2 + j % 2] * now.row[t][j / 2 % 2]);
-    }
-#else
-    open(sums);
+    for (int line = 0; line < LINES; line++)
 #pragma unroll
-    for (int line = 0; line < LINES; line++) multiply(sums, at, line, group, 1);
-    close(sums);
-#endif
+      for (int k = 0; k < 4; k++) {
+        u64 b = operand(at + WEIGHTS + line * TOKENS * LINE) + k * 2;
+#pragma unroll
+        for (int t = 0; t < OWN; t++) {
+          int row = ((GATED ? t / 2 : t) * GROUPS + group) * 64 + (GATED ? t % 2 * BAND : 0);
+          sums[t].add(operand(at + line * ROWS * LINE + row * LINE) + k * 2, b);
+        }
+      }
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+    for (int t = 0; t < OWN; t++)
+#pragma unroll
+      for (int j = 0; j < TOKENS / 2; j++) asm volatile("" : "+f"(sums[t].v[j])::"memory");
     if (lane == 0) asm volatile("{ .reg .b64 s; mbarrier.arrive.shared.b64 s, [%0]; }" ::"r"(empty + 8 * stage) : "memory");
     if (++stage == STAGES) stage = 0, phase ^= 1;
   }

@@ -38,13 +38,11 @@ _STAGES_MOST = 8
 _BEHIND = 8 << 10
 """Bytes behind the ring: wgmma reads 64 rows, though fewer may be there."""
 _KINDS = {torch.float8_e4m3fn: 1, torch.bfloat16: 2, torch.float16: 3}
-_BLOCKS = 4
 
 
 class Form(NamedTuple):
     """kind: of weights and tokens. dtype: of results. gated: silu(gate) * up, of 2 N rows of W.
-    tokens: rows, filled up. blocks: e4m3 with a scale for 128 × 128 values of W and for 128 of a
-    token, else for each row of both."""
+    tokens: rows, filled up."""
 
     kind: torch.dtype
     dtype: torch.dtype
@@ -53,7 +51,6 @@ class Form(NamedTuple):
     tokens: int
     gated: bool = False
     bias: bool = False
-    blocks: bool = False
 
     @property
     def sides(self) -> int:
@@ -88,7 +85,7 @@ def why_not(outs: int, depth: int, kind: torch.dtype, capability: tuple[int, int
 def divided(form: Form, programs: int) -> Division:
     """For so many multiprocessors: a band to each, or as many more as it takes; as much of a row at
     a time as has room, since memory gives 512 bytes side by side faster than 128."""
-    most = _BAND_MOST // (2 if form.gated or form.blocks else 1)  # blocks: registers end
+    most = _BAND_MOST // form.sides
     waves = -(-form.outs // (programs * most))
     band = -(-form.outs // (8 * programs * waves)) * 8
     line = (band * form.sides + form.tokens) * _LINE
@@ -111,9 +108,7 @@ class _Given(ctypes.Structure):
         ("tokens", ctypes.c_uint64 * 16),
         *((name, ctypes.c_uint64) for name in ("token_scale", "weight_scale", "bias", "out")),
         ("rows", ctypes.c_int),
-        ("token_stride", ctypes.c_int),
-        ("run_stride", ctypes.c_int),
-        ("nothing", ctypes.c_int * 5),
+        ("nothing", ctypes.c_int * 7),
     )
 
 
@@ -140,11 +135,10 @@ class Skinny:
         x_MK: Tensor,
         weight_NK: Tensor,
         bias_N: Tensor | None = None,
-        token_scale: Tensor | None = None,
-        weight_scale: Tensor | None = None,
+        token_scale_M: Tensor | None = None,
+        weight_scale_N: Tensor | None = None,
     ) -> Tensor:
-        """[M, N] as `form` says; all contiguous but token_scale. scales: float32, of e4m3 alone:
-        [M, 1] and [N], of blocks [M, K / 128] and [N / 128, K / 128]."""
+        """[M, N] as `form` says; all contiguous. scales: float32, of e4m3 alone."""
         form, band = self.form, self.division.band
         rows = len(x_MK)
         sides = form.sides
@@ -152,11 +146,9 @@ class Skinny:
         assert x_MK.shape[1] == form.depth and weight_NK.shape == (sides * form.outs, form.depth)
         out = torch.empty((rows, form.outs), dtype=form.dtype, device=x_MK.device)
         columns = _LINE // form.kind.itemsize
-        strides = (0, 0) if token_scale is None else token_scale.stride()
         given = _Given(
-            token_scale=0 if token_scale is None else token_scale.data_ptr(),
-            weight_scale=_address(weight_scale), bias=_address(bias_N), out=out.data_ptr(),
-            rows=rows, token_stride=strides[0], run_stride=strides[1],
+            token_scale=_address(token_scale_M), weight_scale=_address(weight_scale_N),
+            bias=_address(bias_N), out=out.data_ptr(), rows=rows,
         )  # fmt: skip
         given.weights[:] = tensor_map(weight_NK, (columns, band))
         given.tokens[:] = tensor_map(x_MK, (columns, form.tokens))
@@ -173,7 +165,7 @@ def _address(tensor: Tensor | None) -> int:
 def definitions(form: Form, division: Division) -> list[str]:
     """Options of the compiler."""
     values = {
-        "GATED": int(form.gated), "KIND": _BLOCKS if form.blocks else _KINDS[form.kind],
+        "GATED": int(form.gated), "KIND": _KINDS[form.kind],
         "HALF": int(form.dtype is torch.float16), "BIAS": int(form.bias), "DEPTH": form.depth,
         "OUTS": form.outs, "TOKENS": form.tokens, **division._asdict(),
     }  # fmt: skip
@@ -208,16 +200,14 @@ class SkinnyMatmuls:
         return kernel and kernel.run(x_MK, weight_NK)
 
     def rounded(
-        self, x: Rounded, weight_NK: Tensor, scale: Tensor, bias_N: Tensor | None
+        self, x: Rounded, weight_NK: Tensor, scale_N: Tensor, bias_N: Tensor | None
     ) -> Tensor | None:
-        """x W^T + bias of e4m3 with a scale a token and a scale a row of W [N], or a scale for each
-        run of 128 of a token's values and each block of 128 × 128 of W [N / 128, K / 128]."""
+        """x W^T + bias of e4m3 with a scale a token and a scale a row of W."""
         form = self._form(x.values, weight_NK, x.dtype)
-        blocks = scale.dim() == 2
-        if form is None or x.scale.shape[1] != (scale.shape[1] if blocks else 1):
+        if form is None or x.scale.shape[1] != 1:
             return None
-        kernel = self._kernel(form._replace(bias=bias_N is not None, blocks=blocks))
-        return kernel and kernel.run(x.values, weight_NK, bias_N, x.scale, scale)
+        kernel = self._kernel(form._replace(bias=bias_N is not None))
+        return kernel and kernel.run(x.values, weight_NK, bias_N, x.scale, scale_N)
 
     def _form(self, x_MK: Tensor, weight_NK: Tensor, dtype: torch.dtype) -> Form | None:
         rows, (outs, depth) = len(x_MK), weight_NK.shape

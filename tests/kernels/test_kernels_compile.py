@@ -11,7 +11,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from appliance.kernels import draw, edit_logits, rope  # noqa: E402
+from appliance.kernels import draw, edit_logits, norm, rope  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -33,6 +33,16 @@ def test_rope_store(kind: str, largest: float, norm: bool, together: int) -> Non
         "DEPENDENT": norm,
     }  # fmt: skip
     assert_compiles(kernel, types, fixed)
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+def test_norm(dependent: bool) -> None:
+    types = {
+        "x": "*bf16", "residual": "*bf16", "weight": "*bf16", "out": "*bf16", "eps": "fp32",
+        "E": "i32",
+    }  # fmt: skip
+    fixed = {"ADD": dependent, "BLOCK": 4096, "DEPENDENT": dependent}
+    assert_compiles(norm._norm, types, fixed)
 
 
 def test_edit_logits() -> None:

@@ -13,7 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 FILES = (
     "interpreted_draw.py", "interpreted_edit_logits.py", "interpreted_filter_logits.py",
-    "interpreted_greedy.py",
+    "interpreted_greedy.py", "interpreted_norm.py",
     "interpreted_rope.py", "interpreted_round_fused.py", "interpreted_slot_tables.py",
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from appliance.kernels import skinny
+from appliance.kernels.norm import norm
 from appliance.kernels.ops import Rounded
 from appliance.kernels.skinny import Division, Form, divided, padded, shared_bytes, why_not
 
@@ -31,7 +32,6 @@ def forms() -> list[Form]:
                 for outs, depth in ((hidden, hidden), (hidden + 256, hidden), (hidden, inner // 8)):
                     found.append(Form(kind, BF16, outs, depth, tokens))
                 found.append(Form(kind, BF16, inner, hidden, tokens, gated=kind is BF16))
-                found.append(Form(E4M3, BF16, 2 * inner, hidden, tokens, blocks=True))
     return [*found, Form(BF16, BF16, 128256, 4096, 64), Form(F16, F16, 24, 72, 16)]
 
 
@@ -155,26 +155,6 @@ def test_8_bits_against_float32(matmuls, rows, outs, depth, dtype) -> None:
 
 
 @gpu
-@pytest.mark.parametrize(
-    "rows,outs,depth", [(1, 4096, 14336), (12, 6144, 4096), (31, 28672, 4096), (64, 1000, 912)]
-)
-@pytest.mark.parametrize("turned", [False, True])
-def test_blocks_of_8_bits_against_float32(matmuls, rows, outs, depth, turned) -> None:
-    x, w = (torch.randn(n, depth, device="cuda").mul(30).to(E4M3) for n in (rows, outs))
-    runs, blocks = -(-depth // 128), -(-outs // 128)
-    scale = torch.rand(rows, runs, device="cuda") / 30
-    own = torch.rand(blocks, runs, device="cuda") / 900
-    if turned:
-        scale = scale.t().contiguous().t()
-    bias = torch.randn(outs, device="cuda").to(BF16) if rows % 2 else None
-    found = replayed(lambda: matmuls.rounded(Rounded(x, scale, BF16), w, own, bias))
-    wide = x.float() * scale.repeat_interleave(128, 1)[:, :depth]
-    of_blocks = own.repeat_interleave(128, 0)[:outs].repeat_interleave(128, 1)[:, :depth]
-    want = wide @ (w.float() * of_blocks).t() + (0 if bias is None else bias.float())
-    assert far(found, want) < 8e-3
-
-
-@gpu
 def test_kernels_that_follow_each_other_wait_for_each_other(matmuls) -> None:
     """Each begins before the one in front has ended; the result is the same a thousand times."""
     x = torch.randn(24, 1024, device="cuda").to(BF16)
@@ -193,6 +173,30 @@ def test_kernels_that_follow_each_other_wait_for_each_other(matmuls) -> None:
     assert far(first, want) < 2e-2
     for _ in range(10):
         assert torch.equal(replayed(chain, 100), first)
+
+
+@gpu
+@pytest.mark.parametrize("rows,width", [(1, 4096), (24, 4096), (64, 2568)])
+def test_norms_between_them(matmuls, rows, width) -> None:
+    """As in a decoder: what a norm leaves is multiplied, and added to what it added up."""
+    x, h = (torch.randn(rows, width, device="cuda").to(BF16) for _ in "xh")
+    scale = (torch.rand(width, device="cuda") + 0.5).to(BF16)
+    weights = [torch.randn(width, width, device="cuda").to(BF16) / width**0.5 for _ in range(4)]
+
+    def chain() -> Tensor | None:
+        y: Tensor | None = x
+        total = h.clone()
+        for w in weights:
+            y = matmuls.linear(norm(x if y is None else y, total, scale, 1e-5, True), w, None)
+        return total if y is None else total + y
+
+    found = replayed(chain, 50)
+    total, y = h.float(), x.float()
+    for w in weights:
+        total = total + y
+        normed = torch.nn.functional.rms_norm(total, (width,), scale.float(), 1e-5)
+        y = normed @ w.float().t()
+    assert far(found, total + y) < 1e-2
 
 
 @gpu

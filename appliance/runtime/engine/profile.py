@@ -45,7 +45,7 @@ class TracingExecutor:
             activities = [ProfilerActivity.CPU]
             if torch.cuda.is_available():
                 activities.append(ProfilerActivity.CUDA)
-            self._profile = profile(activities=activities)
+            self._profile = profile(activities=activities, acc_events=True)
             self._profile.start()
         elif self._seen == SKIPPED + self._steps and self._profile is not None:
             self._profile.stop()

@@ -141,6 +141,16 @@ def test_decode_rows_by_either_kernel(wide, unrounded):
     assert_near(unrounded, answers(wide, {"engine.even_decode": False}))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_matmuls_of_few_rows_by_either_kernel(wide, dtype):
+    some = {"engine.few_rows": False, "model.dtype": dtype}
+    library = answers(wide, {**some, "engine.skinny": False})
+    assert_near(answers(wide, some), library)
+    narrow = {**some, "model.quantization": "fp8"}
+    other = answers(wide, {**narrow, "engine.skinny": False})
+    assert_rounded_alike(answers(wide, narrow), other, library)
+
+
 def test_shared_pages_read_once(wide):
     alone, shared = (
         answers(wide, {"schedule.page_size": 16, **changes})

@@ -8,9 +8,9 @@ four). A way that the library refuses is told and left out.
 
 rows: a scale a row of the weight and a token: torch's, which is CUTLASS (it serves); the same with
 products summed in float32 throughout; torch's with one scale for all, which is cuBLAS, and the
-scales of rows and tokens in a pass behind it. blocks: scales of 128 × 128 and runs of 128: our
-Triton kernel (it serves), and torch's by cuBLAS. Of both, ours for up to 64 rows, which serve in
-captured passes.
+scales of rows and tokens in a pass behind it. blocks: scales of 128 × 128 and runs of 128: torch's
+by cuBLAS (it serves where it can); the same with the tokens' rounding; our Triton kernel. Of rows,
+also ours for up to 64 tokens, which serve in captured passes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from appliance.kernels import gemm_fp8
 from appliance.kernels.ops import Rounded
 from appliance.kernels.skinny import MAX_ROWS, Form, Skinny, padded
 from appliance.kernels.torch_ops import round_rows
@@ -38,7 +39,7 @@ class Given(NamedTuple):
 
     x: Tensor
     by_row: Rounded
-    by_run: tuple[Tensor, Tensor]
+    by_run: Rounded
     weight: Tensor
     wide: Tensor
     row_scale: Tensor
@@ -64,35 +65,27 @@ def one_scale(g: Given) -> Tensor:
     return (out * g.by_row.scale * g.row_scale).to(BF16)
 
 
+def blocks(g: Given, alone: bool = True) -> Tensor:
+    x = g.by_run if alone else Rounded(*gemm_fp8.round_runs(g.x), BF16)
+    return gemm_fp8.block_linear(x, g.weight, g.block_scale, None)
+
+
 def blocks_by_triton(g: Given) -> Tensor:
-    """Rounding of the tokens is in it, as where it serves."""
-    from appliance.kernels import gemm_fp8
-
-    return gemm_fp8.block_linear(g.x, g.weight, g.block_scale, None)
-
-
-def blocks_by_cublas(g: Given) -> Tensor:
-    values, scale = g.by_run
-    return torch._scaled_mm(
-        values, g.weight.t(), scale_a=scale, scale_b=g.block_scale.t(), out_dtype=BF16
-    )
+    return gemm_fp8.blocks_by_kernel(g.by_run, g.weight, g.block_scale, None)
 
 
 _OURS: dict[Form, Skinny] = {}
 
 
-def ours(g: Given, blocks: bool) -> Tensor:
+def ours(g: Given) -> Tensor:
     """RuntimeError for more than 64 rows."""
     if len(g.x) > MAX_ROWS:
         raise RuntimeError("it is for up to 64 rows")
     outs, depth = g.weight.shape
-    form = Form(E4M3, BF16, outs, depth, padded(len(g.x)), blocks=blocks)
+    form = Form(E4M3, BF16, outs, depth, padded(len(g.x)))
     if form not in _OURS:
         _OURS[form] = Skinny(form, g.x.device)
-    kernel = _OURS[form]
-    if blocks:
-        return kernel.run(g.by_run[0], g.weight, None, g.by_run[1], g.block_scale)
-    return kernel.run(g.by_row.values, g.weight, None, g.by_row.scale, g.row_scale)
+    return _OURS[form].run(g.by_row.values, g.weight, None, g.by_row.scale, g.row_scale)
 
 
 WAYS: dict[str, Callable[[Given], Tensor]] = {
@@ -100,10 +93,10 @@ WAYS: dict[str, Callable[[Given], Tensor]] = {
     "rows: CUTLASS": rows,
     "  all in float32": partial(rows, fast=False),
     "  cuBLAS, then scales": one_scale,
-    "  ours for 64": partial(ours, blocks=False),
-    "blocks: Triton": blocks_by_triton,
-    "  cuBLAS": blocks_by_cublas,
-    "  ours for 64 ": partial(ours, blocks=True),
+    "  ours for 64": ours,
+    "blocks": blocks,
+    "  and the rounding": partial(blocks, alone=False),
+    "  Triton": blocks_by_triton,
 }
 
 
@@ -116,7 +109,7 @@ def given(count: int, outs: int, ins: int, device: str) -> Given:
     return Given(
         x,
         Rounded(*round_rows(x, None, 0.0), BF16),
-        (runs.view(count, ins), scale.view(count, -1).t().contiguous().t()),
+        Rounded(*gemm_fp8.laid_out(runs.view(count, ins), scale.view(count, -1)), BF16),
         weight,
         (weight.float() * unit).to(BF16),
         torch.full((outs,), unit, device=device),

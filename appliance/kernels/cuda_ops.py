@@ -123,7 +123,10 @@ class CudaOps:
         return gemm_fp8.linear(x, weight_OI, scale_O, bias_O) if own is None else own
 
     def fp8_block_linear(self, x_TI, weight_OI, scale_BC, bias_O) -> Tensor:
-        return gemm_fp8.block_linear(x_TI, weight_OI, scale_BC, bias_O)
+        x = x_TI
+        if not isinstance(x, Rounded):
+            x = Rounded(*gemm_fp8.round_runs(x, dependent=self._dependent), x.dtype)
+        return gemm_fp8.block_linear(x, weight_OI, scale_BC, bias_O)
 
     def first_largest(self, logits_BV: Tensor, otherwise: int) -> Tensor:
         return greedy.first_largest(logits_BV, otherwise)

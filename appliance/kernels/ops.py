@@ -29,7 +29,9 @@ class Rounding(NamedTuple):
 
 class Rounded(NamedTuple):
     """Tokens that are rounded already: values e4m3 [T, I] times scale float32 [T, 1], or [T, runs];
-    both contiguous, as a GPU's products take no others. dtype: what they would be in otherwise."""
+    values and a token's own scale contiguous, as a GPU's products take no others. Scales of runs
+    may lie as these products read them (`gemm_fp8.room_by_runs`), else are laid so when they are
+    multiplied. dtype: what they would be in otherwise."""
 
     values: Tensor
     scale: Tensor

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from appliance.kernels.dependent import behind, launched
+from appliance.kernels.gemm_fp8 import room_by_runs
 from appliance.kernels.ops import Rounding
 
 
@@ -24,17 +25,17 @@ def _unit(largest, cap):
 
 @triton.jit
 def _put_rounded(
-    value, at, width, out, scale, fixed, cap,
+    value, at, width, out, scale, apart, fixed, cap,
     FIXED: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One token's float32 values to `out`, 0 behind `width`: their largest magnitude becomes 448,
-    or that of each run, or the fixed scale is used."""
+    or that of each run, or the fixed scale is used. apart: from a run's scale to the next one's."""
     if RUN > 0:
         runs = tl.reshape(value, (BLOCK // RUN, RUN))
         units = _unit(tl.max(tl.abs(runs), 1), cap)
         value = tl.reshape(runs / units[:, None], (BLOCK,))
         number = tl.arange(0, BLOCK // RUN)
-        tl.store(scale + number, units, mask=number * RUN < width)
+        tl.store(scale + number * apart, units, mask=number * RUN < width)
     else:
         unit = tl.load(fixed) if FIXED else _unit(tl.max(tl.abs(value), 0), cap)
         value = value / unit
@@ -43,9 +44,9 @@ def _put_rounded(
     tl.store(out + at, rounded.to(out.dtype.element_ty), mask=at < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["apart"])
 def _norm(
-    x, residual, weight, out, scale, fixed, eps, cap, E, stride, scales,
+    x, residual, weight, out, scale, fixed, eps, cap, E, stride, apart,
     ADD: tl.constexpr, FIXED: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -66,12 +67,12 @@ def _norm(
     turned *= tl.load(weight + at, mask=ok, other=0.0).to(tl.float32)
     # to the model's dtype first, as where norm and rounding are two kernels
     turned = turned.to(kind).to(tl.float32)
-    _put_rounded(turned, at, E, out + row * E, scale + row * scales, fixed, cap, FIXED, RUN, BLOCK)
+    _put_rounded(turned, at, E, out + row * E, scale + row, apart, fixed, cap, FIXED, RUN, BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["apart"])
 def _silu_mul(
-    x, out, scale, fixed, cap, INNER, stride, scales,
+    x, out, scale, fixed, cap, INNER, stride, apart,
     FIXED: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -84,17 +85,18 @@ def _silu_mul(
     value = gate / (1.0 + tl.exp(-gate)) * up
     value = value.to(x.dtype.element_ty).to(tl.float32)
     _put_rounded(
-        value, at, INNER, out + row * INNER, scale + row * scales, fixed, cap, FIXED, RUN, BLOCK
+        value, at, INNER, out + row * INNER, scale + row, apart, fixed, cap, FIXED, RUN, BLOCK
     )
 
 
 def _target(
     rows: int, width: int, how: Rounding, x: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    scales = triton.cdiv(width, how.run) if how.run else 1
+    if how.run:
+        return room_by_runs(rows, width, how.run, dtype, x.device)
     return (
         torch.empty((rows, width), dtype=dtype, device=x.device),
-        torch.empty((rows, scales), dtype=torch.float32, device=x.device),
+        torch.empty((rows, 1), dtype=torch.float32, device=x.device),
     )
 
 
@@ -124,7 +126,7 @@ def norm(
     _norm[(rows,)](
         x_TE, x_TE if residual_TE is None else residual_TE, weight_E, out, scale,
         scale if how.fixed is None else how.fixed, eps, how.cap, width, x_TE.stride(0),
-        scale.shape[1], ADD=residual_TE is not None, FIXED=how.fixed is not None, RUN=how.run,
+        scale.stride(1), ADD=residual_TE is not None, FIXED=how.fixed is not None, RUN=how.run,
         BLOCK=block, DEPENDENT=dependent, num_warps=_warps(block), **launched(dependent),
     )  # fmt: skip
     return out, scale
@@ -142,7 +144,7 @@ def silu_mul(
     block = _block(width, how)
     _silu_mul[(rows,)](
         x_TI2, out, scale, scale if how.fixed is None else how.fixed, how.cap, width,
-        x_TI2.stride(0), scale.shape[1], FIXED=how.fixed is not None, RUN=how.run, BLOCK=block,
+        x_TI2.stride(0), scale.stride(1), FIXED=how.fixed is not None, RUN=how.run, BLOCK=block,
         DEPENDENT=dependent, num_warps=_warps(block), **launched(dependent),
     )  # fmt: skip
     return out, scale

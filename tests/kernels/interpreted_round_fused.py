@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from appliance.kernels import round_fused
+from appliance.kernels import gemm_fp8, round_fused
 from appliance.kernels.ops import Rounded, Rounding
-from appliance.kernels.torch_ops import TorchOps
+from appliance.kernels.torch_ops import TorchOps, rounded
 
 PLAIN = TorchOps()
 WAYS = {"token": Rounding(None, 0.0), "capped": Rounding(None, 1.5),
@@ -19,16 +19,22 @@ WAYS = {"token": Rounding(None, 0.0), "capped": Rounding(None, 1.5),
         "short runs": Rounding(None, 2.0, 32)}  # fmt: skip
 
 
-def same(got: tuple[torch.Tensor, torch.Tensor], want: Rounded) -> None:
+def laid(scale: torch.Tensor, run: int) -> bool:
+    """Side by side stand the scales of tokens, or those of a run, with room for 4 at a time."""
+    return scale.stride() == (1, -(-len(scale) // 4) * 4 if run else 1)
+
+
+def same(got: tuple[torch.Tensor, torch.Tensor], want: Rounded, run: int) -> None:
     values, scale = got
+    assert values.is_contiguous() and laid(scale, run)
     assert torch.allclose(scale, want.scale, rtol=1e-6)
     assert float(values.abs().max()) <= 448
-    rounded = values.to(torch.float8_e4m3fn).float()
+    narrow = values.to(torch.float8_e4m3fn).float()
     # a value within float32 rounding of a border of the format may fall to either side
-    differs = rounded != want.values.float()
+    differs = narrow != want.values.float()
     assert float(differs.float().mean()) < 0.01
     step = want.values.float().abs().clamp(min=2**-6) / 8
-    assert bool(((rounded - want.values.float()).abs() <= step + 1e-6).all())
+    assert bool(((narrow - want.values.float()).abs() <= step + 1e-6).all())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -42,7 +48,7 @@ def test_norm(way, width, add):
     mine = residual.clone() if residual is not None else None
     got = round_fused.norm(x, mine, weight, 1e-5, how, torch.float32)
     want, total = PLAIN.rounded_norm(x, residual, weight, 1e-5, how)
-    same(got, want)
+    same(got, want, how.run)
     if mine is not None:
         assert torch.equal(mine, total)
 
@@ -53,4 +59,12 @@ def test_silu_and_mul(way, width):
     torch.manual_seed(width)
     x, how = torch.randn(5, 2 * width) * 3, WAYS[way]
     got = round_fused.silu_mul(x, how, torch.float32)
-    same(got, PLAIN.rounded_silu_and_mul(x, how))
+    same(got, PLAIN.rounded_silu_and_mul(x, how), how.run)
+
+
+@pytest.mark.parametrize("rows,width", [(1, 128), (5, 300), (8, 1024), (3, 2500)])
+def test_runs(rows, width):
+    torch.manual_seed(width)
+    x = torch.randn(rows, width + 8)[:, :width] * 3
+    got = gemm_fp8.round_runs(x, torch.float32)
+    same(got, rounded(x, Rounding(None, 0.0, 128)), 128)

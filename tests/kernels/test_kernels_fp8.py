@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from appliance.kernels.ops import Rounding
+from appliance.kernels.ops import Rounded, Rounding
 from appliance.kernels.torch_ops import TorchOps, round_rows, rounded
 
 PLAIN = TorchOps()
@@ -24,6 +24,13 @@ def weights(outs: int, ins: int, device: str = "cpu") -> tuple[torch.Tensor, tor
     wide = torch.randn(outs, ins, device=device) * 0.05
     scale = wide.abs().amax(1) / 448
     return (wide / scale[:, None]).to(torch.float8_e4m3fn), scale
+
+
+def blocks(outs: int, ins: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """e4m3 weights, and a scale for each 128 × 128 that is much unlike the next."""
+    wide = torch.randn(outs, ins, device=device) * 100
+    scale = torch.rand(-(-outs // 128), -(-ins // 128), device=device) * 0.01 + 0.001
+    return wide.clamp(-448, 448).to(torch.float8_e4m3fn), scale
 
 
 def test_rows_keep_their_largest_value():
@@ -105,18 +112,97 @@ def test_cuda_linear(rows, outs, ins, fixed):
     assert relative(got, PLAIN.fp8_linear(x.float(), w, scale, unit, 0.0, bias)) < 1e-2
 
 
+HOPPER, SINCE = (9, 0), (12, 9)
+
+
+@pytest.mark.parametrize(
+    "outs,ins,capability,cuda,takes",
+    [
+        (6144, 4096, HOPPER, SINCE, True),
+        (576, 896, HOPPER, (13, 0), True),
+        (200, 384, HOPPER, SINCE, False),
+        (4096, 300, HOPPER, SINCE, False),
+        (6144, 4096, HOPPER, (12, 8), False),
+        (6144, 4096, (10, 0), (13, 0), False),
+        (6144, 4096, (8, 9), (13, 0), False),
+        (6144, 4096, (9, 4), (0,), False),
+    ],
+)
+def test_which_weights_of_blocks_the_library_multiplies_by(outs, ins, capability, cuda, takes):
+    gemm_fp8 = pytest.importorskip("appliance.kernels.gemm_fp8")
+    assert gemm_fp8.library_multiplies(outs, ins, capability, cuda) is takes
+
+
+@pytest.mark.parametrize("rows", range(1, 10))
+def test_room_by_runs_holds_whole_fours_of_tokens(rows):
+    gemm_fp8 = pytest.importorskip("appliance.kernels.gemm_fp8")
+    room = -(-rows // 4) * 4
+    values, scale = gemm_fp8.room_by_runs(rows, 300, 128, torch.float32, torch.device("cpu"))
+    assert values.shape == (rows, 300) and values.is_contiguous()
+    assert scale.shape == (rows, 3) and scale.stride() == (1, room)
+    for given in ((values.fill_(1), scale.fill_(2)), (values.clone(), scale.contiguous())):
+        laid = gemm_fp8.laid_out(*given)
+        assert (laid[0] is values) is (given[0] is values)
+        whole, units = gemm_fp8._with_room(*laid)
+        assert whole.shape == (room, 300) and units.shape == (room, 3)
+        assert units.stride() == (1, room)
+        assert (whole[:rows] == 1).all() and (units[:rows] == 2).all()
+
+
+@pytest.mark.parametrize("laid", [False, True])
+@pytest.mark.parametrize("rows,outs,ins", [(1, 128, 512), (5, 640, 896), (8, 576, 128)])
+def test_the_library_is_given_scales_as_it_reads_them(monkeypatch, rows, outs, ins, laid):
+    """What of its room nobody has written must not be seen, so it is not a number here."""
+    gemm_fp8 = pytest.importorskip("appliance.kernels.gemm_fp8")
+
+    def library(values, weight, scale_a, recipe_a, _, scale_b, recipe_b, __, bias, dtype):
+        count, runs = len(values), -(-ins // 128)
+        room = -(-runs // 4) * 4
+        assert count % 4 == 0 and weight.stride() == (1, ins) and (recipe_a, recipe_b) == ([4], [5])
+        assert scale_a[0].shape == (count, runs) and scale_a[0].stride() == (1, count)
+        assert scale_b[0].shape == (room, -(-outs // 128)) and scale_b[0].stride()[0] == 1
+        assert scale_b[0].stride()[1] == room
+        given = Rounded(values, scale_a[0], dtype)
+        return PLAIN.fp8_block_linear(given, weight.t(), scale_b[0].t()[:, :runs], bias)
+
+    monkeypatch.setattr(gemm_fp8, "_on", lambda device: (HOPPER, SINCE))
+    monkeypatch.setattr(torch, "_scaled_mm_v2", library)
+    torch.manual_seed(rows)
+    x, (w, scale), bias = torch.randn(rows, ins), blocks(outs, ins), torch.randn(outs)
+    before = rounded(x, Rounding(None, 0.0, 128))
+    if laid:
+        values, units = gemm_fp8.room_by_runs(rows, ins, 128, before.values.dtype, x.device)
+        values.as_strided((-(-rows // 4) * 4, ins), (ins, 1)).view(torch.uint8).fill_(0x7F)
+        before = Rounded(values.copy_(before.values), units.copy_(before.scale), x.dtype)
+    got = gemm_fp8.block_linear(before, w, scale, bias)
+    assert got.shape == (rows, outs) and got.is_contiguous()
+    assert relative(got, PLAIN.fp8_block_linear(x, w, scale, bias)) < 1e-6
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("rows", [1, 40, 300])
-@pytest.mark.parametrize("outs,ins", [(6144, 4096), (200, 384)])
-def test_cuda_block_linear(rows, outs, ins):
+@pytest.mark.parametrize("rows", [1, 33, 300])
+@pytest.mark.parametrize(
+    "outs,ins", [(6144, 4096), (4096, 2560), (640, 896), (576, 4864), (256, 1024), (200, 384)]
+)
+@pytest.mark.parametrize("biased", [False, True])
+def test_cuda_block_linear(rows, outs, ins, biased):
+    """The way that serves here, and our kernel, whichever that way is; given tokens, or what was
+    rounded before, laid as a GPU's rounding lays it or contiguous."""
+    from appliance.kernels import gemm_fp8
     from appliance.kernels.cuda_ops import CudaOps
 
     torch.manual_seed(rows)
     x = torch.randn(rows, ins, device="cuda", dtype=torch.bfloat16)
-    w = (torch.randn(outs, ins, device="cuda") * 100).clamp(-448, 448).to(torch.float8_e4m3fn)
-    scale = torch.rand(-(-outs // 128), -(-ins // 128), device="cuda") * 0.01 + 0.001
-    got = CudaOps(torch.device("cuda")).fp8_block_linear(x, w, scale, None)
-    assert relative(got, PLAIN.fp8_block_linear(x.float(), w, scale, None)) < 1e-2
+    w, scale = blocks(outs, ins, "cuda")
+    bias = torch.randn(outs, device="cuda", dtype=torch.bfloat16) if biased else None
+    want = PLAIN.fp8_block_linear(x.float(), w, scale, bias)
+    values, units = gemm_fp8.round_runs(x)
+    for given in (x, *(Rounded(values, u, x.dtype) for u in (units, units.contiguous()))):
+        got = CudaOps(torch.device("cuda")).fp8_block_linear(given, w, scale, bias)
+        assert got.shape == (rows, outs) and got.dtype == x.dtype
+        assert relative(got, want) < 1e-2
+    ours = gemm_fp8.blocks_by_kernel(Rounded(values, units, x.dtype), w, scale, bias)
+    assert relative(ours, want) < 1e-2
 
 
 @pytest.mark.gpu

@@ -206,6 +206,22 @@ def test_cuda_block_linear(rows, outs, ins, biased):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 64, 1001])
+@pytest.mark.parametrize("outs,ins", [(6144, 4096), (4096, 4864), (576, 7168)])
+def test_cuda_block_linear_beside_something_else(rows, outs, ins):
+    """A prefill beside decode steps leaves them multiprocessors: that, too, must be taken."""
+    from appliance.kernels.cuda_ops import CudaOps
+    from appliance.kernels.multiprocessors import Room, spared
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    x = torch.randn(rows, ins, device=device, dtype=torch.bfloat16)
+    w, scale = blocks(outs, ins, "cuda")
+    with Room(device, spared(device)).left():
+        got = CudaOps(device).fp8_block_linear(x, w, scale, None)
+    assert relative(got, PLAIN.fp8_block_linear(x.float(), w, scale, None)) < 1e-2
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("rows", [1, 33, 300])
 @pytest.mark.parametrize("width", [4096, 14336, 1000])
 @pytest.mark.parametrize("fixed", [False, True])

@@ -1,8 +1,7 @@
 """CUDA C++ beside this file -> kernels: compiled for the GPU at hand when first needed, and kept.
 
 What was compiled is kept beside triton's kernels, by source, options and compiler, so that a later
-start only loads it. The compiler is given one text, in which stands what a file includes from
-beside it.
+start only loads it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +88,7 @@ def image(source: Path, definitions: Sequence[str], arch: str, folder: Path | No
     folder: where it is kept; triton's when None. RuntimeError: no compiler, or it refused.
     """
     nvrtc = _bindings().nvrtc
-    text = _whole(source)
+    text = source.read_bytes()
     options = [
         f"--gpu-architecture={arch}", "--std=c++17", "--device-as-default-execution-space",
         *definitions,
@@ -111,16 +109,6 @@ def image(source: Path, definitions: Sequence[str], arch: str, folder: Path | No
     except OSError:
         pass  # a folder that cannot be written costs seconds at the next start, nothing else
     return found
-
-
-def _whole(source: Path) -> bytes:
-    """The file with what it includes from beside it in the place of the line that says so. NVRTC
-    reads no files, and what is kept is known by all of its text."""
-
-    def included(line: re.Match[bytes]) -> bytes:
-        return _whole(source.with_name(line[1].decode()))
-
-    return re.sub(rb'^#include "([^"]+)"$', included, source.read_bytes(), flags=re.MULTILINE)
 
 
 def _compiled(nvrtc: Any, name: str, text: bytes, options: list[str]) -> bytes:

@@ -58,19 +58,6 @@ def test_what_cannot_be_read_is_compiled_again(
     assert len(compiled) == 2
 
 
-def test_what_is_beside_a_file_stands_in_it(tmp_path: Path, compiled: list[bytes]) -> None:
-    """A change of it is a change of every file that includes it."""
-    source, beside = tmp_path / "some.cu", tmp_path / "beside.cuh"
-    source.write_text('int a;\n#include "beside.cuh"\nint b;\n')
-    beside.write_text("int c;\n")
-    image(tmp_path / "kept", source)
-    beside.write_text("int d;\n")
-    image(tmp_path / "kept", source)
-    assert [text.split() for text in compiled] == [
-        [b"int", b"a;", b"int", name, b"int", b"b;"] for name in (b"c;", b"d;")
-    ]
-
-
 def test_a_verdict_tells_its_name() -> None:
     """Numbers of an IntEnum look like numbers where they are only formatted."""
     assert cuda_source._checked((Verdict.CUDA_SUCCESS, 5)) == 5

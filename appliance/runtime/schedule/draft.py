@@ -121,6 +121,8 @@ class Draft:
             np.concatenate(part) if part else _NONE
             for part in (zip(*self._writes, strict=True) if self._writes else ((), (), ()))
         )
+        samples = np.ones(self.rows, dtype=np.bool_)
+        samples[: len(self._samples)] = self._samples
         return Step(
             id=id,
             slots=_joined(self._slots, self._decode),
@@ -128,7 +130,7 @@ class Draft:
             lengths=_joined(self._lengths, np.ones(decode, dtype=np.int32)),
             prefill_rows=len(self._slots),
             ids=np.concatenate(self._ids) if self._ids else _NONE,
-            samples=np.array(self._samples + [True] * decode, dtype=np.bool_),
+            samples=samples,
             outputs=_joined(self._outputs, self._decode_outputs),
             page_slots=slots,
             page_columns=columns,

@@ -70,8 +70,8 @@ class Running:
     row whose end by length is known is not launched again. capacity: positions its pages cover.
     flights: steps in the air with this row; beside: those of them that run beside decode steps.
     decoding: takes part in decode steps. constrained: its output is under a grammar. tenancy: how
-    often the slot was taken. penalized: how many rows have penalties. lengths: what rows that may
-    stop by themselves took.
+    often the slot was taken. penalized, grammars: how many rows have some. lengths: what rows that
+    may stop by themselves took.
     """
 
     def __init__(self, max_running: int, context: int) -> None:
@@ -89,7 +89,7 @@ class Running:
         self.special = np.zeros(n, dtype=np.bool_)
         self.constrained = np.zeros(n, dtype=np.bool_)
         self.tenancy = np.zeros(n, dtype=np.int32)
-        self.penalized = 0
+        self.penalized = self.grammars = 0
         self.lengths = Lengths()
         self._outlooks = 0
         self._surely = np.zeros(n, dtype=np.bool_)
@@ -134,6 +134,7 @@ class Running:
         if not wide:
             self.stops[slot, : len(sampling.stop_ids)] = sampling.stop_ids
         self.constrained[slot] = request.constraint is not None
+        self.grammars += request.constraint is not None
         self.special[slot] = wide or sampling.logprobs >= 0 or self.constrained[slot]
         self._surely[slot] = not sampling.stop_ids
         return slot
@@ -158,6 +159,7 @@ class Running:
         request = self.requests[slot]
         assert request is not None
         self.penalized -= request.sampling.penalized
+        self.grammars -= bool(self.constrained[slot])
         self.requests[slot] = None
         self.decoding[slot] = False
         self._moved.pop(slot, None)
@@ -177,6 +179,10 @@ class Running:
         """Slots left since the last call, for the next step."""
         freed, self._freed = self._freed, []
         return freed
+
+    def any_constrained(self, slots: Int32s | list[int]) -> bool:
+        """Whether any of these rows is under a grammar; asked for every step."""
+        return self.grammars > 0 and bool(self.constrained[slots].any())
 
     def ready(self) -> Int32s:
         """Slots that a decode step is to compute, ascending."""

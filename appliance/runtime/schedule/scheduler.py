@@ -172,7 +172,7 @@ class Scheduler:
         if step.id <= self._masked:
             return None
         self._masked = step.id
-        if not self.running.constrained[step.slots].any():
+        if not self.running.any_constrained(step.slots):
             return None
         masks, faults = masks_of(self.running, step)
         for request, fault in faults:
@@ -269,7 +269,8 @@ class Scheduler:
         moved = self.running.take_moved(draft.prefill_slots if beside else None)
         for slot, column, pages in moved:
             draft.add_run(slot, column, pages)
-        self.running.flights[draft.prefill_slots] += 1
+        if draft.prefill_rows:
+            self.running.flights[draft.prefill_slots] += 1
         self.running.flights[draft.decode_slots] += 1
         if beside:
             counts.beside += 1
@@ -297,7 +298,7 @@ class Scheduler:
         if draft.prefill_rows:
             slots = slots[~np.isin(slots, draft.prefill_slots)]
         # a step that computes forced tokens waits for what runs beside, and every row with it
-        if not self._counts.beside and running.constrained[slots].any():
+        if not self._counts.beside and running.any_constrained(slots):
             add_forced(running, self.cache, slots, draft)
             slots = slots[~np.isin(slots, draft.prefill_slots)]
         crossing = running.crossing(slots)
@@ -308,8 +309,9 @@ class Scheduler:
             draft.add_pages(crossing, columns, pages)
         slots, shared = self._sharing.arrange(slots)
         position = running.position[slots]
-        draft.add_decode(slots, position, position + 1 - running.prompt_length[slots], shared)
-        running.position[slots] += 1
+        after = position + 1
+        draft.add_decode(slots, position, after - running.prompt_length[slots], shared)
+        running.position[slots] = after
         return True
 
     def _end(self, request: Request) -> None:

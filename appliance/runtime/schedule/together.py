@@ -25,7 +25,7 @@ def runs_beside(
     """Whether the prefill is worth a step beside those of the rows that decode. While one is in
     the air, any other would have to wait for its end, and the rows for both."""
     least = config.beside_rows
-    if not least or not draft.plain or running.constrained[draft.prefill_slots].any():
+    if not least or not draft.plain or running.any_constrained(draft.prefill_slots):
         return False
     if in_air:
         return True

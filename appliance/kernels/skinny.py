@@ -35,8 +35,10 @@ _BAND_MOST = 256
 _STAGE_MOST = 40 << 10
 _RING = 200 << 10
 _STAGES_MOST = 8
+_TILE = 64
+"""Rows of the weight that wgmma takes, though fewer may be there."""
 _BEHIND = 8 << 10
-"""Bytes behind the ring: wgmma reads 64 rows, though fewer may be there."""
+"""Bytes behind the ring, at least."""
 _KINDS = {torch.float8_e4m3fn: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
@@ -97,7 +99,20 @@ def shared_bytes(form: Form, division: Division) -> int:
     rows = division.band * form.sides + form.tokens
     pitch = -(-division.band // 32) * 32 + 4
     ring = rows * _LINE * division.lines * division.stages
-    return 1024 + max(ring + _BEHIND, 4 * form.tokens * pitch)
+    return 1024 + max(ring + max(_BEHIND, _overread(form, division)), 4 * form.tokens * pitch)
+
+
+def _overread(form: Form, division: Division) -> int:
+    """Bytes behind the last stage that wgmma reads: each group has as many tiles, so that of three
+    the second group's last lies behind the band as a whole. A stage's tokens lie behind its rows."""
+    groups = _groups(division.band)
+    read = -(-division.band // (_TILE * groups)) * _TILE * groups
+    return (read - division.band - form.tokens * division.lines) * _LINE
+
+
+def _groups(band: int) -> int:
+    """Of four warps, that multiply."""
+    return 2 if band > _TILE else 1
 
 
 class _Given(ctypes.Structure):
@@ -152,7 +167,7 @@ class Skinny:
         )  # fmt: skip
         given.weights[:] = tensor_map(weight_NK, (columns, band))
         given.tokens[:] = tensor_map(x_MK, (columns, form.tokens))
-        threads = 128 * (2 if band > 64 else 1) + 32
+        threads = 128 * _groups(band) + 32
         self._kernel.launch(given, -(-form.outs // band), threads, dependent=True)
         return out
 

@@ -55,6 +55,22 @@ def test_the_8b_shape_is_divided_as_was_measured() -> None:
     assert divided(Form(BF16, BF16, 14336, 4096, 32, gated=True), HOPPER) == Division(112, 6, 1)
 
 
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("tokens", [16, 32, 64])
+def test_what_is_read_behind_a_band_lies_in_the_block_s_memory(tokens: int, gated: bool) -> None:
+    """As skinny.cu goes through a stage: tiles of 64 rows, by group, line and side."""
+    sides = 2 if gated else 1
+    for outs in range(8, 40_000, 8):
+        form = Form(E4M3, BF16, outs, 4096, tokens, gated=gated)
+        band, stages, lines = division = divided(form, HOPPER)
+        tiles = -(-band // 64)
+        groups = 2 if tiles > 1 else 1
+        last = (-(-tiles // groups) - 1) * groups + groups - 1
+        row = (lines - 1) * sides * band + (sides - 1) * band + last * 64 + 64
+        stage = (sides * band + tokens) * lines
+        assert 1024 + ((stages - 1) * stage + row) * 128 <= shared_bytes(form, division), form
+
+
 def test_rows_are_filled_up() -> None:
     assert [padded(n) for n in (1, 16, 17, 32, 33, 64)] == [16, 16, 32, 32, 64, 64]
 
@@ -116,6 +132,7 @@ CASES = [
     for rows, outs, depth in (
         (1, 4096, 4096), (9, 6144, 4096), (16, 4096, 14336), (17, 1000, 520), (24, 896, 896),
         (32, 24, 72), (33, 2568, 2560), (48, 4096, 14336), (63, 33000, 512), (64, 28672, 4096),
+        (12, 17000, 512), (20, 17000, 512),
     )
     for dtype in (BF16, F16)
 ]  # fmt: skip
@@ -142,7 +159,10 @@ def test_gated_against_float32(matmuls, rows, outs, depth) -> None:
 
 
 @gpu
-@pytest.mark.parametrize("rows,outs,depth", [(9, 6144, 4096), (30, 28672, 4096), (64, 136, 144)])
+@pytest.mark.parametrize(
+    "rows,outs,depth",
+    [(9, 6144, 4096), (30, 28672, 4096), (64, 136, 144), (9, 19456, 2560), (30, 19456, 2560)],
+)
 @pytest.mark.parametrize("dtype", [BF16, F16])
 def test_8_bits_against_float32(matmuls, rows, outs, depth, dtype) -> None:
     """Of what was rounded alike, so that no rounding to 8 bits is in the bound."""

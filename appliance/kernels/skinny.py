@@ -103,8 +103,8 @@ def shared_bytes(form: Form, division: Division) -> int:
 
 
 def _overread(form: Form, division: Division) -> int:
-    """Bytes behind the last stage that wgmma reads: each group has as many tiles, so that of three
-    the second group's last lies behind the band as a whole. A stage's tokens lie behind its rows."""
+    """Bytes behind the last stage that wgmma reads: each group has as many tiles, so that where
+    three would do, the fourth lies behind the band as a whole. Of a stage, tokens come last."""
     groups = _groups(division.band)
     read = -(-division.band // (_TILE * groups)) * _TILE * groups
     return (read - division.band - form.tokens * division.lines) * _LINE

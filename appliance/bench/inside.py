@@ -24,8 +24,6 @@ from appliance.bench.sender import end_with_parent, say
 from appliance.bench.workload import Job, Prompt, Workload, jobs
 from appliance.errors import ApplianceError, UsageError
 
-CAPTURED_S = 60.0
-"""Seconds that an engine is waited for which captures the last of its passes."""
 _OF_THE_PROTOCOL = ("model", "prompt", "stream", "stream_options")
 
 
@@ -95,15 +93,6 @@ def _counted(engine: Any, task: Inside) -> Workload:
     )
 
 
-def _all_captured(engine: Any) -> None:
-    """Until it computes as one that has served for long; and what its passes compile is kept."""
-    end = perf_counter() + CAPTURED_S
-    while perf_counter() < end and "capture_failed" not in engine.facts:
-        if engine.facts.get("captured", 0) == engine.facts.get("passes", 0):
-            break
-        time.sleep(0.02)
-
-
 def measure(engine: Any, todo: list[Job], start: float) -> Outcome:
     pending = [_Pending(engine, job) for job in todo]
     while (wait := start - perf_counter()) > 0:
@@ -135,7 +124,6 @@ def main() -> None:
         workload = _counted(engine, task) if task.sharegpt else task.workload
         todo = jobs(workload)
         _Pending(engine, todo[0]).finish()
-        _all_captured(engine)
         engine.flush_cache()
         facts: dict[str, Any] = {
             "compile_s": sum(engine.facts.get(f, 0.0) for f in ("compile_s", "compile_chains_s")),

@@ -158,6 +158,9 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Passes are captured as CUDA graphs after load."""
     graph_batch_sizes: tuple[int, ...] = ()
     """Row counts at which decode is captured; empty: by GPU class."""
+    ready_early: bool = True
+    """Ready with the first captured passes; the others are captured while it serves. Where one
+    process has more to do with the GPU, as with `appliance.Engine`, all are captured before."""
     try_links: bool = True
     """GPUs that share a model exchange some bytes in pairs before it is loaded: a pair that hangs
     or is slow has a name then. Two GPUs take 0.7 s for it, four 1.9."""

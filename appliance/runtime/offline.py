@@ -29,7 +29,7 @@ import msgspec
 
 from appliance import hardware, paths
 from appliance.errors import EngineError, RequestError, UsageError
-from appliance.runtime.config import ModelConfig, RuntimeConfig, write_config
+from appliance.runtime.config import EngineConfig, ModelConfig, RuntimeConfig, write_config
 from appliance.runtime.engine.profile import TracingExecutor, span
 from appliance.runtime.engine.rank import RankBuilder, RingExecutor
 from appliance.runtime.generation import (
@@ -138,7 +138,11 @@ class Engine:
 
     def _begin(self, folder: Path, run: Path, settings: Mapping[str, Any], undo: ExitStack) -> None:
         asked = RuntimeConfig(
-            run=run.name, dir=str(run), model=ModelConfig(path=str(folder), id=folder.name)
+            run=run.name,
+            dir=str(run),
+            model=ModelConfig(path=str(folder), id=folder.name),
+            # who waits for the device in another thread would end a capture, or be refused
+            engine=EngineConfig(ready_early=False),
         )
         asked, sources = _with_settings(asked, settings)
         self.config = resolve(asked, self.spec, hardware.detect(), sources).config

@@ -158,7 +158,7 @@ class RankBuilder:
         pages = kit.pages(count)
         self._lap("plan")
         # what a trace shows should be as it will be
-        whole = c.engine.tp > 1 or c.engine.profile_steps > 0
+        whole = c.engine.tp > 1 or c.engine.profile_steps > 0 or not c.engine.ready_early
         graphs = kit.graphs(pages)
         if graphs is not None:
             graphs.captures.capture_first(lambda p: self._tell("capture", p, ""), whole)

@@ -190,7 +190,8 @@ class Gate:
         patch.setattr(DeviceExecutor, "chore", kept)
 
 
-SOME = {"engine.graph_batch_sizes": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 56, 64)}
+SOME = {"engine.graph_batch_sizes": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 56, 64),
+        "engine.ready_early": True}  # fmt: skip
 
 
 def until(done: Callable[[], bool]) -> None:

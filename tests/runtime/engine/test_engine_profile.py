@@ -31,3 +31,12 @@ def test_a_trace_is_written_once_and_changes_nothing(tmp_path, monkeypatch):
     names = Counter(e["name"] for e in trace["traceEvents"] if e.get("ph") == "X")
     assert names["aten::embedding"] == 4
     assert all(names[phase] >= 4 for phase in ("schedule", "inputs", "launch", "wait", "settle"))
+
+
+def test_an_engine_in_a_process_of_the_users_captures_nothing_behind_his_back(tmp_path):
+    """Who waits for the device meanwhile would be refused, or end the capture."""
+    models.make(tmp_path, "llama")
+    with Engine(tmp_path, SETTINGS) as engine:
+        assert not engine.config.engine.ready_early
+    with Engine(tmp_path, {**SETTINGS, "engine.ready_early": True}) as engine:
+        assert engine.config.engine.ready_early

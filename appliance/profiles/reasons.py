@@ -42,6 +42,7 @@ WHY = {
     "engine.tp": "one GPU, as long as the model fits it",
     "engine.replicas": "one, as long as nobody asks for more",
     "engine.max_total_tokens": "as many as what is free after the load holds",
+    "engine.ready_early": "a run answers a second or two sooner, padded a little more at first",
     "engine.try_links": "it names a pair of GPUs that hangs or is slow before a model is loaded",
     "engine.seed": "made-up weights are the same each time",
     "engine.profile_steps": "a trace is for who looks for one",

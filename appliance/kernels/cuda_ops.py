@@ -49,14 +49,14 @@ class CudaOps:
 
     def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
         if self._lets_begin(x_TE):
-            return norm.norm(x_TE, None, weight_E, eps, dependent=True)
+            return norm.norm(x_TE, None, weight_E, eps, self._dependent)
         return flashinfer.norm.rmsnorm(x_TE, weight_E, eps)
 
     def add_rms_norm(
         self, x_TE: Tensor, residual_TE: Tensor, weight_E: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         if self._lets_begin(x_TE) and residual_TE.is_contiguous():
-            return norm.norm(x_TE, residual_TE, weight_E, eps, dependent=True), residual_TE
+            return norm.norm(x_TE, residual_TE, weight_E, eps, self._dependent), residual_TE
         flashinfer.norm.fused_add_rmsnorm(x_TE, residual_TE, weight_E, eps)
         return x_TE, residual_TE
 

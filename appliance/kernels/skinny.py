@@ -232,6 +232,8 @@ class SkinnyMatmuls:
             return None
         if why_not(outs, depth, weight_NK.dtype, self._capability):
             return None
+        if (x_MK.data_ptr() | weight_NK.data_ptr()) % 16:
+            return None  # bulk copies begin at lines of 16 bytes
         return Form(weight_NK.dtype, dtype, outs, depth, padded(rows))
 
     def _kernel(self, form: Form) -> Skinny | None:

@@ -18,6 +18,20 @@ MAX_ROWS = 64
 
 
 @triton.jit
+def summed(x, residual, first, at, ok, ADD: tl.constexpr):
+    """A token's values, of which x is where it lies, in float32; ADD: those of the residual sum,
+    which then lies in residual from `first` on and counts as it lies there."""
+    value = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
+    if ADD:
+        place = residual + first + at
+        value += tl.load(place, mask=ok, other=0.0).to(tl.float32)
+        kept = value.to(x.dtype.element_ty)
+        tl.store(place, kept, mask=ok)
+        value = kept.to(tl.float32)
+    return value
+
+
+@triton.jit
 def _norm(
     x, residual, weight, out, eps, E,
     ADD: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
@@ -25,19 +39,12 @@ def _norm(
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     ok = at < E
-    kind = x.dtype.element_ty
     scale = tl.load(weight + at, mask=ok, other=0.0).to(tl.float32)
     if DEPENDENT:
         behind()
-    value = tl.load(x + row * E + at, mask=ok, other=0.0).to(tl.float32)
-    if ADD:
-        place = residual + row * E + at
-        value += tl.load(place, mask=ok, other=0.0).to(tl.float32)
-        kept = value.to(kind)
-        tl.store(place, kept, mask=ok)
-        value = kept.to(tl.float32)
+    value = summed(x + row * E, residual, row * E, at, ok, ADD)
     value *= tl.rsqrt(tl.sum(value * value, 0) / E + eps)
-    tl.store(out + row * E + at, (value * scale).to(kind), mask=ok)
+    tl.store(out + row * E + at, (value * scale).to(out.dtype.element_ty), mask=ok)
 
 
 def norm(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from appliance.kernels.dependent import behind, launched
 from appliance.kernels.gemm_fp8 import room_by_runs
+from appliance.kernels.norm import summed
 from appliance.kernels.ops import Rounding
 
 
@@ -56,13 +57,7 @@ def _norm(
     at = tl.arange(0, BLOCK)
     ok = at < E
     kind = x.dtype.element_ty
-    value = tl.load(x + row * stride + at, mask=ok, other=0.0).to(tl.float32)
-    if ADD:
-        place = residual + row * E + at
-        value += tl.load(place, mask=ok, other=0.0).to(tl.float32)
-        kept = value.to(kind)
-        tl.store(place, kept, mask=ok)
-        value = kept.to(tl.float32)
+    value = summed(x + row * stride, residual, row * E, at, ok, ADD)
     turned = value * tl.rsqrt(tl.sum(value * value, 0) / E + eps)
     turned *= tl.load(weight + at, mask=ok, other=0.0).to(tl.float32)
     # to the model's dtype first, as where norm and rounding are two kernels

@@ -211,8 +211,7 @@ class Admission:
                 self._cache.hit(lease)
         slot = running.take_slot(request)
         request.begin_prefill(slot, lease, self._admissions)
-        running.position[slot] = lease.matched
-        running.capacity[slot] = lease.matched
+        running.stand(slot, lease.matched, lease.matched)
         draft.add_new(request)
         if lease.pages:
             draft.add_run(slot, 0, np.array(lease.pages, dtype=np.int32))
@@ -235,13 +234,12 @@ class Admission:
         lease.pages += pages.tolist()
         if len(pages):
             draft.add_run(slot, held, pages)
-        running.capacity[slot] = len(lease.pages) * cache.page_size
-        running.position[slot] = end
+        running.stand(slot, end, len(lease.pages) * cache.page_size)
         draft.add_chunk(request, start, end)
         self.prompt_tokens += end - start
         if end == len(request.history):
             request.begin_decode()
-            running.decoding[slot] = True
+            running.begin_decode(slot)
             self.partial = None
         else:
             self.partial = request

@@ -122,9 +122,8 @@ def add_forced(running: Running, cache: Cache, slots: Int32s, draft: Draft) -> N
             pages = cache.take(wanted)
             request.lease.pages += pages.tolist()
             draft.add_run(slot, held, pages)
-            running.capacity[slot] = len(request.lease.pages) * cache.page_size
         draft.add_forced(request, start, ids)
-        running.position[slot] = end
+        running.stand(slot, end, len(request.lease.pages) * cache.page_size)
         left -= len(ids)
 
 

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from appliance.runtime.schedule.cohort import Cohort, Places
 from appliance.runtime.schedule.request import Request
 from appliance.runtime.wire.step import NewRow, SharedRuns, Step
 
 Int32s = npt.NDArray[np.int32]
 
 _NONE: Int32s = np.empty(0, dtype=np.int32)
+_NOWHERE: Places = np.empty(0, dtype=np.intp)
 
 
 class Draft:
     """Prefill rows are added one by one, decode rows all at once.
 
     plain: no chunk touches more than its own row: no penalties' counts, no vectors, nothing told of
-    prompts.
+    prompts. decode_at: slots of the decode rows, in whatever order.
     """
 
     def __init__(self) -> None:
@@ -33,6 +35,7 @@ class Draft:
         self._ids: list[Int32s] = []
         self._new: list[NewRow] = []
         self._writes: list[tuple[Int32s, Int32s, Int32s]] = []
+        self.decode_at = _NOWHERE
         self._decode = self._decode_starts = self._decode_outputs = _NONE
         self._shared: SharedRuns | None = None
 
@@ -47,10 +50,6 @@ class Draft:
     @property
     def prefill_slots(self) -> list[int]:
         return self._slots
-
-    @property
-    def decode_slots(self) -> Int32s:
-        return self._decode
 
     def add_new(self, request: Request) -> None:
         self._new.append(
@@ -109,25 +108,24 @@ class Draft:
         columns = np.arange(column, column + count, dtype=np.int32)
         self.add_pages(np.full(count, slot, dtype=np.int32), columns, pages)
 
-    def add_decode(
-        self, slots: Int32s, starts: Int32s, outputs: Int32s, shared: SharedRuns | None
-    ) -> None:
-        self._decode, self._decode_starts, self._decode_outputs = slots, starts, outputs
-        self._shared = shared
+    def add_decode(self, rows: Cohort, order: Places | None, shared: SharedRuns | None) -> None:
+        """order: in which they stand in the step; None: as they are."""
+        parts = rows.slots, rows.starts, rows.outputs
+        if order is not None:
+            parts = rows.slots[order], rows.starts[order], rows.outputs[order]
+        self._decode, self._decode_starts, self._decode_outputs = parts
+        self.decode_at, self._shared = rows.at, shared
 
     def step(self, id: int, freed: list[int], beside: bool = False) -> Step:
-        decode = len(self._decode)
-        slots, columns, pages = (
-            np.concatenate(part) if part else _NONE
-            for part in (zip(*self._writes, strict=True) if self._writes else ((), (), ()))
-        )
+        slots, columns, pages = _written(self._writes)
         samples = np.ones(self.rows, dtype=np.bool_)
-        samples[: len(self._samples)] = self._samples
+        if self._samples:
+            samples[: len(self._samples)] = self._samples
         return Step(
             id=id,
             slots=_joined(self._slots, self._decode),
             starts=_joined(self._starts, self._decode_starts),
-            lengths=_joined(self._lengths, np.ones(decode, dtype=np.int32)),
+            lengths=_joined(self._lengths, np.ones(len(self._decode), dtype=np.int32)),
             prefill_rows=len(self._slots),
             ids=np.concatenate(self._ids) if self._ids else _NONE,
             samples=samples,
@@ -140,6 +138,15 @@ class Draft:
             shared=self._shared,
             beside=beside,
         )
+
+
+def _written(writes: list[tuple[Int32s, Int32s, Int32s]]) -> tuple[Int32s, Int32s, Int32s]:
+    if not writes:
+        return _NONE, _NONE, _NONE
+    if len(writes) == 1:
+        return writes[0]
+    slots, columns, pages = (np.concatenate(part) for part in zip(*writes, strict=True))
+    return slots, columns, pages
 
 
 def _joined(prefill: list[int], decode: Int32s) -> Int32s:

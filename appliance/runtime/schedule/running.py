@@ -1,7 +1,8 @@
 """Requests that hold a slot: their decode state in arrays by slot, page growth, whom to retract.
 
 Arrays speak of what was *launched*, which is known before any token is: positions advance by one
-a step whatever is sampled. Python objects are touched only where a page is added.
+a step whatever is sampled. Python objects are touched only where a page is added, and tables by
+slot only for rows that were not in the step before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.runtime.schedule.cache.cache import Cache, Lease
+from appliance.runtime.schedule.cohort import Cohort, Places
+from appliance.runtime.schedule.ends import Ends
 from appliance.runtime.schedule.lengths import Lengths
 from appliance.runtime.schedule.outlook import Outlook
 from appliance.runtime.schedule.request import Request
@@ -24,12 +27,10 @@ RESERVE_MOST = 4096
 """Tokens of one request's rest that admission reckons with, at most."""
 LINGER = 1
 """Steps for which a row that has ended keeps its pages: its last flight is still in the air."""
-STOP_WIDTH = 8
-"""Stop ids compared in one array operation; a request with more is looked at by itself."""
-NO_TOKEN = -2
-"""Fills the stop table; neither a token nor the -1 of a row that does not sample."""
 REFRESH_EVERY = 16
 """Outlooks for which what is known of lengths serves."""
+_FAR = 1 << 30
+"""Steps to the end of no row."""
 
 
 class NewTokenRatio:
@@ -66,12 +67,14 @@ class NewTokenRatio:
 class Running:
     """Slots 0 .. max_running - 1.
 
-    position: next position to compute. end: decode computes positions below it only, so that a
-    row whose end by length is known is not launched again. capacity: positions its pages cover.
-    flights: steps in the air with this row; beside: those of them that run beside decode steps.
+    By slot, to be read only: position: next position to compute. end: decode computes positions
+    below it only, so that a row whose end by length is known is not launched again. capacity:
+    positions its pages cover. beside: steps in the air with this row that run beside decode steps.
     decoding: takes part in decode steps. constrained: its output is under a grammar. tenancy: how
-    often the slot was taken. penalized, grammars: how many rows have some. lengths: what rows that
-    may stop by themselves took.
+    often the slot was taken. flights: steps in the air with this row, counted by others.
+
+    penalized, grammars: how many rows have some. ends: the tokens at which they may end. lengths:
+    what rows that may stop by themselves took.
     """
 
     def __init__(self, max_running: int, context: int) -> None:
@@ -84,14 +87,13 @@ class Running:
         self.flights = np.zeros(n, dtype=np.int32)
         self.beside = np.zeros(n, dtype=np.int32)
         self.decoding = np.zeros(n, dtype=np.bool_)
-        self.stops = np.full((n, STOP_WIDTH), NO_TOKEN, dtype=np.int32)
-        self.min_tokens = np.zeros(n, dtype=np.int32)
-        self.special = np.zeros(n, dtype=np.bool_)
+        self.ends = Ends(n)
         self.constrained = np.zeros(n, dtype=np.bool_)
         self.tenancy = np.zeros(n, dtype=np.int32)
         self.penalized = self.grammars = 0
         self.lengths = Lengths()
         self._outlooks = 0
+        self._ready: Cohort | None = None
         self._surely = np.zeros(n, dtype=np.bool_)
         self._context = context
         self._moved: dict[int, list[tuple[int, Int32s]]] = {}
@@ -127,15 +129,11 @@ class Running:
         self.prompt_length[slot] = len(request.prompt)
         self.end[slot] = self.last_length(request) - 1
         self.flights[slot] = 0
-        self.decoding[slot] = False
-        self.min_tokens[slot] = sampling.min_tokens
-        self.stops[slot] = NO_TOKEN
-        wide = len(sampling.stop_ids) > STOP_WIDTH
-        if not wide:
-            self.stops[slot, : len(sampling.stop_ids)] = sampling.stop_ids
+        self.end_decode(slot)
         self.constrained[slot] = request.constraint is not None
         self.grammars += request.constraint is not None
-        self.special[slot] = wide or sampling.logprobs >= 0 or self.constrained[slot]
+        special = sampling.logprobs >= 0 or request.constraint is not None
+        self.ends.take(slot, sampling, int(self.end[slot]) - len(request.prompt), special)
         self._surely[slot] = not sampling.stop_ids
         return slot
 
@@ -161,7 +159,7 @@ class Running:
         self.penalized -= request.sampling.penalized
         self.grammars -= bool(self.constrained[slot])
         self.requests[slot] = None
-        self.decoding[slot] = False
+        self.end_decode(slot)
         self._moved.pop(slot, None)
         self._free.append(slot)
         self._freed.append(slot)
@@ -184,25 +182,68 @@ class Running:
         """Whether any of these rows is under a grammar; asked for every step."""
         return self.grammars > 0 and bool(self.constrained[slots].any())
 
-    def ready(self) -> Int32s:
-        """Slots that a decode step is to compute, ascending."""
-        computed = self.decoding & (self.beside == 0)
-        return np.flatnonzero(computed & (self.position < self.end)).astype(np.int32)
+    def stand(self, slot: int, position: int, capacity: int) -> None:
+        """Where a row has come to by another step than one of decoding."""
+        self.position[slot], self.capacity[slot] = position, capacity
+        self._ready = None
 
-    def crossing(self, slots: Int32s) -> Int32s:
-        """Those of `slots` whose next position lies beyond their pages."""
-        return slots[self.position[slots] >= self.capacity[slots]]
+    def begin_decode(self, slot: int) -> None:
+        self.decoding[slot] = True
+        self._ready = None
 
-    def grow(self, slots: Int32s, cache: Cache) -> tuple[Int32s, Int32s]:
-        """Gives each of `slots` one page; returns its column and its id. Pages are available."""
-        pages = cache.take(len(slots))
-        columns = self.capacity[slots] // cache.page_size
-        self.capacity[slots] += cache.page_size
+    def end_decode(self, slot: int) -> None:
+        self.decoding[slot] = False
+        self._ready = None
+
+    def begin_beside(self, slots: list[int]) -> None:
+        """A step with these rows runs beside decode steps from now on."""
+        self.beside[slots] += 1
+        self._ready = None
+
+    def end_beside(self, slots: Int32s) -> None:
+        self.beside[slots] -= 1
+        self._ready = None
+
+    def ready(self) -> Cohort:
+        """Rows that a decode step is to compute, by slot."""
+        if self._ready is None:
+            computed = self.decoding & (self.beside == 0)
+            self._ready = self._cohort((computed & (self.position < self.end)).nonzero()[0])
+        return self._ready
+
+    def without(self, cohort: Cohort, slots: list[int]) -> Cohort:
+        """Those rows of it that are not in `slots`."""
+        others = ~np.isin(cohort.slots, slots)
+        return cohort if others.all() else self._cohort(cohort.at[others])
+
+    def grow(self, cohort: Cohort, rows: Places, cache: Cache) -> tuple[Int32s, Int32s, Int32s]:
+        """Gives each of these rows one page: slots, columns and ids. Pages are available."""
+        slots, pages = cohort.slots[rows], cache.take(len(rows))
+        capacity = cohort.capacity[rows]
+        cohort.capacity[rows] = self.capacity[slots] = capacity + cache.page_size
         for slot, page in zip(slots.tolist(), pages.tolist(), strict=True):
             request = self.requests[slot]
             assert request is not None and request.lease is not None
             request.lease.pages.append(page)
-        return columns, pages
+        return slots, capacity // cache.page_size, pages
+
+    def advance(self, cohort: Cohort) -> None:
+        """A decode step with all its rows is launched."""
+        cohort.advance()
+        self.position[cohort.at] = cohort.starts
+        if cohort is not self._ready or not cohort.left:
+            self._ready = None
+
+    def _cohort(self, at: Places) -> Cohort:
+        starts = self.position[at]
+        return Cohort(
+            slots=at.astype(np.int32),
+            at=at,
+            starts=starts,
+            outputs=starts + 1 - self.prompt_length[at],
+            capacity=self.capacity[at],
+            left=int((self.end[at] - starts).min(initial=_FAR)),
+        )
 
     def outlook(self, ratio: NewTokenRatio, cache: Cache, beside: Iterable[int] = ()) -> Outlook:
         """What decoding rows are expected to hold until they end; others keep what they hold.

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
-
 from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule import together
 from appliance.runtime.schedule.admit import Admission
@@ -262,7 +260,7 @@ class Scheduler:
         counts.launched += 1
         if counts.launched % TOUCH_EVERY == 0 and len(self.queue):
             self.queue.touch(LOOK_UP_MOST)
-        if len(draft.decode_slots):
+        if len(draft.decode_at):
             counts.decodes += 1
             self._ratio.decay()
         # a decode step does not wait for one beside it, so it must be told itself of its own rows
@@ -271,10 +269,10 @@ class Scheduler:
             draft.add_run(slot, column, pages)
         if draft.prefill_rows:
             self.running.flights[draft.prefill_slots] += 1
-        self.running.flights[draft.decode_slots] += 1
+        self.running.flights[draft.decode_at] += 1
         if beside:
             counts.beside += 1
-            self.running.beside[draft.prefill_slots] += 1
+            self.running.begin_beside(draft.prefill_slots)
         return draft.step(counts.launched, self.running.take_freed(), beside)
 
     def _queue(self, request: Request) -> None:
@@ -294,31 +292,27 @@ class Scheduler:
     def _add_decode(self, draft: Draft) -> bool:
         """Adds all rows that decode; False, and nothing added, when pages are short."""
         running = self.running
-        slots = running.ready()
+        rows = running.ready()
         if draft.prefill_rows:
-            slots = slots[~np.isin(slots, draft.prefill_slots)]
+            rows = running.without(rows, draft.prefill_slots)
         # a step that computes forced tokens waits for what runs beside, and every row with it
-        if not self._counts.beside and running.any_constrained(slots):
-            add_forced(running, self.cache, slots, draft)
-            slots = slots[~np.isin(slots, draft.prefill_slots)]
-        crossing = running.crossing(slots)
-        if len(crossing) > self.cache.available:
-            return False
+        if not self._counts.beside and running.any_constrained(rows.slots):
+            add_forced(running, self.cache, rows.slots, draft)
+            rows = running.without(rows, draft.prefill_slots)
+        crossing = rows.crossing()
         if len(crossing):
-            columns, pages = running.grow(crossing, self.cache)
-            draft.add_pages(crossing, columns, pages)
-        slots, shared = self._sharing.arrange(slots)
-        position = running.position[slots]
-        after = position + 1
-        draft.add_decode(slots, position, after - running.prompt_length[slots], shared)
-        running.position[slots] = after
+            if len(crossing) > self.cache.available:
+                return False
+            draft.add_pages(*running.grow(rows, crossing, self.cache))
+        draft.add_decode(rows, *self._sharing.arrange(rows.slots))
+        running.advance(rows)
         return True
 
     def _end(self, request: Request) -> None:
         """A request that is done leaves its row, or waits for the last flight that writes it."""
         running, slot, lease = self.running, request.slot, request.lease
         assert lease is not None
-        running.decoding[slot] = False
+        running.end_decode(slot)
         self._admission.left(request)
         if running.flights[slot]:
             self._ending.append(request)
@@ -375,7 +369,7 @@ class Scheduler:
         )
 
     def _short(self) -> bool:
-        return len(self.running.crossing(self.running.ready())) > self.cache.available
+        return len(self.running.ready().crossing()) > self.cache.available
 
     def _fail(self, request: Request, length: int) -> None:
         """Ends a row whose next `length` positions the whole pool cannot hold."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from appliance.runtime.schedule.ends import RowEnds
 from appliance.runtime.schedule.request import Request, State
 from appliance.runtime.schedule.running import Running
 from appliance.runtime.wire.delta import Finish, Logprob, TokenDelta
@@ -39,12 +40,13 @@ class Settle:
     def settle(self, step: Step, result: StepResult) -> Settled:
         """Records the tokens of `step` in its requests. Pages and slots are the caller's work."""
         running, slots = self._running, step.slots
-        running.flights[slots] -= 1
+        ends = running.ends.of(slots)
+        running.flights[ends.at] -= 1
         if step.beside:
-            running.beside[slots] -= 1
+            running.end_beside(slots)
         out = Settled()
         invalid = set(result.invalid)
-        plain = self._plain(step, result, invalid)
+        plain = self._plain(step, result, ends, invalid)
         picked = np.flatnonzero(plain)
         requests = running.requests
         deltas, decode = out.deltas, State.DECODE
@@ -73,17 +75,17 @@ class Settle:
         known = len(request.output)
         return TokenDelta(request.rid, known, (), "error", error=message, code=code)
 
-    def _plain(self, step: Step, result: StepResult, invalid: set[int]) -> npt.NDArray[np.bool_]:
+    def _plain(
+        self, step: Step, result: StepResult, ends: RowEnds, invalid: set[int]
+    ) -> npt.NDArray[np.bool_]:
         """Rows that only got one more token, if they still run at all. bool [rows]."""
-        running, slots = self._running, step.slots
-        after = step.outputs + 1
-        stopped = (running.stops[slots] == result.tokens[:, None]).any(axis=1)
-        stopped &= step.outputs >= running.min_tokens[slots]
-        last = after + running.prompt_length[slots] > running.end[slots]
-        plain: npt.NDArray[np.bool_] = ~(stopped | last | running.special[slots])
+        plain: npt.NDArray[np.bool_] = step.outputs < ends.last
+        stops = ends.stops == result.tokens
+        if stops.any():
+            plain &= ~(stops.any(axis=0) & (step.outputs >= ends.first))
         plain[: step.prefill_rows] = False
-        for row in invalid:
-            plain[row] = False
+        if invalid:
+            plain[list(invalid)] = False
         return plain
 
     def _row(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.runtime.schedule.cache.shared import groups_of
+from appliance.runtime.schedule.cohort import Places
 from appliance.runtime.schedule.running import Running
 from appliance.runtime.wire.step import SharedRuns
 
@@ -33,10 +34,10 @@ class Sharing:
         self._known = _NONE
         self._steps = REGROUP_EVERY
 
-    def arrange(self, slots: Int32s) -> tuple[Int32s, SharedRuns | None]:
-        """The same slots, those of groups first, and what the groups share."""
+    def arrange(self, slots: Int32s) -> tuple[Places | None, SharedRuns | None]:
+        """An order in which those of groups come first, and what the groups share."""
         if not self._least or len(slots) < 2:
-            return slots, None
+            return None, None
         self._steps += 1
         if self._steps >= REGROUP_EVERY and self._changed(slots):
             self._regroup(slots)
@@ -45,11 +46,11 @@ class Sharing:
         rows = np.bincount(group[group >= 0], minlength=len(self._pages))
         kept = np.flatnonzero(rows > 1)
         if int(((rows[kept] - 1) * self._pages[kept]).sum()) < self._least:
-            return slots, None
+            return None, None
         place = np.full(len(self._pages) + 1, len(self._pages), dtype=np.int32)
         place[kept] = np.arange(len(kept), dtype=np.int32)
         order = np.argsort(place[group], kind="stable")  # -1: the last entry, after all groups
-        return slots[order], SharedRuns(rows[kept].astype(np.int32), self._pages[kept])
+        return order, SharedRuns(rows[kept].astype(np.int32), self._pages[kept])
 
     def _changed(self, slots: Int32s) -> bool:
         if not np.array_equal(slots, self._known):

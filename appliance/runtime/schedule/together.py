@@ -42,5 +42,5 @@ def mixes(config: ScheduleConfig, running: Running, draft: Draft) -> bool:
     if draft.tokens > config.mixed_tokens:
         return False
     ready = running.ready()
-    rows = len(ready) - int(np.isin(ready, draft.prefill_slots).sum())
+    rows = len(ready) - int(np.isin(ready.slots, draft.prefill_slots).sum())
     return draft.tokens + rows <= config.mixed_tokens and draft.prefill_rows + rows <= MIXED_ROWS

@@ -18,6 +18,7 @@ from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule.admit import Admission
 from appliance.runtime.schedule.cache.cache import Cache, Lease
 from appliance.runtime.schedule.cache.radix import Int32s, Node, Radix
+from appliance.runtime.schedule.cohort import Cohort
 from appliance.runtime.schedule.desk import Desk
 from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.request import Request
@@ -202,8 +203,8 @@ def _matched_nodes_are_not_locked(patch: pytest.MonkeyPatch) -> None:
 def _the_extra_token_is_emitted(patch: pytest.MonkeyPatch) -> None:
     plain = Settle._plain
 
-    def emit_twice(self: Settle, step: object, result: object, invalid: object) -> object:
-        rows = plain(self, step, result, invalid)  # type: ignore[arg-type]
+    def emit_twice(self: Settle, step: object, *rest: object) -> object:
+        rows = plain(self, step, *rest)  # type: ignore[arg-type]
         for row in np.flatnonzero(~rows).tolist():
             request = self._running.requests[int(step.slots[row])]  # type: ignore[attr-defined]
             if request is not None and request.state.name == "DONE":
@@ -243,7 +244,7 @@ def _retraction_loses_a_token(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_page_too_few(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Running, "crossing", lambda self, s: s[self.position[s] > self.capacity[s]])
+    patch.setattr(Cohort, "crossing", lambda self: np.flatnonzero(self.starts > self.capacity))
 
 
 def _a_split_forgets_locks(patch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,8 @@ def decoding(running: Running, cache: Cache, rid: int, length: int, **sampling: 
     slot = running.take_slot(request)
     request.begin_prefill(slot, lease, rid)
     request.begin_decode()
-    running.position[slot] = length
-    running.capacity[slot] = len(lease.pages) * cache.page_size
-    running.decoding[slot] = True
+    running.stand(slot, length, len(lease.pages) * cache.page_size)
+    running.begin_decode(slot)
     return request
 
 
@@ -32,14 +31,13 @@ def share(value: float) -> NewTokenRatio:
 def test_only_rows_that_cross_a_page_grow() -> None:
     running, cache = Running(4, 100), Cache(16, 4, True)
     full, inside = (decoding(running, cache, rid, n) for rid, n in ((1, 8), (2, 6)))
-    slots = running.ready()
-    crossing = running.crossing(slots)
-    assert crossing.tolist() == [full.slot]
-    columns, pages = running.grow(crossing, cache)
+    rows = running.ready()
+    slots, columns, pages = running.grow(rows, rows.crossing(), cache)
+    assert slots.tolist() == [full.slot]
     assert columns.tolist() == [2]
     assert full.lease is not None and inside.lease is not None
     assert full.lease.pages[2:] == pages.tolist() and len(inside.lease.pages) == 2
-    assert running.crossing(slots).tolist() == []
+    assert len(running.ready()) == 2 and running.ready().crossing().tolist() == []
 
 
 def test_a_row_at_its_end_is_not_ready() -> None:
@@ -47,9 +45,9 @@ def test_a_row_at_its_end_is_not_ready() -> None:
     by_tokens = decoding(running, cache, 1, 3, max_tokens=2)
     by_context = decoding(running, cache, 2, 10, max_tokens=99)
     assert running.last_length(by_context) == 12
-    assert running.ready().tolist() == sorted([by_tokens.slot, by_context.slot])
-    running.position[[by_tokens.slot, by_context.slot]] += 1
-    assert running.ready().tolist() == []
+    assert running.ready().slots.tolist() == sorted([by_tokens.slot, by_context.slot])
+    running.advance(running.ready())
+    assert running.ready().slots.tolist() == []
 
 
 def test_the_outlook_takes_a_share_of_the_rest_but_for_those_that_cannot_stop() -> None:

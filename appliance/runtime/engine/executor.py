@@ -15,7 +15,7 @@ from torch import Tensor
 
 from appliance.kernels.ops import Ops
 from appliance.runtime.engine.captures import Captures, Later
-from appliance.runtime.engine.forward import Forward
+from appliance.runtime.engine.forward import Forward, Passed
 from appliance.runtime.engine.lanes import Lane, Lanes
 from appliance.runtime.engine.pooling import Pooled, Pooling
 from appliance.runtime.engine.sample import logprobs as lp
@@ -51,7 +51,7 @@ class _Home:
 
 
 class StepFlight:
-    """One step on its way. hidden [S, hidden] of the rows that sample, all [T, hidden].
+    """One step on its way.
 
     Everything that `wait` gives out is copied as part of the step: nothing is asked of the device
     later, when the next step is already in its queue.
@@ -61,8 +61,7 @@ class StepFlight:
         self,
         step: Step,
         executor: DeviceExecutor,
-        hidden: Tensor,
-        whole: Tensor,
+        passed: Passed,
         inputs_s: float,
         lane: Lane,
     ) -> None:
@@ -70,7 +69,10 @@ class StepFlight:
         self.lane = lane
         self._inputs_s = inputs_s
         self._executor = executor
+        hidden, whole, slots = passed
         self._sampled_rows = np.flatnonzero(step.samples)
+        # taken now, for the next pass overwrites them
+        self._where = slots.long() if len(self._sampled_rows) == len(step.slots) else None
         self._logits = executor.head(hidden) if len(self._sampled_rows) else None
         self._pooled = executor.pooled(step, self._sampled_rows, hidden, whole, self._logits)
         self._prompts = executor.prompt_logprobs(step, whole)
@@ -89,9 +91,9 @@ class StepFlight:
         leaving: list[Tensor] = []
         if self._logits is not None:
             sampled = self._executor.choose(
-                self.step, self._sampled_rows, self._logits, masks, self.lane
+                self.step, self._sampled_rows, self._where, self._logits, masks, self.lane
             )
-            self._logits = None
+            self._logits = self._where = None
             leaving.append(sampled.tokens)
             self._has_logprobs = sampled.logprobs is not None
             leaving += sampled.logprobs.fields() if sampled.logprobs is not None else []
@@ -161,8 +163,8 @@ class DeviceExecutor:
                 for new in step.new:
                     self._state.take(new)
                 self._slots.apply(step, lane.staging)
-            hidden, whole = self._forward.run(step, lane.staging, crowded)
-            return StepFlight(step, self, hidden, whole, stopwatch.take(), lane)
+            passed = self._forward.run(step, lane.staging, crowded)
+            return StepFlight(step, self, passed, stopwatch.take(), lane)
 
     def chore(self, busy: bool) -> Callable[[], None] | None:
         """A pass to capture, as if it were a step: behind all that was launched, and all that will
@@ -191,9 +193,18 @@ class DeviceExecutor:
 
     @torch.inference_mode()
     def choose(
-        self, step: Step, rows: np.ndarray, logits_SV: Tensor, masks: Masks | None, lane: Lane
+        self,
+        step: Step,
+        rows: np.ndarray,
+        where: Tensor | None,
+        logits_SV: Tensor,
+        masks: Masks | None,
+        lane: Lane,
     ) -> Sampled:
-        """Rank 0 samples; the others take its tokens. Every rank keeps them as next inputs."""
+        """Rank 0 samples; the others take its tokens. Every rank keeps them as next inputs.
+
+        rows: those that sample. where int64 [S]: their slots on the device; None: not there yet.
+        """
         slots, outputs = step.slots[rows], step.outputs[rows]
         if self._leads:
             sampler = self._samplers[lane]
@@ -202,10 +213,9 @@ class DeviceExecutor:
             empty = torch.empty(len(rows), dtype=torch.int64, device=logits_SV.device)
             sampled = Sampled(empty, None)
         self._comm.broadcast(sampled.tokens)
-        (where,) = lane.staging.send([slots])
-        self._slots.last_token.index_copy_(
-            0, where.long(), sampled.tokens.clamp(min=0).to(torch.int32)
-        )
+        if where is None:
+            where = lane.staging.send([slots])[0].long()
+        self._slots.last_token.index_copy_(0, where, sampled.tokens.clamp(min=0).to(torch.int32))
         return sampled
 
     def _of_sampled(self, masks: Masks | None, rows: np.ndarray) -> Masks | None:

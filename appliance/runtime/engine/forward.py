@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,15 @@ from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.batch import KVPages
 from appliance.runtime.model.decoder import Decoder
 from appliance.runtime.wire.step import Step
+
+
+class Passed(NamedTuple):
+    """hidden [S, hidden] of the rows that sample; whole [T, hidden] of all tokens; slots int32
+    [rows] of the step. The next pass may overwrite them."""
+
+    hidden: Tensor
+    whole: Tensor
+    slots: Tensor
 
 
 class Forward:
@@ -34,23 +45,21 @@ class Forward:
         """Whether a captured prefill takes the step."""
         return self._prefill_size(step) is not None
 
-    def run(self, step: Step, staging: Staging, crowded: bool = False) -> tuple[Tensor, Tensor]:
-        """(hidden states [S, hidden] of the sampling rows, of all tokens [T, hidden]).
-
-        staging: of the current stream. crowded: a prefill runs beside this step."""
+    def run(self, step: Step, staging: Staging, crowded: bool = False) -> Passed:
+        """staging: of the current stream. crowded: a prefill runs beside this step."""
         if self._graphs is not None and step.prefill_rows == 0 and step.shared is None:
             size = self._graphs.size_for(step, crowded)
             if size is not None:
-                hidden = self._graphs.replay(step, size, crowded)
-                return hidden, hidden
-        hidden = self._whole(step, staging)
+                hidden, slots = self._graphs.replay(step, size, crowded)
+                return Passed(hidden, hidden, slots)
+        hidden, slots = self._whole(step, staging)
         if step.prefill_rows == 0:
-            return hidden, hidden
+            return Passed(hidden, hidden, slots)
         at = last_tokens(step)
         if len(at) == len(hidden):
-            return hidden, hidden
+            return Passed(hidden, hidden, slots)
         where = torch.from_numpy(at).to(hidden.device, non_blocking=True)
-        return hidden[where], hidden
+        return Passed(hidden[where], hidden, slots)
 
     def drop_graphs(self) -> None:
         """Captured collectives hold on to the other ranks; without them one can leave."""
@@ -66,8 +75,9 @@ class Forward:
             return None
         return self._prefill_graphs.size_for(step)
 
-    def _whole(self, step: Step, staging: Staging) -> Tensor:
-        """Hidden states of all tokens of a step that has prefill rows, or no graph of its size."""
+    def _whole(self, step: Step, staging: Staging) -> tuple[Tensor, Tensor]:
+        """Hidden states of all tokens of a step that has prefill rows, or no graph of its size, and
+        its slots."""
         size = self._prefill_size(step)
         if size is not None:
             assert self._prefill_graphs is not None
@@ -76,4 +86,4 @@ class Forward:
         with staging.stopwatch:
             batch = batch_of(step, slots.page_table, slots.last_token, self._page_size, staging)
         hidden: Tensor = self._model(batch, self._pages)
-        return hidden
+        return hidden, batch.slots

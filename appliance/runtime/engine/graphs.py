@@ -59,6 +59,7 @@ class DecodeGraphs:
         self._listed = len(backend.graph_inputs(most).indices)
         self._ample = most * slots.page_table.shape[1] <= self._listed
         self._table = torch.zeros(2 * most, dtype=torch.int32, device=device)
+        self._inputs: dict[int, tuple[Tensor, Tensor]] = {}
         self._ids = torch.zeros(most, dtype=torch.int64, device=device)
         self._positions = torch.zeros(most, dtype=torch.int64, device=device)
         self._kv_rows = torch.zeros(most, dtype=torch.int64, device=device)
@@ -83,7 +84,8 @@ class DecodeGraphs:
         self._table.zero_()
         self._table[:size] = self._slots.spare
         indptr = np.arange(size + 1, dtype=np.int32)
-        self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
+        self._inputs[size] = self._table[: 2 * size], self._backend.graph_inputs(size).indptr
+        self._staging.fill((indptr, self._inputs[size][1]))
         self._plan(size, indptr)
 
     def _body(self, size: int) -> None:
@@ -123,15 +125,15 @@ class DecodeGraphs:
         if size > self._few_rows:  # the one kernel reads the page lists and needs no plan
             self._backend.plan_graph(size, indptr)
 
-    def replay(self, step: Step, size: int, crowded: bool = False) -> Tensor:
-        """Hidden states [rows, hidden] of a step of decode rows; overwritten by the next replay.
-        crowded: a prefill runs beside it."""
+    def replay(self, step: Step, size: int, crowded: bool = False) -> tuple[Tensor, Tensor]:
+        """Hidden states [rows, hidden] of a step of decode rows, and their slots int32 [rows]; both
+        overwritten by the next replay. crowded: a prefill runs beside it."""
         rows = len(step.slots)
         self._backend.leave_room(crowded)
         with self._staging.stopwatch:
             table, indptr = decode_tables(step, size, self._slots.spare, self._page_size)
-            self._staging.send([table], into=self._table)
-            self._staging.send([indptr], into=self._backend.graph_inputs(size).indptr)
+            on_device, pages_before = self._inputs[size]
+            self._staging.fill((table, on_device), (indptr, pages_before))
             self._plan(size, indptr)
         self.captures.replay(size, self._wanted(rows, crowded))
-        return self._hidden[:rows]
+        return self._hidden[:rows], self._table[:rows]

@@ -45,11 +45,22 @@ class Stopwatch:
         return seconds
 
 
+class _Pinned:
+    """Host memory that copies leave from. left: that the last of them is done."""
+
+    __slots__ = ("left", "tensor", "words")
+
+    def __init__(self, capacity: int) -> None:
+        self.tensor = torch.empty(capacity, dtype=torch.int32, pin_memory=True)
+        self.words: Int32s = self.tensor.numpy()
+        self.left = torch.cuda.Event()
+
+
 class Staging:
     """Host numbers -> device without waiting: pinned buffers used in turn, each with an event.
 
-    A buffer is written again only when the copy that left it is done: those of a step's choice of
-    tokens leave after its pass, and the next step must not wait for that.
+    A buffer is written again only when the copies that left it are done: those of a step's choice
+    of tokens leave after its pass, and the next step must not wait for that.
     """
 
     _BUFFERS = 16
@@ -64,57 +75,52 @@ class Staging:
         self.cuda = device.type == "cuda"
         self._turn = 0
         self._capacity = capacity
-        if self.cuda:
-            self._pinned = [
-                torch.empty(capacity, dtype=torch.int32, pin_memory=True)
-                for _ in range(self._BUFFERS)
-            ]
-            self._left = [torch.cuda.Event() for _ in range(self._BUFFERS)]
+        self._pinned = [_Pinned(capacity) for _ in range(self._BUFFERS if self.cuda else 0)]
 
-    def send(
-        self,
-        arrays: Sequence[Words],
-        into: Tensor | None = None,
-    ) -> list[Tensor]:
-        """Int32 (or float32) arrays -> views of one device tensor, `into` if given, in order."""
+    def send(self, arrays: Sequence[Words]) -> list[Tensor]:
+        """Int32 (or float32) arrays -> views of one new device tensor, in order."""
         if not self.cuda:
-            sent = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
-            if into is not None:
-                torch.cat(sent, out=into[: sum(len(s) for s in sent)])
-            return sent
-        size = sum(len(a) for a in arrays)
-        if size > self._capacity:
-            return self._send_large(arrays, size, into)
-        turn = self._turn
-        self._turn = (turn + 1) % self._BUFFERS
-        self._left[turn].synchronize()
-        sent = self._copy(arrays, size, self._pinned[turn], into)
-        self._left[turn].record()
-        return sent
-
-    def _send_large(self, arrays: Sequence[Words], size: int, into: Tensor | None) -> list[Tensor]:
-        """Through pinned memory of its own, which torch keeps until the copy is done."""
-        return self._copy(arrays, size, torch.empty(size, dtype=torch.int32, pin_memory=True), into)
-
-    def _copy(
-        self,
-        arrays: Sequence[Words],
-        size: int,
-        pinned: Tensor,
-        into: Tensor | None,
-    ) -> list[Tensor]:
-        view, at = pinned.numpy(), 0
+            return [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+        size, at = sum(len(a) for a in arrays), 0
+        pinned = self._next(size)
         for array in arrays:
-            view[at : at + len(array)] = array.view(np.int32)
+            pinned.words[at : at + len(array)] = array.view(np.int32)
             at += len(array)
-        target = torch.empty(size, dtype=torch.int32, device=self._device) if into is None else into
-        target[:size].copy_(pinned[:size], non_blocking=True)
-        out, begin = [], 0
+        target = torch.empty(size, dtype=torch.int32, device=self._device)
+        target.copy_(pinned.tensor[:size], non_blocking=True)
+        pinned.left.record()
+        if len(arrays) == 1 and arrays[0].dtype == np.int32:
+            return [target]
+        out, at = [], 0
         for array in arrays:
-            part = target[begin : begin + len(array)]
+            part = target[at : at + len(array)]
             out.append(part.view(torch.float32) if array.dtype == np.float32 else part)
-            begin += len(array)
+            at += len(array)
         return out
+
+    def fill(self, *pairs: tuple[Int32s, Tensor]) -> None:
+        """Each array into a device tensor of its length, all from one buffer."""
+        if not self.cuda:
+            for array, target in pairs:
+                target.copy_(torch.from_numpy(array))
+            return
+        pinned, at = self._next(sum(len(array) for array, _ in pairs)), 0
+        for array, target in pairs:
+            end = at + len(array)
+            pinned.words[at:end] = array
+            target.copy_(pinned.tensor[at:end], non_blocking=True)
+            at = end
+        pinned.left.record()
+
+    def _next(self, size: int) -> _Pinned:
+        """The buffer whose turn it is, once it may be written again; for what none of them holds
+        one of its own, which torch keeps until its copies are done."""
+        if size > self._capacity:
+            return _Pinned(size)
+        pinned = self._pinned[self._turn]
+        self._turn = (self._turn + 1) % self._BUFFERS
+        pinned.left.synchronize()
+        return pinned
 
 
 def batch_of(
@@ -154,12 +160,12 @@ def decode_tables(step: Step, size: int, spare: int, page_size: int) -> tuple[In
     """Of decode rows, filled up to `size` with the spare slot at position 0: slots and positions
     [2 * size], and the first page of each row in a list of all their pages [size + 1]."""
     rows = len(step.slots)
-    table = np.zeros(2 * size, dtype=np.int32)
-    table[:rows] = step.slots
-    table[rows:size] = spare
-    table[size : size + rows] = step.starts
-    indptr = np.zeros(size + 1, dtype=np.int32)
-    np.cumsum(table[size:] // page_size + 1, out=indptr[1:])
+    table = np.empty(2 * size, dtype=np.int32)
+    table[:rows], table[rows:size] = step.slots, spare
+    table[size : size + rows], table[size + rows :] = step.starts, 0
+    indptr = np.empty(size + 1, dtype=np.int32)
+    indptr[0] = 0
+    np.add.accumulate(table[size:] // page_size + 1, dtype=np.int32, out=indptr[1:])
     return table, indptr
 
 

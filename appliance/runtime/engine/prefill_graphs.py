@@ -82,8 +82,9 @@ class PrefillGraphs:
         )
         self._hidden[:size].copy_(self._model(batch, self._pages))
 
-    def replay(self, step: Step, size: int) -> Tensor:
-        """Hidden states [tokens, hidden] of the step; overwritten by the next replay."""
+    def replay(self, step: Step, size: int) -> tuple[Tensor, Tensor]:
+        """Hidden states [tokens, hidden] of the step, and its slots int32 [rows]; both overwritten
+        by the next replay."""
         tokens, n = int(step.lengths.sum()), len(step.slots)
         with self._staging.stopwatch:
             lengths = step.lengths
@@ -96,13 +97,10 @@ class PrefillGraphs:
             table[2 * size : 3 * size] = self._slots.spare
             table[2 * size : 2 * size + tokens] = np.repeat(step.slots, lengths)
             table[3 * size :] = step.slots
-            self._staging.send([table], into=self._table)
+            self._staging.fill((table, self._table[: len(table)]))
+            slots = self._table[3 * size : 3 * size + n]
             self._backend.plan_prefill_graph(
-                size,
-                self._table[3 * size : 3 * size + n],
-                self._slots.page_table,
-                step.starts + lengths,
-                lengths,
+                size, slots, self._slots.page_table, step.starts + lengths, lengths
             )
         self.captures.replay(size, tokens)
-        return self._hidden[:tokens]
+        return self._hidden[:tokens], slots

@@ -115,6 +115,34 @@ def graphs(entries: int, columns: int, few: Any = None) -> DecodeGraphs:
     return found
 
 
+def test_a_replay_reads_the_rows_of_its_step_and_spare_ones_up_to_its_size() -> None:
+    class Backend(Lists):
+        planned = 0
+        pages_before = torch.zeros(9, dtype=torch.int32)
+
+        def graph_inputs(self, rows: int) -> RowTables:
+            return RowTables(self.pages_before[: rows + 1], self.indices[:rows], self.indices)
+
+        def plan_graph(self, rows: int, indptr: np.ndarray) -> None:
+            self.planned = rows
+
+        def leave_room(self, room: bool) -> None: ...
+
+    class Graph:
+        def replay(self) -> None:
+            seen.append((found._table[:8].tolist(), backend.pages_before[:5].tolist()))
+
+    seen: list[tuple[list[int], list[int]]] = []
+    found = graphs(8 * 20, 20)
+    found._backend = backend = cast(Any, Backend(8 * 20))
+    found.captures._graphs[4] = cast(Any, Graph())
+    found._prepare(4)
+    assert found._table[:4].tolist() == [8] * 4 and backend.pages_before[:5].tolist() == [*range(5)]
+    hidden, slots = found.replay(decode(3, 7), 4)
+    assert seen == [([0, 1, 2, 8, 7, 7, 7, 0], [0, 2, 4, 6, 7])] and backend.planned == 4
+    assert hidden.shape == (3, 8) and slots.tolist() == [0, 1, 2]
+
+
 def test_beside_a_prefill_few_rows_go_through_the_decoder() -> None:
     """The one kernel needs all multiprocessors at once."""
     some, none = graphs(8 * 20, 20, few=object()), graphs(8 * 20, 20)

@@ -12,7 +12,9 @@ _WARM, _TIMES = 4, 20
 
 def captured(work: Callable[[], object], passes: int = 1) -> Callable[[], object]:
     """A CUDA graph of `work` so many times over, ready to be replayed."""
-    with torch.cuda.stream(torch.cuda.Stream()):
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())  # what the work reads may still be in making
+    with torch.cuda.stream(beside):
         work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

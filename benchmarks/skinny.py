@@ -1,12 +1,12 @@
-"""Decoder layers for 9 to 64 rows on one GPU: our matmuls for so few rows beside the library's.
+"""Decoder layers for few rows on one GPU: our kernels for so few beside the library's.
 
-    python -m benchmarks.skinny [--rows 12,16,24,32,48,64] [--position 512] [--layers 8] [--fp8]
-        [--sweep]
+    python -m benchmarks.skinny [--rows 2,4,8,12,16,24,32,48,64] [--position 512]
+        [--layers 8] [--fp8] [--sweep]
 
 Random layers of the 8B shape, more of them than the cache holds, captured as a decode pass is;
-microseconds of one layer, and of its four matmuls alone. `library`: cuBLAS (in 8 bits CUTLASS), all
-else as with ours. The floor is what reading weights, keys and values takes at the speed of a copy,
-3.02 TB/s.
+microseconds of one layer, and of its four matmuls alone. `library`: cuBLAS (in 8 bits CUTLASS),
+norms of FlashInfer, and rotary embedding and attention as kernels of their own, which are ours in
+both. The floor is what reading weights, keys and values takes at the speed of a copy, 3.02 TB/s.
 --sweep: each matmul divided in other ways, which belong into `skinny.divided`.
 """
 
@@ -20,11 +20,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from appliance.kernels import turned_decode
 from appliance.kernels.cuda_ops import CudaOps
-from appliance.kernels.ops import Rounded, Rounding
+from appliance.kernels.ops import Rounded, Rounding, Turns
 from appliance.kernels.paged_decode import PagedDecode
 from appliance.kernels.paged_decode import Shape as PagesShape
 from appliance.kernels.skinny import Division, Form, Skinny, padded
+from appliance.kernels.turned_decode import TurnedDecode
 from benchmarks.few_rows import COPY, EPS, SHAPE, SIZE, Layers, Weight
 from benchmarks.gpu_clock import captured, microseconds
 
@@ -34,14 +36,18 @@ HOW = Rounding(None, 0.0)
 
 
 class Pass:
-    """A decode pass through `layers` by Ops."""
+    """A decode pass through `layers` by Ops. own: with all that we have for so few rows."""
 
-    def __init__(self, layers: Layers, rows: int, ops: CudaOps) -> None:
+    def __init__(self, layers: Layers, rows: int, own: bool) -> None:
+        ops = CudaOps(torch.device("cuda"), skinny=own)
         self.layers, self.ops, self.narrow = layers, ops, layers.weights[0][0].scale is not None
         pages = PagesShape(SHAPE.heads, SHAPE.kv_heads, SIZE, SHAPE.page, torch.bfloat16, False)
         self._attention = PagedDecode(pages, rows, torch.device("cuda"))
         position = int(layers.positions[0])
         self._last_len = torch.full_like(layers.indptr[:rows], position % SHAPE.page + 1)
+        self._turns = Turns(layers.positions, layers.cos_sin, None, None, EPS)
+        turned = own and rows <= turned_decode.MAX_ROWS
+        self._turned = TurnedDecode(pages, False, torch.device("cuda")) if turned else None
 
     def linear(self, x: Tensor | Rounded, i: int, name: str) -> Tensor:
         weight = self.layers.weights[i][NAMES.index(name)]
@@ -64,16 +70,23 @@ class Pass:
         assert isinstance(x, Tensor)
         return self.ops.gated_linear(x, self.layers.weights[i][2].values)
 
+    def attended(self, qkv: Tensor) -> Tensor:
+        own = self.layers
+        lists = own.indptr, self._last_len, own.indices
+        if self._turned is not None:
+            return self._turned.run(qkv, self._turns, own.k, own.v, *lists)
+        q = self.ops.rope_store(
+            qkv, own.positions, own.cos_sin, own.k, own.v, own.kv_rows, None, None, EPS
+        )
+        mixed = torch.empty_like(q)
+        self._attention.run(q, own.k, own.v, *lists, mixed)
+        return mixed
+
     def run(self) -> Tensor:
-        own, ops = self.layers, self.ops
+        own = self.layers
         normed, residual = self.normed(own.x.clone(), None)
         for i in range(len(own.weights)):
-            q = ops.rope_store(
-                self.linear(normed, i, "qkv"), own.positions, own.cos_sin, own.k, own.v,
-                own.kv_rows, None, None, EPS,
-            )  # fmt: skip
-            mixed = torch.empty_like(q)
-            self._attention.run(q, own.k, own.v, own.indptr, self._last_len, own.indices, mixed)
+            mixed = self.attended(self.linear(normed, i, "qkv"))
             normed, residual = self.normed(self.linear(mixed.flatten(1), i, "out"), residual)
             inner = self.gated(normed, i)
             normed, residual = self.normed(self.linear(inner, i, "down"), residual)
@@ -148,20 +161,19 @@ def measured(decode: Pass, inputs: dict[str, Tensor | Rounded]) -> tuple[Tensor,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", default="12,16,24,32,48,64")
+    parser.add_argument("--rows", default="2,4,8,12,16,24,32,48,64")
     parser.add_argument("--position", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--fp8", action="store_true")
     parser.add_argument("--sweep", action="store_true")
     given = parser.parse_args()
-    device = torch.device("cuda")
     for rows in (int(r) for r in given.rows.split(",")):
         layers = Layers(given.layers, rows, given.position, SHAPE._replace(narrow=given.fp8))
         kv = rows * (given.position + 1) * SHAPE.kv_heads * SIZE * 4
         floor = (layers.bytes + kv) / COPY * 1e6
         inputs = inputs_of(rows, given.fp8)
-        theirs, library, b = measured(Pass(layers, rows, CudaOps(device)), inputs)
-        own, ours, d = measured(Pass(layers, rows, CudaOps(device, skinny=True)), inputs)
+        theirs, library, b = measured(Pass(layers, rows, own=False), inputs)
+        own, ours, d = measured(Pass(layers, rows, own=True), inputs)
         off = float((own - theirs).norm() / theirs.norm())
         print(
             f"{rows:2} rows at {given.position}: floor {floor:5.1f} us, library {library:5.1f} "

@@ -42,6 +42,18 @@ Activation = Tensor | Rounded
 """What goes into a linear."""
 
 
+class Turns(NamedTuple):
+    """What turns queries and keys, of T tokens: positions int64 [T]; cos_sin float32 [context, D],
+    cosines then sines; q_weight, k_weight [D] with eps: norm of each head before the turn; None
+    for none."""
+
+    positions: Tensor
+    cos_sin: Tensor
+    q_weight: Tensor | None
+    k_weight: Tensor | None
+    eps: float
+
+
 class Ops(Protocol):
     def linear(self, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         """x W^T + bias."""

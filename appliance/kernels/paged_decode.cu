@@ -10,8 +10,14 @@
 // widened to float16 in registers; which dimension stands where does not matter as long as queries
 // and keys agree, and the dimensions of values are put right when the result is written.
 //
+// Few rows have a kernel that does what comes before as well: it turns queries and keys by their positions
+// and writes keys and values to their pages. There a block has a key-value head of one row, or of a piece of
+// a row where rows are long and blocks idle; its warps take the tiles in turn, and are put together in shared memory.
+//
 // Given when it is compiled: HEAD PAGE KV_HEADS EACH (query heads to a key-value head), WARPS,
-// STAGES, NARROW (pages of e4m3), HALF (queries and results are float16, else bfloat16).
+// STAGES, NARROW (pages of e4m3), HALF (queries and results are float16, else bfloat16), TURNED (0: the first
+// kernel; else the second, and so many of its blocks share a multiprocessor), HEAD_NORM (queries and keys are
+// normed before they are turned).
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -25,6 +31,7 @@ typedef unsigned long long u64;
 #define BLOCKS (HEAD / 8)
 #define STEPS (HEAD / 16)
 #define NOTHING (-1e30f)
+#define STRIDE (TURNED ? WARPS : 1)  // from one tile of a warp to its next
 
 struct Given {
   const u16 *q;          // [rows, KV_HEADS * EACH, HEAD]
@@ -83,14 +90,30 @@ __device__ __forceinline__ float power(float x) {
   return r;
 }
 
+// Two values beside each other, as they are kept.
+__device__ __forceinline__ float2 unpacked(u32 two) {
+#if HALF
+  float2 r;
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }" : "=f"(r.x), "=f"(r.y) : "r"(two));
+  return r;
+#else
+  return make_float2(__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u));
+#endif
+}
+
 // Two queries' values beside each other, in the kind that mma takes.
-__device__ __forceinline__ u32 query_at(const u16 *at) {
-  u32 two = *(const u32 *)at;
+__device__ __forceinline__ u32 query(u32 two) {
 #if NARROW && !HALF
-  return packed(__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u));
+  float2 r = unpacked(two);
+  return packed(r.x, r.y);
 #else
   return two;
 #endif
+}
+
+// The first of two dimensions of a query that a lane holds for a step of mma.
+__device__ __forceinline__ int dimension(int step, int which, int lane) {
+  return step * 16 + (NARROW ? 4 * (lane % 4) + 2 * which : 2 * (lane % 4) + 8 * which);
 }
 
 // Where the 16 bytes of `chunk` of a tile's row lie, so that 8 rows' lie in different banks.
@@ -113,32 +136,32 @@ __device__ __forceinline__ void four_turned(u32 *r, u32 at) {
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
 }
 
-// The tiles of a range on their way into this warp's part of shared memory.
+// A warp's tiles on their way into its part of shared memory.
 struct Source {
   const char *k, *v;   // of this head
   const int *indices;
   u32 shared;
   int lane, end, next; // tiles
-  int first;           // page whose number lane 0 holds in `pages`
-  int pages, later;    // numbers of 32 pages, and of the 32 after them
+  int seen;            // of the 32 tiles whose pages' numbers the lanes hold
+  int pages, later;    // of these tiles, and of the 32 after them
 
   __device__ __forceinline__ void begin(int tile) {
     next = tile;
-    first = tile / TILES;
-    pages = number(first + lane);
-    later = number(first + 32 + lane);
+    seen = 0;
+    pages = number(tile + lane * STRIDE);
+    later = number(tile + (32 + lane) * STRIDE);
   }
-  __device__ __forceinline__ int number(int page) {
-    return page * TILES < end ? indices[page] : 0;
+  __device__ __forceinline__ int number(int tile) {
+    return tile < end ? indices[tile / TILES] : 0;
   }
   __device__ __forceinline__ void ask(int stage) {
     if (next < end) {
-      if (next / TILES - first == 32) {
-        first += 32;
+      if (seen == 32) {
+        seen = 0;
         pages = later;
-        later = number(first + 32 + lane);
+        later = number(next + (32 + lane) * STRIDE);
       }
-      u64 page = __shfl_sync(~0u, pages, next / TILES - first);
+      u64 page = __shfl_sync(~0u, pages, seen++);
       u64 token = page * PAGE + next % TILES * TILE;
       u32 to = shared + stage * 2 * TILE_BYTES;
 #pragma unroll
@@ -149,7 +172,7 @@ struct Source {
         fetch(to + TILE_BYTES + placed(row, chunk), v + at);
       }
     }
-    next++;
+    next += STRIDE;
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
 };
@@ -161,8 +184,7 @@ struct State {
   float out[BLOCKS][4];
   float most, sum;
 
-  __device__ __forceinline__ void begin(const u16 *q_row, int lane) {
-    int g = lane / 4, t = lane % 4;
+  __device__ __forceinline__ void begin() {
     most = NOTHING;
     sum = 0.0f;
 #pragma unroll
@@ -170,14 +192,15 @@ struct State {
 #pragma unroll
       for (int j = 0; j < 4; j++) out[i][j] = 0.0f;
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-      q[s][0] = q[s][1] = 0;
-      if (g < EACH) {
-        const u16 *at = q_row + g * HEAD + s * 16;
-        q[s][0] = query_at(at + (NARROW ? 4 * t : 2 * t));
-        q[s][1] = query_at(at + (NARROW ? 4 * t + 2 : 2 * t + 8));
-      }
-    }
+    for (int s = 0; s < STEPS; s++) q[s][0] = q[s][1] = 0;
+  }
+
+  __device__ __forceinline__ void ask(const u16 *q_row, int lane) {
+    if (lane / 4 >= EACH) return;
+#pragma unroll
+    for (int s = 0; s < STEPS; s++)
+#pragma unroll
+      for (int j = 0; j < 2; j++) q[s][j] = query(*(const u32 *)(q_row + lane / 4 * HEAD + dimension(s, j, lane)));
   }
 
   // The tile's tokens from `valid` on count for nothing.
@@ -281,6 +304,27 @@ struct State {
   }
 };
 
+// A tile's tokens from `valid` on: what was never written may be no number.
+__device__ __forceinline__ void forget(u32 values, int valid, int lane) {
+  for (int i = valid * CHUNKS + lane; i < TILE * CHUNKS; i += 32)
+    asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(values + placed(i / CHUNKS, i % CHUNKS)), "r"(0) : "memory");
+}
+
+// Launched before the kernel in front has ended (Given.dependent): what that writes is read behind this.
+__device__ __forceinline__ void behind() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void next_may_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#if !TURNED
+
 // Each range may leave two parts: of a row that began before it, and of one that goes on after it.
 __device__ __forceinline__ u64 part_at(int range, bool begins, int head) {
   return ((u64)(2 * range + begins) * KV_HEADS + head) * EACH;
@@ -350,13 +394,6 @@ __device__ __forceinline__ void join(const Given &given, int row, int head, int 
   }
 }
 
-// Launched before the kernel in front has ended (Given.dependent): what that writes is read behind this.
-__device__ __forceinline__ void behind() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // The last row that begins at or before a page. All lanes ask at once.
 __device__ __forceinline__ int row_of(const int *indptr, int rows, int page, int lane) {
   int low = 0;
@@ -401,9 +438,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) paged_decode(const Give
     for (int s = 0; s < STAGES; s++)
       if (s < early) source.ask(s);
     behind();
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
+    next_may_begin();
   }
 #pragma unroll
   for (int s = 0; s < STAGES; s++)
@@ -415,17 +450,16 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) paged_decode(const Give
     const int row_begin = given.indptr[row], row_end = given.indptr[row + 1];
     const int until = min(end, row_end), last = given.last_len[row];
     State state;
-    state.begin(given.q + ((u64)row * KV_HEADS + head) * EACH * HEAD, lane);
+    state.begin();
+    state.ask(given.q + ((u64)row * KV_HEADS + head) * EACH * HEAD, lane);
     for (int tile = at * TILES; tile < until * TILES; tile++) {
       asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
       __syncwarp();
       const u32 keys = source.shared + stage * 2 * TILE_BYTES, values = keys + TILE_BYTES;
       const int valid = tile / TILES + 1 == row_end ? last - tile % TILES * TILE : TILE;
       if (valid > 0) {
-        if (valid < TILE) {  // what was never written may be no number
-          for (int i = valid * CHUNKS + lane; i < TILE * CHUNKS; i += 32)
-            asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(
-                             values + placed(i / CHUNKS, i % CHUNKS)), "r"(0) : "memory");
+        if (valid < TILE) {
+          forget(values, valid, lane);
           __syncwarp();
         }
         state.add(keys, values, valid, given.scale, lane);
@@ -466,3 +500,330 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) paged_decode(const Give
     }
   }
 }
+
+#else  // TURNED
+
+struct GivenTurned : Given {  // q is not looked at
+  const u16 *qkv;              // [rows, (EACH + 2) * KV_HEADS, HEAD]
+  const long long *positions;  // [rows]
+  const float *cos_sin;        // [context, HEAD]: cosines, then sines
+  const u16 *q_weight, *k_weight;  // [HEAD]
+  float eps;
+  float k_scale, v_scale;      // pages of e4m3 times these are keys and values
+  int least;                   // pages of a row that is not divided
+};
+
+#define PAIRS (HEAD / 64)  // of a key's dimensions to a lane
+
+__device__ __forceinline__ float2 rounded(float a, float b) { return unpacked(packed_out(a, b)); }
+
+// As the models were trained: rounded before the weight and behind it.
+__device__ __forceinline__ float2 normed(float2 x, float scale, const u16 *weight) {
+  float2 by = unpacked(*(const u32 *)weight);
+  x = rounded(x.x * scale, x.y * scale);
+  return rounded(x.x * by.x, x.y * by.y);
+}
+
+__device__ __forceinline__ float wide(u16 v) { return unpacked(v).x; }
+
+// Cosines and sines of the dimensions that a lane's queries have, of one position.
+struct Angles {
+  float2 cos[STEPS / 2][2], sin[STEPS / 2][2];
+
+  __device__ __forceinline__ void ask(const float *row, int lane) {
+#pragma unroll
+    for (int s = 0; s < STEPS / 2; s++)
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        cos[s][j] = __ldg((const float2 *)(row + dimension(s, j, lane)));
+        sin[s][j] = __ldg((const float2 *)(row + HEAD / 2 + dimension(s, j, lane)));
+      }
+  }
+
+  // The queries of a head as they leave their linear -> as State has them. A dimension and the one it turns
+  // with, HEAD / 2 further, are of one lane.
+  __device__ __forceinline__ void turn(State &state, const u16 *q_row, const u16 *weight, float eps, int lane) const {
+    float2 low[STEPS / 2][2], high[STEPS / 2][2];
+    const u16 *at = q_row + min(lane / 4, EACH - 1) * HEAD;
+#pragma unroll
+    for (int s = 0; s < STEPS / 2; s++)
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        low[s][j] = unpacked(*(const u32 *)(at + dimension(s, j, lane)));
+        high[s][j] = unpacked(*(const u32 *)(at + HEAD / 2 + dimension(s, j, lane)));
+      }
+#if HEAD_NORM
+    float total = 0.0f;
+#pragma unroll
+    for (int s = 0; s < STEPS / 2; s++)
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        float2 a = low[s][j], b = high[s][j];
+        total += a.x * a.x + a.y * a.y + b.x * b.x + b.y * b.y;
+      }
+    total += __shfl_xor_sync(~0u, total, 1);
+    total += __shfl_xor_sync(~0u, total, 2);
+    float scale = rsqrtf(total / HEAD + eps);
+#pragma unroll
+    for (int s = 0; s < STEPS / 2; s++)
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        low[s][j] = normed(low[s][j], scale, weight + dimension(s, j, lane));
+        high[s][j] = normed(high[s][j], scale, weight + HEAD / 2 + dimension(s, j, lane));
+      }
+#endif
+    if (lane / 4 >= EACH) return;
+#pragma unroll
+    for (int s = 0; s < STEPS / 2; s++)
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        float2 a = low[s][j], b = high[s][j], c = cos[s][j], d = sin[s][j];
+        state.q[s][j] = query(packed_out(a.x * c.x - b.x * d.x, a.y * c.y - b.y * d.y));
+        state.q[s + STEPS / 2][j] = query(packed_out(b.x * c.x + a.x * d.x, b.y * c.y + a.y * d.y));
+      }
+  }
+};
+
+// One value of a page, given in float32.
+__device__ __forceinline__ void keep(char *at, float value, float scale) {
+#if NARROW
+  u16 r;
+  value = fminf(fmaxf(value / scale, -448.0f), 448.0f);
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(0.0f), "f"(value));
+  *at = (char)r;
+#else
+  *(u16 *)at = (u16)packed_out(value, 0.0f);
+#endif
+}
+
+// This step's key and value of a head, by one warp: to the page, and to where the tile lies that holds the token.
+struct Token {
+  float k[2][PAIRS], v[2][PAIRS];
+
+  __device__ __forceinline__ void make(const u16 *key, const float *angles, const u16 *weight, float eps, int lane) {
+    const u16 *value = key + KV_HEADS * HEAD;
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++)
+#pragma unroll
+      for (int side = 0; side < 2; side++) {
+        int dim = side * (HEAD / 2) + lane * PAIRS + i;
+        k[side][i] = wide(key[dim]);
+        v[side][i] = wide(value[dim]);
+        total += k[side][i] * k[side][i];
+      }
+#if HEAD_NORM
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) total += __shfl_xor_sync(~0u, total, i);
+    float scale = rsqrtf(total / HEAD + eps);
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++)
+#pragma unroll
+      for (int side = 0; side < 2; side++) {
+        float by = wide(weight[side * (HEAD / 2) + lane * PAIRS + i]);
+        k[side][i] = rounded(rounded(k[side][i] * scale, 0.0f).x * by, 0.0f).x;
+      }
+#endif
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) {
+      float c = angles[lane * PAIRS + i], s = angles[HEAD / 2 + lane * PAIRS + i], low = k[0][i], high = k[1][i];
+      k[0][i] = low * c - high * s;
+      k[1][i] = high * c + low * s;
+    }
+  }
+
+  // put(byte of the row, which of the lane's dimensions)
+  template <class Put>
+  __device__ __forceinline__ void each(int lane, Put put) const {
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++)
+#pragma unroll
+      for (int side = 0; side < 2; side++) put((side * (HEAD / 2) + lane * PAIRS + i) * WIDTH, side, i);
+  }
+};
+
+// Which pages of which row a block has: rows are cut into pieces of about equal length, none shorter than `least`
+// pages. So that all blocks are at work at once pieces grow while there are too many, but for one long row beside
+// many short ones no further than to twice a block's share: then some blocks have two. All lanes make it alike.
+struct Pieces {
+  int count[2], own[2], up_to[2];  // of rows lane, lane + 32: pages, pieces, pieces up to and with these
+  int all;
+
+  __device__ __forceinline__ void make(const GivenTurned &given, int slots, int lane) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int row = lane + 32 * i;
+      count[i] = row < given.rows ? given.indptr[row + 1] - given.indptr[row] : 0;
+    }
+    int length = max(given.least, (given.indptr[given.rows] + slots - 1) / slots);
+    const int most = 2 * length;
+    for (;;) {
+      own[0] = (count[0] + length - 1) / length;
+      own[1] = (count[1] + length - 1) / length;
+      all = __reduce_add_sync(~0u, own[0] + own[1]);
+      if (all <= slots || length >= most) break;
+      length += (length + 3) / 4;
+    }
+    int before = 0;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      up_to[i] = own[i];
+#pragma unroll
+      for (int away = 1; away < 32; away *= 2) {
+        int more = __shfl_up_sync(~0u, up_to[i], away);
+        if (lane >= away) up_to[i] += more;
+      }
+      up_to[i] += before;
+      before = __shfl_sync(~0u, up_to[i], 31);
+    }
+  }
+  __device__ __forceinline__ int row_of(int piece) const {
+    return __popc(__ballot_sync(~0u, up_to[0] <= piece)) + __popc(__ballot_sync(~0u, up_to[1] <= piece));
+  }
+  __device__ __forceinline__ int of(const int *values, int row) const {
+    int low = __shfl_sync(~0u, values[0], row & 31), high = __shfl_sync(~0u, values[1], row & 31);
+    return row < 32 ? low : high;
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(WARPS * 32, TURNED) turned_decode(const GivenTurned given) {
+  extern __shared__ __align__(128) char memory[];
+  __shared__ float2 sums[WARPS][8];
+  __shared__ int arrived;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4;
+  const int head = blockIdx.x % KV_HEADS;
+  const int programs = given.programs ? *given.programs : gridDim.x / TURNED;
+  const int slots = max(1, min((int)gridDim.x, programs * TURNED) / KV_HEADS);
+  Pieces pieces;
+  pieces.make(given, slots, lane);
+  char *ring = memory + warp * STAGES * 2 * TILE_BYTES;
+  bool first = true;
+  next_may_begin();
+  for (int piece = blockIdx.x / KV_HEADS; piece < pieces.all && blockIdx.x / KV_HEADS < slots; piece += slots) {
+    const int row = pieces.row_of(piece), parts = pieces.of(pieces.own, row), pages = pieces.of(pieces.count, row);
+    const int part = piece - (pieces.of(pieces.up_to, row) - parts), row_begin = given.indptr[row];
+    const int begin = (row_begin + pages * part / parts) * TILES, last_len = given.last_len[row];
+    // of the row's last page, tiles up to this step's token
+    const int token_tile = (row_begin + pages - 1) * TILES + (last_len - 1) / TILE;
+    const bool to_end = part + 1 == parts;
+    const int end = to_end ? token_tile + 1 : (row_begin + pages * (part + 1) / parts) * TILES;
+
+    if (!first) __syncthreads();  // the ring held what was put together
+    Source source;
+    source.k = given.k + head * HEAD * WIDTH;
+    source.v = given.v + head * HEAD * WIDTH;
+    source.indices = given.indices;
+    source.shared = (u32)__cvta_generic_to_shared(ring);
+    source.lane = lane;
+    source.end = end;
+    source.begin(begin + warp);
+#pragma unroll
+    for (int s = 0; s < STAGES; s++) source.ask(s);  // what others wrote to pages has been there since the step before
+    const float *turns = given.cos_sin + given.positions[row] * HEAD;
+    Angles angles;
+    angles.ask(turns, lane);
+    if (first) behind();
+    first = false;
+
+    const u16 *mine = given.qkv + (u64)row * (EACH + 2) * KV_HEADS * HEAD;
+    State state;
+    state.begin();
+    angles.turn(state, mine + head * EACH * HEAD, given.q_weight, given.eps, lane);
+    Token token;
+    const bool own = to_end && (token_tile - begin) % WARPS == warp;
+    if (own) {
+      token.make(mine + (EACH * KV_HEADS + head) * HEAD, turns, given.k_weight, given.eps, lane);
+      u64 place = ((u64)given.indices[token_tile / TILES] * PAGE + last_len - 1) * KV_HEADS + head;
+      char *k = (char *)given.k + place * HEAD * WIDTH, *v = (char *)given.v + place * HEAD * WIDTH;
+      token.each(lane, [&](int at, int side, int i) {
+        keep(k + at, token.k[side][i], given.k_scale);
+        keep(v + at, token.v[side][i], given.v_scale);
+      });
+    }
+
+    int stage = 0;
+    for (int tile = begin + warp; tile < end; tile += WARPS) {
+      asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
+      __syncwarp();
+      char *at = ring + stage * 2 * TILE_BYTES;
+      const u32 keys = source.shared + stage * 2 * TILE_BYTES, values = keys + TILE_BYTES;
+      int valid = TILE;
+      if (own && tile == token_tile) {
+        valid = (last_len - 1) % TILE + 1;
+        token.each(lane, [&](int byte, int side, int i) {
+          u32 to = placed(valid - 1, byte / 16) + byte % 16;
+          keep(at + to, token.k[side][i], given.k_scale);
+          keep(at + TILE_BYTES + to, token.v[side][i], given.v_scale);
+        });
+        forget(values, valid, lane);
+        __syncwarp();
+      }
+      state.add(keys, values, valid, given.scale, lane);
+      __syncwarp();
+      source.ask(stage);
+      stage = stage + 1 == STAGES ? 0 : stage + 1;
+    }
+
+    // a warp leaves what it has where its tiles were: [EACH, HEAD]
+    const float sum = state.total();
+    if (g < EACH) {
+      float *left = (float *)ring + g * HEAD;
+      state.each(1.0f, lane, [&](int dim, float a, float b) { *(float2 *)(left + dim) = make_float2(a, b); });
+      if (lane % 4 == 0) sums[warp][g] = make_float2(state.most, sum);
+    }
+    __syncthreads();
+    const u64 place = ((u64)piece * KV_HEADS + head) * EACH;
+    for (int i = threadIdx.x; i < EACH * HEAD / 2; i += WARPS * 32) {
+      const int query = i / (HEAD / 2);
+      float top = NOTHING, total = 0.0f;
+#pragma unroll
+      for (int w = 0; w < WARPS; w++) top = fmaxf(top, sums[w][query].x);
+      float2 out = make_float2(0.0f, 0.0f);
+#pragma unroll
+      for (int w = 0; w < WARPS; w++) {
+        float share = power(sums[w][query].x - top);
+        float2 two = *(float2 *)(memory + w * STAGES * 2 * TILE_BYTES + i * 8);
+        total += sums[w][query].y * share;
+        out.x += two.x * share, out.y += two.y * share;
+      }
+      if (parts == 1) {
+        float by = given.value_scale / total;
+        *(u32 *)(given.out + (((u64)row * KV_HEADS + head) * EACH * HEAD) + i * 2) = packed_out(out.x * by, out.y * by);
+      } else {
+        __stcg((float2 *)(given.parts + place * HEAD) + i, out);
+        if (i % (HEAD / 2) == 0) __stcg(given.sums + place + query, make_float2(top, total));
+      }
+    }
+    if (parts == 1) continue;
+
+    // the last of a row's blocks puts the pieces together, in their order
+    int *counter = given.arrived + row * KV_HEADS + head;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) arrived = atomicAdd(counter, 1);
+    __syncthreads();
+    if (arrived != parts - 1) continue;
+    __threadfence();
+    const u64 at = ((u64)(piece - part) * KV_HEADS + head) * EACH;
+    for (int i = threadIdx.x; i < EACH * HEAD / 2; i += WARPS * 32) {
+      float top = NOTHING, total = 0.0f;
+      for (int p = 0; p < parts; p++)
+        top = fmaxf(top, __ldcg(given.sums + at + (u64)p * KV_HEADS * EACH + i / (HEAD / 2)).x);
+      float2 out = make_float2(0.0f, 0.0f);
+#pragma unroll 4
+      for (int p = 0; p < parts; p++) {
+        u64 from = at + (u64)p * KV_HEADS * EACH;
+        float2 has = __ldcg(given.sums + from + i / (HEAD / 2)), two = __ldcg((const float2 *)(given.parts + from * HEAD) + i);
+        float share = power(has.x - top);
+        total += has.y * share;
+        out.x += two.x * share, out.y += two.y * share;
+      }
+      float by = given.value_scale / total;
+      *(u32 *)(given.out + (((u64)row * KV_HEADS + head) * EACH * HEAD) + i * 2) = packed_out(out.x * by, out.y * by);
+    }
+    if (threadIdx.x == 0) *counter = 0;
+  }
+  if (first) behind();
+}
+
+#endif

@@ -18,7 +18,7 @@ from torch import Tensor
 from appliance.kernels.cuda_source import Kernel, architecture, image
 from appliance.kernels.multiprocessors import spared
 
-_SOURCE = Path(__file__).with_suffix(".cu")
+SOURCE = Path(__file__).with_suffix(".cu")
 _TILE = 16
 _HEADS = (64, 128)
 _STAGES = (3, 6)
@@ -39,7 +39,7 @@ class Shape(NamedTuple):
     narrow: bool
 
 
-class _Given(ctypes.Structure):
+class Given(ctypes.Structure):
     """As in paged_decode.cu."""
 
     _fields_ = (
@@ -72,7 +72,7 @@ def why_not(shape: Shape, capability: tuple[int, int]) -> str:
 def divided(shape: Shape, shared_most: int) -> tuple[int, int]:
     """Warps of a block, and tiles that each has on their way or at work, in so many bytes of shared
     memory."""
-    tile, (least, most) = _tile_bytes(shape), _STAGES
+    tile, (least, most) = tile_bytes(shape), _STAGES
     warps = 8 if shared_most >= 8 * least * tile else 4
     return warps, min(most, shared_most // (warps * tile))
 
@@ -83,7 +83,7 @@ def enough(shape: Shape, warps: int, programs: int) -> int:
     return max(programs, -(-shape.kv_heads // warps))
 
 
-def _tile_bytes(shape: Shape) -> int:
+def tile_bytes(shape: Shape) -> int:
     return 2 * _TILE * shape.head_dim * (1 if shape.narrow else 2)
 
 
@@ -104,9 +104,9 @@ class PagedDecode:
         self._warps, depth = divided(shape, shared_most)
         self.programs = enough(shape, self._warps, properties.multi_processor_count)
         options = definitions(shape, self._warps, depth)
-        code = image(_SOURCE, options, architecture(device), folder)
+        code = image(SOURCE, options, architecture(device), folder)
         with torch.cuda.device(device):
-            self._kernel = Kernel(code, "paged_decode", depth * self._warps * _tile_bytes(shape))
+            self._kernel = Kernel(code, "paged_decode", depth * self._warps * tile_bytes(shape))
         ranges = self.programs * self._warps // shape.kv_heads
         parts = 2 * ranges * shape.heads
         self._parts = torch.zeros(parts * shape.head_dim, dtype=torch.float32, device=device)
@@ -147,7 +147,7 @@ class PagedDecode:
         rows = q_BHD.shape[0]
         assert q_BHD.is_contiguous() and out.is_contiguous() and programs <= self.programs
         assert rows * self._shape.kv_heads <= len(self._arrived), f"{rows} rows are too many"
-        given = _Given(
+        given = Given(
             q=q_BHD.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), indptr=indptr.data_ptr(),
             last_len=last_len.data_ptr(), indices=indices.data_ptr(), out=out.data_ptr(),
             parts=self._parts.data_ptr(), sums=self._sums.data_ptr(),
@@ -161,11 +161,15 @@ class PagedDecode:
         )
 
 
-def definitions(shape: Shape, warps: int, depth: int) -> list[str]:
-    """Options of the compiler for this shape. depth: tiles that a warp has on their way."""
+def definitions(
+    shape: Shape, warps: int, depth: int, turned: int = 0, head_norm: bool = False
+) -> list[str]:
+    """Options of the compiler for this shape. depth: tiles that a warp has on their way. turned,
+    head_norm: of the kernel of `turned_decode.py`."""
     values = {
         "HEAD": shape.head_dim, "PAGE": shape.page, "KV_HEADS": shape.kv_heads,
         "EACH": shape.heads // shape.kv_heads, "WARPS": warps, "STAGES": depth,
-        "NARROW": int(shape.narrow), "HALF": _FORMS[shape.dtype],
+        "NARROW": int(shape.narrow), "HALF": _FORMS[shape.dtype], "TURNED": turned,
+        "HEAD_NORM": int(head_norm),
     }  # fmt: skip
     return [f"-D{name}={value}" for name, value in values.items()]

@@ -230,8 +230,9 @@ E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 )
 @pytest.mark.parametrize("even", [True, False])
 def test_paged_backend_against_the_reference(ops, prefill, decode, kv_dtype, heads, even):
+    from appliance.kernels.ops import Turns
     from appliance.kernels.paged_attention import Shape
-    from appliance.runtime.model.attention.paged import PagedBackend, even_decode
+    from appliance.runtime.model.attention.paged import PagedBackend, own_decode
     from appliance.runtime.model.attention.reference import ReferenceBackend
     from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
@@ -262,9 +263,9 @@ def test_paged_backend_against_the_reference(ops, prefill, decode, kv_dtype, hea
         prefill_tokens=int(lengths[:prefill].sum()), page_table=table, page_size=page,
     )  # fmt: skip
     shape = Shape(heads, kv_heads, size, page, torch.bfloat16, kv_dtype)
-    own = even_decode(shape, rows, torch.device(cuda)) if even else None
+    own = own_decode(shape, False, rows, torch.device(cuda)) if even else None
     assert (own is not None) == even
-    fast = PagedBackend(shape, (0,), ops, cuda, rows=64, columns=columns, even=own)
+    fast = PagedBackend(shape, (0,), ops, cuda, rows=64, columns=columns, own=own)
     slow = ReferenceBackend(cuda)
     fast.plan(batch)
     slow.plan(batch)
@@ -286,6 +287,19 @@ def test_paged_backend_against_the_reference(ops, prefill, decode, kv_dtype, hea
 
         fast.plan(dataclasses.replace(batch, padded_rows=rows))
         assert relative(fast.run(q, pages, 0, scales), want) < 1e-2
+        qkv = torch.randn(rows, (heads + 2 * kv_heads) * size, device=cuda, dtype=torch.bfloat16)
+        turns = Turns(longs[1], torch.randn(400, size, device=cuda), None, None, 1e-5)
+        apart = KVPages(pages.k.clone(), pages.v.clone())
+        got = fast.run_unturned(qkv, turns, pages, 0, scales)
+        assert (got is not None) == (even and rows <= fast.turns_rows)
+        if got is not None:
+            turned = ops.rope_store(
+                qkv, turns.positions, turns.cos_sin, apart.k, apart.v, longs[2], None, None, 1e-5,
+                scales.k, scales.v,
+            )  # fmt: skip
+            assert relative(got, fast.run(turned, apart, 0, scales)) < 1e-2
+            assert relative(pages.k, apart.k) < 1e-2
+            assert relative(pages.v, apart.v) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 
-from appliance.kernels.few_rows import MAX_ROWS
 from appliance.kernels.ops import CaptureOps
 from appliance.runtime.config import RuntimeConfig
 from appliance.runtime.engine.captures import Later
@@ -22,7 +21,7 @@ from appliance.runtime.engine.prefill_graphs import PrefillGraphs
 from appliance.runtime.engine.sample.state import SamplingState
 from appliance.runtime.engine.slots import Slots
 from appliance.runtime.model.batch import KVPages
-from appliance.runtime.model.few_rows import FewRows, why_not
+from appliance.runtime.model.few_rows import FewRows, best_up_to, why_not
 from appliance.runtime.model.parallel.comm import Comm
 from appliance.runtime.model.parallel.mesh import Mesh
 from appliance.runtime.spec import ModelSpec
@@ -91,8 +90,12 @@ class Kit:
             e.graph_batch_sizes,
             self.lanes.main.staging,
             self.few_rows(pages),
-            MAX_ROWS,
+            self._few_most(),
         )
+
+    def _few_most(self) -> int:
+        turns = self.loaded.backend.turns_rows if self.config.engine.skinny else 0
+        return best_up_to(self.loaded.model, turns)
 
     def prefill_graphs(self, pages: list[KVPages]) -> PrefillGraphs | None:
         e = self.config.engine

@@ -22,6 +22,10 @@ from appliance.runtime.model.quant.plain import PlainScheme
 from appliance.runtime.model.quant.scheme import Scheme
 from appliance.runtime.spec import ModelSpec
 
+_BEST = {False: 1, True: 2}
+"""By whether weights are of 8 bits, which this kernel widens as it reads them; docs/measurements.md
+"9 to 64 rows"."""
+
 
 def why_not(model: Decoder, spec: ModelSpec, tp: int, pages: list[KVPages], page_size: int) -> str:
     """What of this model or of its GPU the kernel does not know; empty: nothing."""
@@ -41,6 +45,13 @@ def why_not(model: Decoder, spec: ModelSpec, tp: int, pages: list[KVPages], page
         return "its linears are stored in a form that it does not read"
     capability = torch.cuda.get_device_capability(pages[0].k.device)
     return few_rows.why_not(shape_of(model, spec, page_size), capability)
+
+
+def best_up_to(model: Decoder, turns_rows: int) -> int:
+    """Rows up to which the kernel takes less time than a pass whose attention turns and stores few
+    rows itself (Backend.turns_rows; 0: it has none), behind matmuls of few rows."""
+    narrow = bool(_narrow(_schemes(cast(Layer, model.layers[0]))[0]))
+    return _BEST[narrow] if turns_rows > few_rows.MAX_ROWS else few_rows.MAX_ROWS
 
 
 def shape_of(model: Decoder, spec: ModelSpec, page_size: int) -> Shape:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from appliance.kernels.ops import Turns
 from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 
 Int32s = npt.NDArray[np.int32]
@@ -32,6 +33,16 @@ class Backend(Protocol):
         q [T, H, D] -> [T, H, D]. window: keys seen, the token's own included; 0: all. What decode
         rows share (batch.shared) is read once by layers without a window.
         """
+
+    @property
+    def turns_rows(self) -> int:
+        """Rows of a captured decode pass up to which `run_unturned` serves all layers; 0: none."""
+
+    def run_unturned(
+        self, qkv: Tensor, turns: Turns, pages: KVPages, window: int, scales: KVScales = UNSCALED
+    ) -> Tensor | None:
+        """What Ops.rope_store and then `run` give of qkv, and do to the pages, in one kernel; None,
+        and nothing done, where there is none for such a pass."""
 
     def graph_inputs(self, rows: int) -> RowTables:
         """Device tables that a captured pass over `rows` decode rows reads; same ones each call."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from appliance.kernels import paged_decode
-from appliance.kernels.ops import CaptureOps
+from appliance.kernels import paged_decode, turned_decode
+from appliance.kernels.ops import CaptureOps, Turns
 from appliance.kernels.paged_attention import (
     LayerPages,
     PagedAttention,
@@ -18,23 +19,37 @@ from appliance.kernels.paged_attention import (
     Workspace,
 )
 from appliance.kernels.paged_decode import PagedDecode
+from appliance.kernels.turned_decode import TurnedDecode
 from appliance.runtime.model.attention.backend import PREFILL_ROWS, Int32s, RowTables
 from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales, Shared
 
 log = logging.getLogger(__name__)
 
 
-def even_decode(shape: Shape, rows: int, device: torch.device) -> PagedDecode | None:
-    """The kernel for up to so many decode rows; None, and a word in the log, where there is none.
-    The plan has looked at GPU and model: what is left is what this machine's libraries tell."""
+class Own(NamedTuple):
+    """Kernels of ours for decode rows: any number, and few of a captured pass, which they turn and
+    store as well."""
+
+    even: PagedDecode
+    turned: TurnedDecode | None
+
+
+def own_decode(shape: Shape, head_norm: bool, rows: int, device: torch.device) -> Own | None:
+    """For up to so many rows; None, and a word in the log, where there is none. The plan has looked
+    at GPU and model: what is left is what this machine's libraries tell."""
     own = paged_decode.Shape(
         shape.heads, shape.kv_heads, shape.head_dim, shape.page_size, shape.dtype,
         shape.kv_dtype is not shape.dtype,
     )  # fmt: skip
-    reason = paged_decode.why_not(own, torch.cuda.get_device_capability(device))
+    capability = torch.cuda.get_device_capability(device)
+    reason = paged_decode.why_not(own, capability)
     try:
         if not reason:
-            return PagedDecode(own, rows, device)
+            few = not turned_decode.why_not(own, capability)
+            return Own(
+                PagedDecode(own, rows, device),
+                TurnedDecode(own, head_norm, device) if few else None,
+            )
     except RuntimeError as e:
         reason = str(e)
     log.warning("decode rows through FlashInfer: %s", reason)
@@ -52,16 +67,17 @@ class PagedBackend:
         device: torch.device,
         rows: int,
         columns: int,
-        even: PagedDecode | None = None,
+        own: Own | None = None,
     ) -> None:
-        """rows: most rows of a captured pass. columns: most pages of one row. even: computes decode
+        """rows: most rows of a captured pass. columns: most pages of one row. own: computes decode
         rows of layers without a window in FlashInfer's place."""
         workspace = Workspace(device, shape)
         hopper = torch.cuda.get_device_capability(device) == (9, 0)
         # FlashInfer's FA3 takes 8-bit keys only with queries of 8 bits
         prefill = "fa3" if hopper and shape.kv_dtype == shape.dtype else "fa2"
         self._parts = {w: PagedAttention(shape, w, workspace, prefill) for w in windows}
-        self._even = even
+        self._even = own and own.even
+        self._turned = own and own.turned
         self._eager: RowTables | None = None
         self._ops = ops
         self._device = device
@@ -164,6 +180,21 @@ class PagedBackend:
                 part.run_decode(q_THD[n:], layer, out[n:])
         return out
 
+    @property
+    def turns_rows(self) -> int:
+        return turned_decode.MAX_ROWS if self._turned is not None and not any(self._parts) else 0
+
+    def run_unturned(
+        self, qkv: Tensor, turns: Turns, pages: KVPages, window: int, scales: KVScales = UNSCALED
+    ) -> Tensor | None:
+        if self._turned is None or window or not 0 < self._padded_rows <= turned_decode.MAX_ROWS:
+            return None
+        tables = self.graph_inputs(self._padded_rows)
+        return self._turned.run(
+            qkv, turns, pages.k, pages.v, tables.indptr, tables.last_len, tables.indices,
+            scales.k, scales.v,
+        )  # fmt: skip
+
     def _run_even(self, tables: RowTables, q_BHD: Tensor, layer: LayerPages, out: Tensor) -> None:
         assert self._even is not None
         self._even.run(
@@ -175,8 +206,9 @@ class PagedBackend:
         return RowTables(self._indptr[: rows + 1], self._last_len[:rows], self._indices)
 
     def leave_room(self, room: bool) -> None:
-        if self._even is not None:
-            self._even.leave_room(room)
+        for kernel in (self._even, self._turned):
+            if kernel is not None:
+                kernel.leave_room(room)
 
     def plan_prefill_graph(
         self, tokens: int, slots: Tensor, page_table: Tensor, ends: Int32s, lengths: Int32s

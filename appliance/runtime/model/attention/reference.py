@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from appliance.kernels.ops import Turns
 from appliance.runtime.model.attention.backend import Int32s, RowTables
 from appliance.runtime.model.attention.cascade import CascadePlan
 from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
@@ -151,6 +152,15 @@ class ReferenceBackend:
     @property
     def apart(self) -> bool:
         return False
+
+    @property
+    def turns_rows(self) -> int:
+        return 0
+
+    def run_unturned(
+        self, qkv: Tensor, turns: Turns, pages: KVPages, window: int, scales: KVScales = UNSCALED
+    ) -> Tensor | None:
+        return None
 
     def leave_room(self, room: bool) -> None:
         """Nothing runs beside."""

@@ -41,7 +41,7 @@ def _reference(wanted: Wanted) -> Backend:
 
 def _flashinfer(wanted: Wanted) -> Backend:
     from appliance.kernels.paged_attention import Shape
-    from appliance.runtime.model.attention.paged import PagedBackend, even_decode
+    from appliance.runtime.model.attention.paged import PagedBackend, own_decode
 
     a, rows = wanted.spec, max(wanted.rows, wanted.graph_rows)  # a captured pass is padded
     shape = Shape(
@@ -59,7 +59,7 @@ def _flashinfer(wanted: Wanted) -> Backend:
         wanted.device,
         wanted.graph_rows,
         wanted.columns,
-        even_decode(shape, rows, wanted.device) if wanted.even_decode else None,
+        own_decode(shape, a.qk_norm, rows, wanted.device) if wanted.even_decode else None,
     )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from appliance.kernels.ops import Activation
+from appliance.kernels.ops import Activation, Turns
 from appliance.runtime.model.batch import UNSCALED, Batch, KVPages, KVScales
 from appliance.runtime.model.build import Build
 from appliance.runtime.model.layers.linear import ColumnLinear, Part, RowLinear
@@ -85,19 +85,16 @@ class Attention(Finishing):
         self.scales = KVScales(self._found.get("k", both), self._found.get("v", both))
 
     def forward(self, x_TE: Activation, batch: Batch, pages: KVPages) -> Tensor:
-        q_THD = self._ops.rope_store(
-            self.qkv(x_TE),
-            batch.positions,
-            self.cos_sin,
-            pages.k,
-            pages.v,
-            batch.kv_rows,
-            self.q_norm.weight if self.q_norm is not None else None,
-            self.k_norm.weight if self.k_norm is not None else None,
-            self._eps,
-            self.scales.k,
-            self.scales.v,
-        )
-        mixed = self._backend.run(q_THD, pages, self._window, self.scales)
+        qkv = self.qkv(x_TE)
+        q_weight = self.q_norm.weight if self.q_norm is not None else None
+        k_weight = self.k_norm.weight if self.k_norm is not None else None
+        turns = Turns(batch.positions, self.cos_sin, q_weight, k_weight, self._eps)
+        mixed = self._backend.run_unturned(qkv, turns, pages, self._window, self.scales)
+        if mixed is None:
+            q_THD = self._ops.rope_store(
+                qkv, batch.positions, self.cos_sin, pages.k, pages.v, batch.kv_rows, q_weight,
+                k_weight, self._eps, self.scales.k, self.scales.v,
+            )  # fmt: skip
+            mixed = self._backend.run(q_THD, pages, self._window, self.scales)
         out: Tensor = self.out(mixed.flatten(1))
         return out

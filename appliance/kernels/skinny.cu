@@ -11,7 +11,7 @@
 //
 // Given when it is compiled: GATED (W holds OUTS gate rows, then OUTS up rows), KIND (1 e4m3 with scales of tokens and
 // rows, 2 bfloat16, 3 float16), HALF (results are float16, else bfloat16), BIAS, DEPTH (values that a result is made
-// of), OUTS, BAND, TOKENS (16, 32 or 64), STAGES, LINES (of 128 bytes of a row, in a stage). skinny.py
+// of), OUTS, BAND, TOKENS (16, 24, 32, 48 or 64), STAGES, LINES (of 128 bytes of a row, in a stage). skinny.py
 // says what they may be.
 
 typedef unsigned int u32;
@@ -110,6 +110,16 @@ template <> struct Sums<16> {
                  : "l"(a), "l"(b));
   }
 };
+template <> struct Sums<24> {
+  float v[12];
+  __device__ __forceinline__ void add(u64 a, u64 b) {
+    asm volatile(PRODUCT("24")
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11}, %12, %13" WAYS
+                 : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3]), "+f"(v[4]), "+f"(v[5]), "+f"(v[6]), "+f"(v[7]),
+                   "+f"(v[8]), "+f"(v[9]), "+f"(v[10]), "+f"(v[11])
+                 : "l"(a), "l"(b));
+  }
+};
 template <> struct Sums<32> {
   float v[16];
   __device__ __forceinline__ void add(u64 a, u64 b) {
@@ -117,6 +127,18 @@ template <> struct Sums<32> {
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17" WAYS
                  : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3]), "+f"(v[4]), "+f"(v[5]), "+f"(v[6]), "+f"(v[7]),
                    "+f"(v[8]), "+f"(v[9]), "+f"(v[10]), "+f"(v[11]), "+f"(v[12]), "+f"(v[13]), "+f"(v[14]), "+f"(v[15])
+                 : "l"(a), "l"(b));
+  }
+};
+template <> struct Sums<48> {
+  float v[24];
+  __device__ __forceinline__ void add(u64 a, u64 b) {
+    asm volatile(PRODUCT("48")
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23}, %24, %25" WAYS
+                 : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3]), "+f"(v[4]), "+f"(v[5]), "+f"(v[6]), "+f"(v[7]),
+                   "+f"(v[8]), "+f"(v[9]), "+f"(v[10]), "+f"(v[11]), "+f"(v[12]), "+f"(v[13]), "+f"(v[14]), "+f"(v[15]),
+                   "+f"(v[16]), "+f"(v[17]), "+f"(v[18]), "+f"(v[19]), "+f"(v[20]), "+f"(v[21]), "+f"(v[22]), "+f"(v[23])
                  : "l"(a), "l"(b));
   }
 };

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_suffix(".cu")
 _LINE = 128
-_PADS = (16, 32, 64)
-"""Rows are filled up to what wgmma takes."""
+_PADS = (16, 24, 32, 48, 64)
+"""Rows are filled up to some of what wgmma takes: each block reads all of them."""
 _BAND_MOST = 256
 """Rows of a bulk copy."""
 _STAGE_MOST = 40 << 10

@@ -20,6 +20,7 @@ BF16, F16, E4M3 = torch.bfloat16, torch.float16, torch.float8_e4m3fn
 HOPPER = 132
 SOURCE = Path(skinny.__file__).with_suffix(".cu").read_text()
 gpu = pytest.mark.gpu
+PADS = (16, 24, 32, 48, 64)
 
 
 def forms() -> list[Form]:
@@ -28,7 +29,7 @@ def forms() -> list[Form]:
     found = []
     for hidden, inner in sizes:
         for kind in (BF16, E4M3):
-            for tokens in (16, 32, 64):
+            for tokens in PADS:
                 for outs, depth in ((hidden, hidden), (hidden + 256, hidden), (hidden, inner // 8)):
                     found.append(Form(kind, BF16, outs, depth, tokens))
                 found.append(Form(kind, BF16, inner, hidden, tokens, gated=kind is BF16))
@@ -56,7 +57,7 @@ def test_the_8b_shape_is_divided_as_was_measured() -> None:
 
 
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("tokens", [16, 32, 64])
+@pytest.mark.parametrize("tokens", PADS)
 def test_what_is_read_behind_a_band_lies_in_the_block_s_memory(tokens: int, gated: bool) -> None:
     """As skinny.cu goes through a stage: tiles of 64 rows, by group, line and side."""
     sides = 2 if gated else 1
@@ -72,7 +73,8 @@ def test_what_is_read_behind_a_band_lies_in_the_block_s_memory(tokens: int, gate
 
 
 def test_rows_are_filled_up() -> None:
-    assert [padded(n) for n in (1, 16, 17, 32, 33, 64)] == [16, 16, 32, 32, 64, 64]
+    rows = (1, 16, 17, 24, 25, 32, 33, 48, 49, 64)
+    assert [padded(n) for n in rows] == [16, 16, 24, 24, 32, 32, 48, 48, 64, 64]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,10 @@ def test_linear_against_float32(matmuls, rows, outs, depth, dtype) -> None:
 
 
 @gpu
-@pytest.mark.parametrize("rows,outs,depth", [(12, 14336, 4096), (31, 9728, 2560), (64, 100, 136)])
+@pytest.mark.parametrize(
+    "rows,outs,depth",
+    [(12, 14336, 4096), (20, 14336, 4096), (31, 9728, 2560), (40, 8192, 2048), (64, 100, 136)],
+)
 def test_gated_against_float32(matmuls, rows, outs, depth) -> None:
     x, w = (torch.randn(n, depth, device="cuda").to(BF16) for n in (rows, 2 * outs))
     w *= depth**-0.5
@@ -161,8 +166,11 @@ def test_gated_against_float32(matmuls, rows, outs, depth) -> None:
 @gpu
 @pytest.mark.parametrize(
     "rows,outs,depth",
-    [(9, 6144, 4096), (30, 28672, 4096), (64, 136, 144), (9, 19456, 2560), (30, 19456, 2560)],
-)
+    [
+        (9, 6144, 4096), (30, 28672, 4096), (64, 136, 144), (9, 19456, 2560), (30, 19456, 2560),
+        (20, 6144, 4096), (40, 4096, 14336), (47, 19456, 2560),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("dtype", [BF16, F16])
 def test_8_bits_against_float32(matmuls, rows, outs, depth, dtype) -> None:
     """Of what was rounded alike, so that no rounding to 8 bits is in the bound."""

@@ -78,9 +78,9 @@ def measure(rows: int, steps: int, shared: int) -> tuple[float, ...]:
         tables = time.perf_counter()
         result = answer(step, rng)
         t2 = time.perf_counter()
-        deltas = scheduler.settle(step, result)
+        next, deltas = scheduler.settle(step, result)
         t3 = time.perf_counter()
-        desk.send(deltas)
+        desk.send(deltas, next=next)
         t4 = time.perf_counter()
         if step.prefill_rows == 0 and len(step.slots) == rows:
             times.append((t1 - t0, tables - t1, t3 - t2, t4 - t3))

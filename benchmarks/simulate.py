@@ -206,9 +206,10 @@ def simulate(
         now = max(now, device.now)
         done = flights.popleft().step
         tokens = np.where(done.outputs >= last[done.slots], STOP, STOP + 1)
-        for delta in scheduler.settle(done, StepResult(np.where(done.samples, tokens, -1))):
-            run.first.setdefault(delta.rid, now)
-            run.last[delta.rid] = now
+        next, deltas = scheduler.settle(done, StepResult(np.where(done.samples, tokens, -1)))
+        for rid in (*next.rids.tolist(), *(delta.rid for delta in deltas)):
+            run.first.setdefault(rid, now)
+            run.last[rid] = now
 
     while waiting or main or beside or not scheduler.idle:
         if scheduler.idle and not main and not beside:

@@ -96,7 +96,7 @@ class _LocalDoor:
     def send(self, peer: int, message: ToFrontend) -> None:
         if not isinstance(message, Deltas):
             return
-        for delta in message.items:
+        for delta in message.each():
             with self._lock:
                 sink = self._sinks.get(delta.rid)
                 if delta.finish:

@@ -223,7 +223,7 @@ class Frontend:
         self.messages += 1
         if isinstance(message, Deltas):
             now = time.monotonic()
-            for delta in message.items:
+            for delta in message.each():
                 self._take(delta, now)
             if message.stats is not None:
                 self._take_stats(engine, message.stats)

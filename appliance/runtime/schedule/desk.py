@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from appliance.runtime.schedule.scheduler import Scheduler
-from appliance.runtime.wire.delta import Admitted, Deltas, StepStats, ToFrontend, TokenDelta
+from appliance.runtime.schedule.settle import Next
+from appliance.runtime.wire.delta import (
+    Admitted,
+    Deltas,
+    NextTokens,
+    StepStats,
+    ToFrontend,
+    TokenDelta,
+)
 from appliance.runtime.wire.request import Abort, FlushCache, Hello, ToEngine, TokenRequest
+
+_INT32, _INT64 = np.dtype("<i4"), np.dtype("<i8")
 
 
 class Door(Protocol):
@@ -34,7 +47,7 @@ class Desk:
             match message:
                 case TokenRequest():
                     self._owners[message.rid] = peer
-                    self._scheduler.add(message)
+                    self._scheduler.add(message, peer)
                 case Abort():
                     self._abort(message.rid)
                 case FlushCache():
@@ -44,24 +57,26 @@ class Desk:
                 case None:
                     self._gone(peer)
 
-    def send(self, deltas: list[TokenDelta], stats: StepStats | None = None) -> None:
-        """One message for each peer that has deltas in it; with stats, for every peer."""
+    def send(
+        self,
+        deltas: Sequence[TokenDelta],
+        stats: StepStats | None = None,
+        next: Next | None = None,
+    ) -> None:
+        """One message for each peer that has deltas or next tokens; with stats, for every peer."""
         owners = self._owners
         parts: dict[int, list[TokenDelta]] = {}
-        if stats is not None:
-            parts = {peer: [] for peer in self._peers}
         for delta in deltas:
             peer = owners.get(delta.rid)
             if peer is None:
                 continue
-            part = parts.get(peer)
-            if part is None:
-                part = parts[peer] = []
-            part.append(delta)
+            parts.setdefault(peer, []).append(delta)
             if delta.finish:
                 del owners[delta.rid]
-        for peer, part in parts.items():
-            self._door.send(peer, Deltas(tuple(part), stats))
+        for peer in self._peers:
+            part, own = parts.get(peer, ()), _next_of(peer, next)
+            if part or own is not None or stats is not None:
+                self._door.send(peer, Deltas(tuple(part), stats, own))
 
     def admitted(self, rids: list[int]) -> None:
         """Tells each peer which of its requests got pages."""
@@ -82,3 +97,14 @@ class Desk:
         self._peers.discard(peer)
         for rid in [r for r, owner in self._owners.items() if owner == peer]:
             self._abort(rid)
+
+
+def _next_of(peer: int, next: Next | None) -> NextTokens | None:
+    if next is None:
+        return None
+    rows = (next.owners == peer).nonzero()[0]
+    if not len(rows):
+        return None
+    rids = next.rids[rows].astype(_INT64, copy=False)
+    indices, ids = (part[rows].astype(_INT32, copy=False) for part in (next.indices, next.ids))
+    return NextTokens(rids.tobytes(), indices.tobytes(), ids.tobytes())

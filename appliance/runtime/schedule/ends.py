@@ -1,4 +1,4 @@
-"""Ends: at which tokens rows may end, by slot; and those of one step, by row."""
+"""Ends: whose rows are in the slots, and at which tokens they may end; by slot, and of one step."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from appliance.runtime.wire.request import Sampling
+from appliance.runtime.schedule.request import Request
 
 Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
 
 STOP_WIDTH = 8
 """Stop ids compared in one array operation; a request with more is looked at by itself."""
@@ -19,7 +20,9 @@ NO_TOKEN = -2
 
 @dataclass(frozen=True, slots=True)
 class RowEnds:
-    """slots int32 [rows], as a step has them; at: the same as an index.
+    """slots int32 [rows], as a step has them; at: the same as an index; each: as numbers.
+
+    rids int64, owners int32 [rows]: of their requests.
 
     stops int32 [STOP_WIDTH, rows]: the stop ids of each, which count from output `first` on; from
     output `last` on a row is looked at by itself, whatever its token. int32 [rows].
@@ -27,6 +30,9 @@ class RowEnds:
 
     slots: Int32s
     at: npt.NDArray[np.intp]
+    each: list[int]
+    rids: Int64s
+    owners: Int32s
     stops: Int32s
     first: Int32s
     last: Int32s
@@ -34,20 +40,24 @@ class RowEnds:
 
 class Ends:
     def __init__(self, slots: int) -> None:
+        self._rids = np.zeros(slots, dtype=np.int64)
+        self._owners = np.zeros(slots, dtype=np.int32)
         self._stops = np.full((STOP_WIDTH, slots), NO_TOKEN, dtype=np.int32)
         self._first = np.zeros(slots, dtype=np.int32)
         self._last = np.zeros(slots, dtype=np.int32)
         self._known = self._of(np.empty(0, dtype=np.int32))
 
-    def take(self, slot: int, sampling: Sampling, last: int, special: bool) -> None:
-        """A row takes its slot. last: the index in its output of the last token that it may take.
-        special: each of its tokens is looked at by itself."""
+    def take(self, slot: int, request: Request, last: int) -> None:
+        """A row takes its slot. last: the index in its output of the last token it may take."""
+        sampling = request.sampling
         count = len(sampling.stop_ids)
+        special = count > STOP_WIDTH or sampling.logprobs >= 0 or request.constraint is not None
+        self._rids[slot], self._owners[slot] = request.rid, request.owner
         self._stops[:, slot] = NO_TOKEN
         if count <= STOP_WIDTH:
             self._stops[:count, slot] = sampling.stop_ids
         self._first[slot] = sampling.min_tokens
-        self._last[slot] = 0 if special or count > STOP_WIDTH else last
+        self._last[slot] = 0 if special else last
 
     def of(self, slots: Int32s) -> RowEnds:
         """Of the rows of a step in the air. The same array has the same rows: who has left its slot
@@ -58,4 +68,13 @@ class Ends:
 
     def _of(self, slots: Int32s) -> RowEnds:
         at = slots.astype(np.intp)
-        return RowEnds(slots, at, self._stops[:, at], self._first[at], self._last[at])
+        return RowEnds(
+            slots=slots,
+            at=at,
+            each=slots.tolist(),
+            rids=self._rids[at],
+            owners=self._owners[at],
+            stops=self._stops[:, at],
+            first=self._first[at],
+            last=self._last[at],
+        )

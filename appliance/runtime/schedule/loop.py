@@ -186,7 +186,7 @@ class Loop:
         phases.inputs_s += result.inputs_s
         with phases.settle:
             landed = phases.settle.began
-            deltas = self._scheduler.settle(flight.step, result)
+            next, deltas = self._scheduler.settle(flight.step, result)
             watch.steps += 1
             launched = watch.launched.pop(flight.step.id)
             if not flight.step.beside:  # those share the GPU, and tell nothing of their size
@@ -195,7 +195,7 @@ class Loop:
                 watch.took(flight.step, took, late)
                 self._pulse.after(tokens, took, watch.steps, landed)
             due = landed - watch.told >= STATS_EVERY
-            self._desk.send(deltas, self._stats(landed) if due else None)
+            self._desk.send(deltas, self._stats(landed) if due else None, next)
 
     def _tell_idle(self) -> None:
         now, watch = self._clock(), self._watch

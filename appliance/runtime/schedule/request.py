@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from enum import Enum
 
 import numpy as np
@@ -41,12 +42,13 @@ class Request:
     """A request while this engine has it.
 
     history: ids known when it last began to wait (prompt, then output), int32 [n]; what prefill
-    computes. output: all output ids known, those from before a replay too. computed: positions of
-    `history` whose keys and values are settled. slot: -1 without a row. admitted: counts
-    admissions over all requests; 0 before the first. cached: prompt tokens found in the prefix
-    cache at the first admission. prompt_logprobs: entries gathered for the first delta.
-    constraint: its grammar, once compiled; it outlives retraction like the output. since: turn of
-    the admission at which it last came to the queue.
+    computes. output: all output ids known, int32, those from before a replay too. computed:
+    positions of `history` whose keys and values are settled. slot: -1 without a row. owner: who is
+    told of it, by a number of the scheduler's caller. admitted: counts admissions over all
+    requests; 0 before the first. cached: prompt tokens found in the prefix cache at the first
+    admission. prompt_logprobs: entries gathered for the first delta. constraint: its grammar, once
+    compiled; it outlives retraction like the output. since: turn of the admission at which it last
+    came to the queue.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class Request:
         "invalid",
         "lease",
         "output",
+        "owner",
         "prompt",
         "prompt_logprobs",
         "rank",
@@ -71,12 +74,13 @@ class Request:
         "wire",
     )
 
-    def __init__(self, wire: TokenRequest, number: int) -> None:
+    def __init__(self, wire: TokenRequest, number: int, owner: int = 0) -> None:
         self.wire = wire
+        self.owner = owner
         self.rid = wire.rid
         self.sampling = wire.sampling
         self.prompt = ids_from_bytes(wire.prompt)
-        self.output: list[int] = ids_from_bytes(wire.output).tolist()
+        self.output = array("i", wire.output)
         self.rank = (-wire.priority, wire.arrival, number)
         self.stop_ids = frozenset(wire.sampling.stop_ids)
         self.history = self.known()

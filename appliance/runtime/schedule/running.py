@@ -8,7 +8,7 @@ slot only for rows that were not in the step before.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +73,8 @@ class Running:
     decoding: takes part in decode steps. constrained: its output is under a grammar. tenancy: how
     often the slot was taken. flights: steps in the air with this row, counted by others.
 
-    penalized, grammars: how many rows have some. ends: the tokens at which they may end. lengths:
-    what rows that may stop by themselves took.
+    penalized, grammars: how many rows have some. write: adds a token to an output, by slot. ends:
+    whose rows they are and when they may end. lengths: what rows that may stop by themselves took.
     """
 
     def __init__(self, max_running: int, context: int) -> None:
@@ -88,6 +88,7 @@ class Running:
         self.beside = np.zeros(n, dtype=np.int32)
         self.decoding = np.zeros(n, dtype=np.bool_)
         self.ends = Ends(n)
+        self.write: list[Callable[[int], None]] = [_nowhere] * n
         self.constrained = np.zeros(n, dtype=np.bool_)
         self.tenancy = np.zeros(n, dtype=np.int32)
         self.penalized = self.grammars = 0
@@ -132,8 +133,8 @@ class Running:
         self.end_decode(slot)
         self.constrained[slot] = request.constraint is not None
         self.grammars += request.constraint is not None
-        special = sampling.logprobs >= 0 or request.constraint is not None
-        self.ends.take(slot, sampling, int(self.end[slot]) - len(request.prompt), special)
+        self.ends.take(slot, request, int(self.end[slot]) - len(request.prompt))
+        self.write[slot] = request.output.append
         self._surely[slot] = not sampling.stop_ids
         return slot
 
@@ -158,7 +159,7 @@ class Running:
         assert request is not None
         self.penalized -= request.sampling.penalized
         self.grammars -= bool(self.constrained[slot])
-        self.requests[slot] = None
+        self.requests[slot], self.write[slot] = None, _nowhere
         self.end_decode(slot)
         self._moved.pop(slot, None)
         self._free.append(slot)
@@ -280,6 +281,10 @@ class Running:
             seen = self.lengths.expected(tokens, rest[may]) * ratio.caution
             rest[may] = np.ceil(np.minimum(rest[may] * ratio.value, seen))
         return rest
+
+
+def _nowhere(token: int) -> None:
+    raise AssertionError(f"token {token} for a slot without a row")
 
 
 def by_loss(requests: Iterable[Request]) -> list[Request]:

@@ -17,7 +17,7 @@ from appliance.runtime.schedule.queue import LOOK_UP_MOST, Queue
 from appliance.runtime.schedule.refuse import refusal
 from appliance.runtime.schedule.request import Request, State
 from appliance.runtime.schedule.running import NewTokenRatio, Running, by_loss
-from appliance.runtime.schedule.settle import Settle
+from appliance.runtime.schedule.settle import Next, Settle
 from appliance.runtime.schedule.sharing import Sharing
 from appliance.runtime.wire.delta import SharedPrefix, StepStats, TokenDelta
 from appliance.runtime.wire.request import TokenRequest
@@ -94,14 +94,15 @@ class Scheduler:
     def in_air(self) -> int:
         return self._counts.launched - self._counts.settled
 
-    def add(self, wire: TokenRequest) -> None:
-        """Takes a request; one of the same id that lives is dropped for it, without a word.
+    def add(self, wire: TokenRequest, owner: int = 0) -> None:
+        """Takes a request; one of the same id that lives is dropped for it, without a word. owner:
+        comes back with its next tokens.
 
         What can never run ends at once: its delta is among `notices`.
         """
         self.abort(wire.rid)
         self._counts.requests += 1
-        request = Request(wire, self._counts.requests)
+        request = Request(wire, self._counts.requests, owner)
         ended = refusal(request, self._context, self._vocab, self.cache)
         if ended is None and wire.grammar is not None:
             ended = self._waiting.add(request)
@@ -179,8 +180,9 @@ class Scheduler:
             self._end(request)
         return masks
 
-    def settle(self, step: Step, result: StepResult) -> list[TokenDelta]:
-        """Takes what came of the oldest step in the air."""
+    def settle(self, step: Step, result: StepResult) -> tuple[Next, list[TokenDelta]]:
+        """Takes what came of the oldest step in the air: rows of which there is no more to say
+        than their next token, and the deltas of the others, those of `notices` among them."""
         self._counts.settled += 1
         self._counts.beside -= step.beside
         settled = self._settle.settle(step, result)
@@ -202,7 +204,7 @@ class Scheduler:
         if self.idle:
             self._ratio.reset()
             assert self.cache.whole, "pages are lost"
-        return [*self.notices(), *settled.deltas] if self._notices else settled.deltas
+        return settled.next, [*self.notices(), *settled.deltas]
 
     def notices(self) -> list[TokenDelta]:
         """Deltas that came of no step (refusals, ends for want of pages) since the last call."""

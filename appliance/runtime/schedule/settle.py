@@ -5,6 +5,8 @@ Rows whose request ended while the step was in the air give nothing: their token
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,22 +17,39 @@ from appliance.runtime.wire.delta import Finish, Logprob, TokenDelta
 from appliance.runtime.wire.step import PromptLogprobs, Step, StepLogprobs, StepResult
 
 Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Rows that got one more token and go on: of whom, for whom, the token and its index in the
+    output. rids int64, the others int32 [rows]."""
+
+    owners: Int32s
+    rids: Int64s
+    indices: Int32s
+    ids: Int32s
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class Settled:
     """What a step came to.
 
-    ended: requests that are done, to leave their rows. computed: requests with `computed` advanced
-    by this step's prefill. generated: tokens that count.
+    next: of most rows; deltas: of the others. ended: requests that are done, to leave their rows.
+    computed: requests with `computed` advanced by this step's prefill. generated: tokens that
+    count.
     """
 
-    __slots__ = ("computed", "deltas", "ended", "generated")
+    __slots__ = ("computed", "deltas", "ended", "generated", "next")
 
-    def __init__(self) -> None:
+    def __init__(self, next: Next) -> None:
+        self.next = next
         self.deltas: list[TokenDelta] = []
         self.ended: list[Request] = []
         self.computed: list[Request] = []
-        self.generated = 0
+        self.generated = len(next)
 
 
 class Settle:
@@ -44,26 +63,12 @@ class Settle:
         running.flights[ends.at] -= 1
         if step.beside:
             running.end_beside(slots)
-        out = Settled()
         invalid = set(result.invalid)
         plain = self._plain(step, result, ends, invalid)
-        picked = np.flatnonzero(plain)
-        requests = running.requests
-        deltas, decode = out.deltas, State.DECODE
-        for slot, token, index in zip(
-            slots[picked].tolist(),
-            result.tokens[picked].tolist(),
-            step.outputs[picked].tolist(),
-            strict=True,
-        ):
-            request = requests[slot]
-            if request is not None and request.state is decode:
-                request.output.append(token)
-                deltas.append(TokenDelta(request.rid, index, (token,)))
-        out.generated = len(deltas)
+        out = Settled(self._write(step, result, ends, plain))
         self._prompt_logprobs(step, result)
-        for row in np.flatnonzero(~plain).tolist():
-            request = requests[int(slots[row])]
+        for row in (~plain).nonzero()[0].tolist():
+            request = running.requests[ends.each[row]]
             assert request is not None
             if request.state is not State.DONE:
                 self._row(request, row, row in invalid, step, result, out)
@@ -78,8 +83,9 @@ class Settle:
     def _plain(
         self, step: Step, result: StepResult, ends: RowEnds, invalid: set[int]
     ) -> npt.NDArray[np.bool_]:
-        """Rows that only got one more token, if they still run at all. bool [rows]."""
+        """Rows that still run and only got one more token. bool [rows]."""
         plain: npt.NDArray[np.bool_] = step.outputs < ends.last
+        plain &= self._running.decoding[ends.at]
         stops = ends.stops == result.tokens
         if stops.any():
             plain &= ~(stops.any(axis=0) & (step.outputs >= ends.first))
@@ -87,6 +93,20 @@ class Settle:
         if invalid:
             plain[list(invalid)] = False
         return plain
+
+    def _write(
+        self, step: Step, result: StepResult, ends: RowEnds, plain: npt.NDArray[np.bool_]
+    ) -> Next:
+        """Adds the tokens of these rows to their outputs."""
+        each, next = ends.each, Next(ends.owners, ends.rids, step.outputs, result.tokens)
+        rows = plain.nonzero()[0]
+        if len(rows) < len(plain):
+            each = step.slots[rows].tolist()
+            next = Next(next.owners[rows], next.rids[rows], next.indices[rows], next.ids[rows])
+        write = self._running.write
+        for slot, token in zip(each, next.ids.tolist(), strict=True):
+            write[slot](token)
+        return next
 
     def _row(
         self,
@@ -114,7 +134,7 @@ class Settle:
         known = len(request.output)
         if request.sampling.max_tokens > index:
             ids = (*_forced(request, index), token)
-            request.output += ids
+            request.output.extend(ids)
             out.generated += len(ids)
             if request.stops_at(token, index):
                 finish, matched = "stop", token

@@ -12,7 +12,7 @@ from appliance.runtime.wire.delta import ToFrontend
 from appliance.runtime.wire.request import ToEngine
 from appliance.runtime.wire.step import Step
 
-VERSION = 2
+VERSION = 3
 """Of the messages between frontends and engines; both sides refuse another."""
 
 MAX_MESSAGE = 64 << 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Literal
 
 from msgspec import Struct
@@ -45,6 +47,27 @@ class TokenDelta(Struct, frozen=True, array_like=True, gc=False):
     code: str = ""
     pooled: bytes = b""
     """float32: the vector that was asked for (Sampling.pool), on the last delta."""
+
+
+class NextTokens(Struct, frozen=True, array_like=True, gc=False):
+    """One more token for each of these requests, which go on: what a TokenDelta would say of it,
+    in columns. Little-endian: rids int64, indices int32 and ids int32 [requests].
+
+    ValueError for columns of different lengths.
+    """
+
+    rids: bytes
+    indices: bytes
+    ids: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.ids) % 4 or not 2 * len(self.ids) == 2 * len(self.indices) == len(self.rids):
+            raise ValueError("columns of different lengths")
+
+    def each(self) -> Iterator[TokenDelta]:
+        rids = memoryview(self.rids).cast("q").tolist()
+        indices, ids = (memoryview(part).cast("i").tolist() for part in (self.indices, self.ids))
+        return map(TokenDelta, rids, indices, zip(ids, strict=True))
 
 
 class SharedPrefix(Struct, frozen=True, array_like=True, gc=False):
@@ -105,10 +128,18 @@ class StepStats(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Deltas(Struct, frozen=True, array_like=True, tag="deltas", gc=False):
-    """All that one step has for one frontend. `stats` at most 10 times a second."""
+    """All that one step has for one frontend, no request twice. `stats` at most 10 times a second.
+
+    next: of requests of which there is no more to say than their next token; items: of the others.
+    """
 
     items: tuple[TokenDelta, ...]
     stats: StepStats | None = None
+    next: NextTokens | None = None
+
+    def each(self) -> Iterator[TokenDelta]:
+        """Of every request."""
+        return chain(self.next.each() if self.next is not None else (), self.items)
 
 
 class Admitted(Struct, frozen=True, array_like=True, tag="admitted", gc=False):

@@ -75,7 +75,7 @@ class Frontends:
         if isinstance(message, Admitted):
             assert all(self._owners[rid] == peer for rid in message.rids)
         if isinstance(message, Deltas):
-            for delta in message.items:
+            for delta in message.each():
                 assert self._owners[delta.rid] == peer, "a delta for another connection"
                 self._arrived.setdefault(delta.rid, []).append(delta)
 

@@ -62,7 +62,7 @@ class ScriptedDoor:
 
     def deltas(self, peer: int) -> list[TokenDelta]:
         sent = [m for p, m in self.sent if p == peer and isinstance(m, Deltas)]
-        return [delta for message in sent for delta in message.items]
+        return [delta for message in sent for delta in message.each()]
 
 
 def ids_of(deltas: list[TokenDelta], rid: int) -> list[int]:
@@ -103,9 +103,9 @@ def test_each_peer_gets_its_own_and_all_of_it(depth: int) -> None:
 
 def test_one_message_a_step_for_each_peer() -> None:
     door, _ = serve([[(4, request(rid)) for rid in range(1, 6)]])
-    messages = [m for _, m in door.sent if isinstance(m, Deltas) and m.items]
-    assert max(len(m.items) for m in messages) == 5
-    assert all(len({d.rid for d in m.items}) == len(m.items) for m in messages)
+    messages = [[*m.each()] for _, m in door.sent if isinstance(m, Deltas)]
+    assert max(len(deltas) for deltas in messages) == 5
+    assert all(len({d.rid for d in deltas}) == len(deltas) for deltas in messages)
 
 
 def test_admission_is_told_once_to_the_right_peer() -> None:
@@ -180,7 +180,7 @@ async def test_real_sockets_carry_it_all(tmp_path: Path) -> None:
 
         def on_message(message: ToFrontend) -> None:
             if isinstance(message, Deltas):
-                got.extend(message.items)
+                got.extend(message.each())
             if sum(1 for d in got if d.finish) == 2:
                 done.set()
 
@@ -244,9 +244,9 @@ def test_who_comes_while_a_step_runs_is_in_the_next() -> None:
     in_air: list[int] = []
     admit = scheduler.add
 
-    def add(wire: TokenRequest) -> None:
+    def add(wire: TokenRequest, owner: int) -> None:
         in_air.append(scheduler.in_air)
-        admit(wire)
+        admit(wire, owner)
 
     scheduler.add = add  # type: ignore[method-assign]
     loop = Loop(scheduler, oracle, door, 1)

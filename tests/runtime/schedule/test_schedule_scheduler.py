@@ -214,7 +214,7 @@ def test_a_request_sent_twice_runs_once() -> None:
     w.iterate()
     life = w.live[rid]
     life.emitted.clear()
-    w.scheduler.add(life.wire)
+    w._ask(life.wire)
     w.drain_requests()
     assert w.finished == 1
 

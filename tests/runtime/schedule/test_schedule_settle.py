@@ -1,5 +1,5 @@
 import numpy as np
-from world import VOCAB
+from world import VOCAB, settled
 
 from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule.scheduler import Scheduler
@@ -23,7 +23,7 @@ def answer(step: Step, *tokens: int, **more: object) -> StepResult:
 def turn(scheduler: Scheduler, *tokens: int, **more: object) -> list[TokenDelta]:
     step = scheduler.next_step()
     assert step is not None
-    return scheduler.settle(step, answer(step, *tokens, **more))
+    return settled(scheduler, step, answer(step, *tokens, **more))
 
 
 def test_tokens_come_one_by_one_until_max_tokens() -> None:
@@ -110,9 +110,9 @@ def test_overlapped_the_extra_token_of_a_finished_row_is_thrown_away() -> None:
     second = scheduler.next_step()
     assert first is not None and second is not None
     assert second.slots.tolist() == first.slots.tolist() and second.outputs.tolist() == [1]
-    assert scheduler.settle(first, answer(first, 5))[0].finish == "stop"
+    assert settled(scheduler, first, answer(first, 5))[0].finish == "stop"
     assert scheduler.next_step() is None and not scheduler.idle
-    assert scheduler.settle(second, answer(second, 6)) == []
+    assert settled(scheduler, second, answer(second, 6)) == []
     assert scheduler.idle
     scheduler.check()
 
@@ -123,7 +123,7 @@ def test_overlapped_a_row_that_ends_by_length_is_not_launched_again() -> None:
     first, second = scheduler.next_step(), scheduler.next_step()
     assert first is not None and second is not None
     assert scheduler.next_step() is None
-    scheduler.settle(first, answer(first, 7))
+    settled(scheduler, first, answer(first, 7))
     assert scheduler.next_step() is None
-    assert scheduler.settle(second, answer(second, 8))[0].finish == "length"
+    assert settled(scheduler, second, answer(second, 8))[0].finish == "length"
     assert scheduler.idle

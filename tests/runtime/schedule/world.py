@@ -19,6 +19,7 @@ from oracle import Oracle, OracleError, OracleFlight, logprob_of, truth
 from appliance.runtime.config import ScheduleConfig
 from appliance.runtime.schedule.loop import Loop
 from appliance.runtime.schedule.scheduler import Scheduler
+from appliance.runtime.schedule.settle import Next
 from appliance.runtime.wire.delta import TokenDelta
 from appliance.runtime.wire.request import (
     Abort,
@@ -78,6 +79,17 @@ def random_shape(rng: random.Random) -> Shape:
     return Shape(config, pages, max(context, 6), rng.choice([1, 3, 8]))
 
 
+def as_deltas(next: Next) -> list[TokenDelta]:
+    columns = (part.tolist() for part in (next.rids, next.indices, next.ids))
+    return [TokenDelta(rid, index, (id,)) for rid, index, id in zip(*columns, strict=True)]
+
+
+def settled(scheduler: Scheduler, step: Step, result: StepResult) -> list[TokenDelta]:
+    """All that came of a step."""
+    next, deltas = scheduler.settle(step, result)
+    return [*as_deltas(next), *deltas]
+
+
 class Overheard(Scheduler):
     """A scheduler whose every delta is told to `hear`, before the desk drops what is nobody's, and
     every step that is to settle to `watch`."""
@@ -86,13 +98,13 @@ class Overheard(Scheduler):
     watch: Callable[[Step], None]
     _settling = False
 
-    def settle(self, step: Step, result: StepResult) -> list[TokenDelta]:
+    def settle(self, step: Step, result: StepResult) -> tuple[Next, list[TokenDelta]]:
         self.watch(step)
         self._settling = True  # what it gives has the notices in it
-        deltas = super().settle(step, result)
+        next, deltas = super().settle(step, result)
         self._settling = False
-        self.hear(deltas)
-        return deltas
+        self.hear([*as_deltas(next), *deltas])
+        return next, deltas
 
     def notices(self) -> list[TokenDelta]:
         notices = super().notices()

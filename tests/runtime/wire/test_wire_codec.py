@@ -22,6 +22,7 @@ from appliance.runtime.wire.delta import (
     Deltas,
     Leaving,
     Logprob,
+    NextTokens,
     StepStats,
     TokenDelta,
     Welcome,
@@ -100,6 +101,8 @@ to_frontend = st.one_of(
         Deltas,
         items=st.lists(token_deltas, max_size=4).map(tuple),
         stats=st.none() | st.builds(StepStats, time=reals, steps=int64, new_token_ratio=reals),
+        next=st.none()
+        | st.integers(0, 3).map(lambda n: NextTokens(b"\1" * 8 * n, b"\2" * 4 * n, b"\3" * 4 * n)),
     ),
     st.builds(Leaving),
     st.builds(Admitted, rids=st.lists(int64, max_size=4).map(tuple), time=reals),
@@ -234,3 +237,26 @@ def test_read_arrays_are_views() -> None:
     """A step of many ids is read without a copy: its arrays lie in the message."""
     data = ids_to_bytes(range(1000))
     assert not ids_from_bytes(data).flags.owndata
+
+
+def test_next_tokens_say_what_deltas_of_one_token_would() -> None:
+    next = NextTokens(ints([1 << 40, 7], "<i8"), ints([0, 300], "<i4"), ints([128_000, 5], "<i4"))
+    ended = TokenDelta(2, 9, (4,), "length")
+    message = decode_to_frontend(encode(Deltas((ended,), None, next)))
+    assert isinstance(message, Deltas)
+    assert [*message.each()] == [
+        TokenDelta(1 << 40, 0, (128_000,)), TokenDelta(7, 300, (5,)), ended,
+    ]  # fmt: skip
+    assert [*Deltas((ended,)).each()] == [ended]
+
+
+@pytest.mark.parametrize("columns", [(b"", b"", b"1234"), (b"1" * 8, b"1" * 5, b"1" * 4)])
+def test_columns_of_different_lengths_are_no_message(columns: tuple[bytes, bytes, bytes]) -> None:
+    with pytest.raises(ValueError, match="different lengths"):
+        NextTokens(*columns)
+    with pytest.raises(CodecError):
+        decode_to_frontend(encode(["deltas", [], None, columns]))
+
+
+def ints(values: list[int], kind: str) -> bytes:
+    return np.array(values, dtype=kind).tobytes()

@@ -64,6 +64,7 @@ class Loop:
         self._flying: deque[Flight] = deque()
         self._beside: deque[Flight] = deque()
         self._chores_from = 0.0
+        self._sampled = 0
 
     def run(self) -> None:
         """Serves until `stop`. What the executor raises ends it."""
@@ -172,6 +173,10 @@ class Loop:
             return self._executor.launch(step)
 
     def _sample(self, flight: Flight) -> None:
+        """Queues the choice of its tokens, once; flights come here in the order of their steps."""
+        if flight.step.id <= self._sampled:
+            return
+        self._sampled = flight.step.id
         with self._phases.schedule:
             masks = self._scheduler.masks(flight.step)
         with self._phases.launch:

@@ -74,7 +74,6 @@ class Scheduler:
         self._settle = Settle(self.running)
         self._sharing = Sharing(self.running, config.share_from)
         self._waiting = Waiting(shelf, vocab, config.jump_forward)
-        self._masked = 0
         self._live: dict[int, Request] = {}
         self._ending: list[Request] = []
         self._notices: list[TokenDelta] = []
@@ -164,13 +163,7 @@ class Scheduler:
         return self._launched(draft)
 
     def masks(self, step: Step) -> Masks | None:
-        """Allowed tokens of the constrained rows of `step`; all before it are settled.
-
-        None when it was asked for them before.
-        """
-        if step.id <= self._masked:
-            return None
-        self._masked = step.id
+        """Allowed tokens of the constrained rows of `step`; all before it are settled. Once."""
         if not self.running.any_constrained(step.slots):
             return None
         masks, faults = masks_of(self.running, step)

@@ -40,6 +40,60 @@ def test_only_rows_that_cross_a_page_grow() -> None:
     assert len(running.ready()) == 2 and running.ready().crossing().tolist() == []
 
 
+def test_rows_are_gathered_anew_only_when_one_joins_leaves_or_moves_by_itself() -> None:
+    running, cache = Running(4, 100), Cache(64, 4, True)
+    one, two = (decoding(running, cache, rid, n, max_tokens=50) for rid, n in ((1, 5), (2, 6)))
+    rows = running.ready()
+    for step in range(3):
+        assert running.ready() is rows and rows.outputs.tolist() == [1 + step] * 2
+        running.advance(rows)
+    assert rows.starts.tolist() == running.position[rows.at].tolist() == [8, 9]
+    changes = (
+        lambda: decoding(running, cache, 3, 7, max_tokens=50),
+        lambda: running.stand(two.slot, 20, 24),
+        lambda: running.begin_beside([one.slot]),
+        lambda: running.end_beside(np.array([one.slot], dtype=np.int32)),
+        lambda: running.end_decode(two.slot),
+    )
+    found = []
+    for change in changes:
+        change()
+        assert running.ready() is not rows
+        rows = running.ready()
+        found.append(dict(zip(rows.slots.tolist(), rows.starts.tolist(), strict=True)))
+    three = next(slot for slot in found[0] if slot not in (one.slot, two.slot))
+    assert found == [
+        {one.slot: 8, two.slot: 9, three: 7},
+        {one.slot: 8, two.slot: 20, three: 7},
+        {two.slot: 20, three: 7},
+        {one.slot: 8, two.slot: 20, three: 7},
+        {one.slot: 8, three: 7},
+    ]
+
+
+def test_a_step_of_some_of_the_rows_leaves_the_others_where_they_are() -> None:
+    running, cache = Running(4, 100), Cache(64, 4, True)
+    one, two = (decoding(running, cache, rid, n, max_tokens=50) for rid, n in ((1, 5), (2, 6)))
+    assert running.without(running.ready(), []) is running.ready()
+    alone = running.without(running.ready(), [one.slot])
+    running.advance(alone)
+    rows = running.ready()
+    assert dict(zip(rows.slots.tolist(), rows.starts.tolist(), strict=True)) == {
+        one.slot: 5, two.slot: 7,
+    }  # fmt: skip
+
+
+def test_what_a_step_holds_is_never_written_to() -> None:
+    running, cache = Running(4, 100), Cache(64, 4, True)
+    decoding(running, cache, 1, 8, max_tokens=50)
+    rows = running.ready()
+    held = rows.slots, rows.starts, rows.outputs
+    running.grow(rows, rows.crossing(), cache)
+    running.advance(rows)
+    assert [part.tolist() for part in held] == [[0], [8], [1]]
+    assert rows.starts.tolist() == [9] and rows.capacity.tolist() == [12]
+
+
 def test_a_row_at_its_end_is_not_ready() -> None:
     running, cache = Running(4, 12), Cache(16, 4, True)
     by_tokens = decoding(running, cache, 1, 3, max_tokens=2)

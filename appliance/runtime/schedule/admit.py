@@ -209,7 +209,7 @@ class Admission:
                 self.query_tokens += len(request.history)
                 self.hit_tokens += lease.matched
                 self._cache.hit(lease)
-        slot = running.take_slot(request)
+        slot = running.take_slot(request, lease)
         request.begin_prefill(slot, lease, self._admissions)
         running.stand(slot, lease.matched, lease.matched)
         draft.add_new(request)

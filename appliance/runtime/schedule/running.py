@@ -89,6 +89,7 @@ class Running:
         self.decoding = np.zeros(n, dtype=np.bool_)
         self.ends = Ends(n)
         self.write: list[Callable[[int], None]] = [_nowhere] * n
+        self._add_page: list[Callable[[int], None]] = [_nowhere] * n
         self.constrained = np.zeros(n, dtype=np.bool_)
         self.tenancy = np.zeros(n, dtype=np.int32)
         self.penalized = self.grammars = 0
@@ -121,7 +122,7 @@ class Running:
         most = len(request.prompt) + request.sampling.max_tokens
         return min(most, self._context)
 
-    def take_slot(self, request: Request) -> int:
+    def take_slot(self, request: Request, lease: Lease) -> int:
         slot = self._free.pop()
         sampling: Sampling = request.sampling
         self.requests[slot] = request
@@ -134,7 +135,7 @@ class Running:
         self.constrained[slot] = request.constraint is not None
         self.grammars += request.constraint is not None
         self.ends.take(slot, request, int(self.end[slot]) - len(request.prompt))
-        self.write[slot] = request.output.append
+        self.write[slot], self._add_page[slot] = request.output.append, lease.pages.append
         self._surely[slot] = not sampling.stop_ids
         return slot
 
@@ -159,7 +160,8 @@ class Running:
         assert request is not None
         self.penalized -= request.sampling.penalized
         self.grammars -= bool(self.constrained[slot])
-        self.requests[slot], self.write[slot] = None, _nowhere
+        self.requests[slot] = None
+        self.write[slot] = self._add_page[slot] = _nowhere
         self.end_decode(slot)
         self._moved.pop(slot, None)
         self._free.append(slot)
@@ -219,14 +221,12 @@ class Running:
 
     def grow(self, cohort: Cohort, rows: Places, cache: Cache) -> tuple[Int32s, Int32s, Int32s]:
         """Gives each of these rows one page: slots, columns and ids. Pages are available."""
-        slots, pages = cohort.slots[rows], cache.take(len(rows))
+        at, pages = cohort.at[rows], cache.take(len(rows))
         capacity = cohort.capacity[rows]
-        cohort.capacity[rows] = self.capacity[slots] = capacity + cache.page_size
-        for slot, page in zip(slots.tolist(), pages.tolist(), strict=True):
-            request = self.requests[slot]
-            assert request is not None and request.lease is not None
-            request.lease.pages.append(page)
-        return slots, capacity // cache.page_size, pages
+        cohort.capacity[rows] = self.capacity[at] = capacity + cache.page_size
+        for slot, page in zip(at.tolist(), pages.tolist(), strict=True):
+            self._add_page[slot](page)
+        return cohort.slots[rows], capacity // cache.page_size, pages
 
     def advance(self, cohort: Cohort) -> None:
         """A decode step with all its rows is launched."""
@@ -283,8 +283,8 @@ class Running:
         return rest
 
 
-def _nowhere(token: int) -> None:
-    raise AssertionError(f"token {token} for a slot without a row")
+def _nowhere(number: int) -> None:
+    raise AssertionError(f"{number} for a slot without a row")
 
 
 def by_loss(requests: Iterable[Request]) -> list[Request]:

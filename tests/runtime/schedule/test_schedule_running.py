@@ -13,7 +13,7 @@ def decoding(running: Running, cache: Cache, rid: int, length: int, **sampling: 
     request = Request(wire, rid)
     lease = cache.reserve("", request.history, True)
     lease.pages += cache.take(cache.pages_of(length) - len(lease.pages)).tolist()
-    slot = running.take_slot(request)
+    slot = running.take_slot(request, lease)
     request.begin_prefill(slot, lease, rid)
     request.begin_decode()
     running.stand(slot, length, len(lease.pages) * cache.page_size)

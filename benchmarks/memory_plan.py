@@ -3,8 +3,9 @@
     python -m benchmarks.memory_plan [--append FILE]
 
 For each, the plan that `appliance up` would show on this machine, and the facts of an engine that
-was built of made-up weights: bytes of weights and workspace, tokens in the page pool. One process
-each, so that every plan finds the GPU empty.
+was built of made-up weights: bytes of weights and workspace, tokens in the page pool; and what of
+the memory that it may take is free once all passes are captured. One process each, so that every
+plan finds the GPU empty.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from appliance.hardware import detect
 from appliance.profiles.fit import fit
@@ -54,7 +57,13 @@ def compare(name: str, quantization: str, append: Path | None) -> None:
         hardware = detect()
         config = resolve(RuntimeConfig(run="plan", dir=folder, model=model), spec, hardware).config
         plan = fit(spec, config, hardware)
-        facts = RankBuilder(config, spec, 0, 0, None, lambda *_: None).build().facts
+        built = RankBuilder(config, spec, 0, 0, None, lambda *_: None).build()
+        while (capture := built.executor.chore(busy=False)) is not None:
+            capture()
+        facts = built.facts
+        torch.cuda.synchronize()
+        free, total = torch.cuda.mem_get_info()
+        spare = total * config.engine.memory_fraction - (total - free)
     tokens = facts["pages"] * facts["page_size"]
     off = plan.pool_tokens / tokens - 1
     print(
@@ -62,7 +71,8 @@ def compare(name: str, quantization: str, append: Path | None) -> None:
         f"({100 * off:+.1f} %)   weights {plan.weights_bytes / 1e9:6.2f} / "
         f"{facts['weights_bytes'] / 1e9:6.2f} GB   workspace {plan.workspace_bytes / 1e9:5.2f} / "
         f"{facts['workspace_bytes'] / 1e9:5.2f} GB   graphs {plan.graphs_bytes / 1e9:5.2f} / "
-        f"{facts['graph_bytes'] / 1e9:5.2f} GB",
+        f"{facts['graph_bytes'] / 1e9:5.2f} GB   {facts['captured']} passes, "
+        f"{spare / 1e9:.2f} GB of what is allowed are free then",
         flush=True,
     )
     if append:
@@ -71,6 +81,8 @@ def compare(name: str, quantization: str, append: Path | None) -> None:
             "weights_bytes_planned": plan.weights_bytes, "weights_bytes": facts["weights_bytes"],
             "workspace_bytes_planned": plan.workspace_bytes,
             "workspace_bytes": facts["workspace_bytes"],
+            "graphs_bytes_planned": plan.graphs_bytes, "graph_bytes": facts["graph_bytes"],
+            "spare_bytes": int(spare),
         }  # fmt: skip
         record(append, "memory-plan", figures, model=name, quantization=quantization)
 

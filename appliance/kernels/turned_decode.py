@@ -24,7 +24,7 @@ from appliance.kernels.multiprocessors import spared
 from appliance.kernels.ops import Turns
 from appliance.kernels.paged_decode import SOURCE, Shape, tile_bytes
 
-MAX_ROWS = 32
+MAX_ROWS = 64
 """More are divided evenly among multiprocessors, which then counts for more than a launch."""
 _LEAST = 768
 """Tokens of a row whose pieces are not worth putting together."""

@@ -21,10 +21,10 @@ SLACK = 512 * MIB
 """Kept free by the engine for fragmentation and late allocations."""
 COLLECTIVES = 256 * MIB
 """NCCL's channels on one rank of several."""
-DECODE_PASS_PER_LAYER = MIB * 105 // 100
-PREFILL_PASS_PER_LAYER = 2 * MIB
-"""What a captured pass keeps for each layer: its nodes and its place in the shared pool."""
-PREFILL_PASSES = 16
+PASS = 3 * MIB
+"""What a captured pass keeps for itself: its nodes. Its tensors lie in a pool that all share."""
+PREFILL_PASSES, PREFILL_MOST = 16, 1024
+"""Captured prefills, and tokens of the largest."""
 SAMPLED_ROWS = 512
 """Rows whose logits are in float32 at a time."""
 PENALIZED_ROWS = 512
@@ -85,13 +85,16 @@ def footprint(spec: ModelSpec, config: RuntimeConfig) -> Footprint:
 
 
 def _prefill(spec: ModelSpec, config: RuntimeConfig) -> int:
-    """Hidden states, queries and the gated halves of the MLP of the largest prefill step; in 8
-    bits, what goes into a linear once more."""
+    return max(config.schedule.chunk, 1) * _token_bytes(spec, config)
+
+
+def _token_bytes(spec: ModelSpec, config: RuntimeConfig) -> int:
+    """Of a token in a pass: hidden states, queries and the gated halves of the MLP; in 8 bits, what
+    goes into a linear once more."""
     a, tp = spec.attention, config.engine.tp
-    rows = max(config.schedule.chunk, 1)
     width = 4 * spec.hidden + 2 * a.heads * a.head_dim // tp + 3 * spec.intermediate // tp
     rounded = spec.intermediate // tp if config.model.quantization == "fp8" else 0
-    return rows * (width * DTYPE_BYTES[config.model.dtype] + rounded)
+    return width * DTYPE_BYTES[config.model.dtype] + rounded
 
 
 def _sampling(spec: ModelSpec, config: RuntimeConfig) -> int:
@@ -116,9 +119,9 @@ def _tables(spec: ModelSpec, config: RuntimeConfig) -> int:
 
 
 def _graphs(spec: ModelSpec, config: RuntimeConfig) -> int:
-    sizes = len(config.engine.graph_batch_sizes) if config.engine.graphs else 0
+    """Decode passes share the tensors of their largest, prefills those of theirs."""
+    sizes = config.engine.graph_batch_sizes if config.engine.graphs else ()
     if not sizes:
         return 0
-    decode = max(MIB, DECODE_PASS_PER_LAYER * spec.layers)
-    prefill = max(MIB, PREFILL_PASS_PER_LAYER * spec.layers)
-    return sizes * decode + PREFILL_PASSES * prefill
+    shared = (max(sizes) + PREFILL_MOST) * _token_bytes(spec, config)
+    return shared + (len(sizes) + PREFILL_PASSES) * PASS

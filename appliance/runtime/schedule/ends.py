@@ -20,7 +20,7 @@ NO_TOKEN = -2
 
 @dataclass(frozen=True, slots=True)
 class RowEnds:
-    """slots int32 [rows], as a step has them; at: the same as an index; each: as numbers.
+    """slots int32 [rows], as a step has them; at: the same as an index.
 
     rids int64, owners int32 [rows]: of their requests.
 
@@ -30,7 +30,6 @@ class RowEnds:
 
     slots: Int32s
     at: npt.NDArray[np.intp]
-    each: list[int]
     rids: Int64s
     owners: Int32s
     stops: Int32s
@@ -71,7 +70,6 @@ class Ends:
         return RowEnds(
             slots=slots,
             at=at,
-            each=slots.tolist(),
             rids=self._rids[at],
             owners=self._owners[at],
             stops=self._stops[:, at],

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from appliance.runtime.schedule.cache.cache import Lease
 from appliance.runtime.schedule.grammar.matcher import Constraint
+from appliance.runtime.schedule.newest import Newest
 from appliance.runtime.wire.delta import Logprob
 from appliance.runtime.wire.request import TokenRequest, ids_from_bytes
 
@@ -42,16 +43,17 @@ class Request:
     """A request while this engine has it.
 
     history: ids known when it last began to wait (prompt, then output), int32 [n]; what prefill
-    computes. output: all output ids known, int32, those from before a replay too. computed:
-    positions of `history` whose keys and values are settled. slot: -1 without a row. owner: who is
-    told of it, by a number of the scheduler's caller. admitted: counts admissions over all
-    requests; 0 before the first. cached: prompt tokens found in the prefix cache at the first
-    admission. prompt_logprobs: entries gathered for the first delta. constraint: its grammar, once
-    compiled; it outlives retraction like the output. since: turn of the admission at which it last
-    came to the queue.
+    computes. computed: positions of `history` whose keys and values are settled. slot: -1 without a
+    row. owner: who is told of it, by a number of the scheduler's caller. admitted: counts
+    admissions over all requests; 0 before the first. cached: prompt tokens found in the prefix
+    cache at the first admission. prompt_logprobs: entries gathered for the first delta.
+    constraint: its grammar, once compiled; it outlives retraction like the output. since: turn of
+    the admission at which it last came to the queue.
     """
 
     __slots__ = (
+        "_newest",
+        "_output",
         "admitted",
         "cached",
         "computed",
@@ -60,7 +62,6 @@ class Request:
         "history",
         "invalid",
         "lease",
-        "output",
         "owner",
         "prompt",
         "prompt_logprobs",
@@ -80,7 +81,8 @@ class Request:
         self.rid = wire.rid
         self.sampling = wire.sampling
         self.prompt = ids_from_bytes(wire.prompt)
-        self.output = array("i", wire.output)
+        self._output = array("i", wire.output)
+        self._newest: Newest | None = None
         self.rank = (-wire.priority, wire.arrival, number)
         self.stop_ids = frozenset(wire.sampling.stop_ids)
         self.history = self.known()
@@ -95,6 +97,13 @@ class Request:
         self.invalid = False
         self.constraint: Constraint | None = None
         self.prompt_logprobs: list[Logprob] = []
+
+    @property
+    def output(self) -> array[int]:
+        """All output ids known, int32, those from before a replay too."""
+        if self._newest is not None:
+            self._newest.collect(self.slot)
+        return self._output
 
     def known(self) -> Int32s:
         """Prompt and output, int32 [n]."""
@@ -128,6 +137,10 @@ class Request:
         if not self.admitted:
             self.cached = min(lease.matched, len(self.prompt))
         self.admitted = number
+
+    def gathers_in(self, newest: Newest | None) -> None:
+        """While it has a slot: where its newest tokens are."""
+        self._newest = newest
 
     def begin_decode(self) -> None:
         self._move(State.DECODE)

@@ -17,6 +17,7 @@ from appliance.runtime.schedule.cache.cache import Cache, Lease
 from appliance.runtime.schedule.cohort import Cohort, Places
 from appliance.runtime.schedule.ends import Ends
 from appliance.runtime.schedule.lengths import Lengths
+from appliance.runtime.schedule.newest import Newest
 from appliance.runtime.schedule.outlook import Outlook
 from appliance.runtime.schedule.request import Request
 from appliance.runtime.wire.request import Sampling
@@ -73,8 +74,8 @@ class Running:
     decoding: takes part in decode steps. constrained: its output is under a grammar. tenancy: how
     often the slot was taken. flights: steps in the air with this row, counted by others.
 
-    penalized, grammars: how many rows have some. write: adds a token to an output, by slot. ends:
-    whose rows they are and when they may end. lengths: what rows that may stop by themselves took.
+    penalized, grammars: how many rows have some. tokens: what outputs got last. ends: whose rows
+    they are and when they may end. lengths: what rows that may stop by themselves took.
     """
 
     def __init__(self, max_running: int, context: int) -> None:
@@ -88,8 +89,8 @@ class Running:
         self.beside = np.zeros(n, dtype=np.int32)
         self.decoding = np.zeros(n, dtype=np.bool_)
         self.ends = Ends(n)
-        self.write: list[Callable[[int], None]] = [_nowhere] * n
-        self._add_page: list[Callable[[int], None]] = [_nowhere] * n
+        self.tokens = Newest(n)
+        self._add_page: list[Callable[[int], None]] = [_no_row] * n
         self.constrained = np.zeros(n, dtype=np.bool_)
         self.tenancy = np.zeros(n, dtype=np.int32)
         self.penalized = self.grammars = 0
@@ -135,7 +136,9 @@ class Running:
         self.constrained[slot] = request.constraint is not None
         self.grammars += request.constraint is not None
         self.ends.take(slot, request, int(self.end[slot]) - len(request.prompt))
-        self.write[slot], self._add_page[slot] = request.output.append, lease.pages.append
+        self.tokens.begin(slot, request.output)
+        request.gathers_in(self.tokens)
+        self._add_page[slot] = lease.pages.append
         self._surely[slot] = not sampling.stop_ids
         return slot
 
@@ -160,8 +163,9 @@ class Running:
         assert request is not None
         self.penalized -= request.sampling.penalized
         self.grammars -= bool(self.constrained[slot])
-        self.requests[slot] = None
-        self.write[slot] = self._add_page[slot] = _nowhere
+        self.requests[slot], self._add_page[slot] = None, _no_row
+        self.tokens.end(slot)
+        request.gathers_in(None)
         self.end_decode(slot)
         self._moved.pop(slot, None)
         self._free.append(slot)
@@ -283,8 +287,8 @@ class Running:
         return rest
 
 
-def _nowhere(number: int) -> None:
-    raise AssertionError(f"{number} for a slot without a row")
+def _no_row(page: int) -> None:
+    raise AssertionError(f"page {page} for a slot without a row")
 
 
 def by_loss(requests: Iterable[Request]) -> list[Request]:

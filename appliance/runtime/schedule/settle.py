@@ -68,7 +68,7 @@ class Settle:
         out = Settled(self._write(step, result, ends, plain))
         self._prompt_logprobs(step, result)
         for row in (~plain).nonzero()[0].tolist():
-            request = running.requests[ends.each[row]]
+            request = running.requests[int(slots[row])]
             assert request is not None
             if request.state is not State.DONE:
                 self._row(request, row, row in invalid, step, result, out)
@@ -98,14 +98,12 @@ class Settle:
         self, step: Step, result: StepResult, ends: RowEnds, plain: npt.NDArray[np.bool_]
     ) -> Next:
         """Adds the tokens of these rows to their outputs."""
-        each, next = ends.each, Next(ends.owners, ends.rids, step.outputs, result.tokens)
+        at, next = ends.at, Next(ends.owners, ends.rids, step.outputs, result.tokens)
         rows = plain.nonzero()[0]
         if len(rows) < len(plain):
-            each = step.slots[rows].tolist()
+            at = at[rows]
             next = Next(next.owners[rows], next.rids[rows], next.indices[rows], next.ids[rows])
-        write = self._running.write
-        for slot, token in zip(each, next.ids.tolist(), strict=True):
-            write[slot](token)
+        self._running.tokens.add(at, next.ids)
         return next
 
     def _row(

@@ -1,6 +1,7 @@
 import numpy as np
 
 from appliance.runtime.schedule.cache.cache import Cache
+from appliance.runtime.schedule.newest import WIDTH
 from appliance.runtime.schedule.request import Request
 from appliance.runtime.schedule.running import LINGER, RESERVE_MOST, NewTokenRatio, Running, by_loss
 from appliance.runtime.wire.request import Sampling, TokenRequest, ids_to_bytes
@@ -12,7 +13,7 @@ def decoding(running: Running, cache: Cache, rid: int, length: int, **sampling: 
     wire = TokenRequest(rid, ids_to_bytes(range(length)), Sampling(**values))  # type: ignore[arg-type]
     request = Request(wire, rid)
     lease = cache.reserve("", request.history, True)
-    lease.pages += cache.take(cache.pages_of(length) - len(lease.pages)).tolist()
+    lease.pages.extend(cache.take(cache.pages_of(length) - len(lease.pages)).tolist())
     slot = running.take_slot(request, lease)
     request.begin_prefill(slot, lease, rid)
     request.begin_decode()
@@ -94,6 +95,23 @@ def test_what_a_step_holds_is_never_written_to() -> None:
     assert rows.starts.tolist() == [9] and rows.capacity.tolist() == [12]
 
 
+def test_an_output_is_whole_whenever_it_is_read() -> None:
+    running, cache = Running(4, 1000), Cache(64, 4, True)
+    rows = [decoding(running, cache, rid, n, max_tokens=500) for rid, n in ((1, 5), (2, 6), (3, 4))]
+    wrote: list[list[int]] = [[], [], []]
+    for step in range(3 * WIDTH + 5):
+        each = [i for i in range(3) if step % (i + 1) == 0]
+        at = np.array([rows[i].slot for i in each], dtype=np.intp)
+        running.tokens.add(at, np.array([100 * step + i for i in each], dtype=np.int32))
+        for i in each:
+            wrote[i].append(100 * step + i)
+        if step % 7 == 0:
+            assert rows[0].output.tolist() == wrote[0]
+    running.leave_slot(rows[1].slot)
+    assert [row.output.tolist() for row in rows] == wrote
+    assert rows[1].known().tolist() == [*range(6), *wrote[1]]
+
+
 def test_a_row_at_its_end_is_not_ready() -> None:
     running, cache = Running(4, 12), Cache(16, 4, True)
     by_tokens = decoding(running, cache, 1, 3, max_tokens=2)
@@ -147,7 +165,7 @@ def test_slots_left_are_told_once_and_used_again() -> None:
 def test_the_least_output_is_lost_first_then_the_longest_prompt() -> None:
     running, cache = Running(4, 100), Cache(64, 4, True)
     rows = [decoding(running, cache, rid, n) for rid, n in ((1, 8), (2, 6), (3, 6))]
-    rows[0].output = [1, 2]
-    rows[1].output = [1]
-    rows[2].output = [1, 2]
+    rows[0].output.extend([1, 2])
+    rows[1].output.extend([1])
+    rows[2].output.extend([1, 2])
     assert [r.rid for r in by_loss(rows)] == [3, 1, 2]

@@ -139,7 +139,7 @@ def test_forced_text_takes_fewer_steps_and_is_the_same_kind_of_answer(engine: En
 def test_penalties_are_told_of_forced_tokens() -> None:
     sampling = Sampling(max_tokens=20, repetition_penalty=1.2)
     request = Request(TokenRequest(1, ids_to_bytes([5, 6, 7]), sampling), 1)
-    request.output = [10, 11]
+    request.output.extend([10, 11])
     request.slot = 0
     draft = Draft()
     draft.add_forced(request, start=4, ids=(11, 12, 13))

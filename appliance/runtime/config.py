@@ -165,10 +165,12 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """GPUs that share a model exchange some bytes in pairs before it is loaded: a pair that hangs
     or is slow has a name then. Two GPUs take 0.7 s for it, four 1.9."""
     few_rows: bool = True
-    """Captured decode passes of up to 8 rows run as one kernel, where model and GPU allow it."""
+    """Captured decode passes of 1 row (2 with 8-bit weights) run as one kernel, where model and GPU
+    allow it; of up to 8 where few rows have no other kernels of ours."""
     even_decode: bool = True
     """Attention of decode rows divides their pages evenly, whatever their lengths, by a kernel of
-    ours, where model and GPU allow it; else FlashInfer's."""
+    ours, which turns and stores captured ones of up to 64 rows too, where model and GPU allow it;
+    else FlashInfer's."""
     skinny: bool = True
     """Captured passes of up to 64 tokens multiply by kernels of ours, which read weights at nearly
     the speed of a copy, where model and GPU allow it; else by the library's."""

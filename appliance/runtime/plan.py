@@ -304,7 +304,7 @@ class _Rules:
             return False, "it knows values and pages of bfloat16"
         if self.spec.attention.head_dim != 128:
             return False, f"it knows heads of 128, not of {self.spec.attention.head_dim}"
-        return c.engine.few_rows, "one kernel for up to 8 rows reads weights without a pause"
+        return c.engine.few_rows, "one kernel for so few reads weights without a pause"
 
     def _even_decode(self) -> tuple[bool, str]:
         c, a = self.config, self.spec.attention

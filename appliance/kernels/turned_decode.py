@@ -70,6 +70,8 @@ def why_not(shape: Shape, capability: tuple[int, int]) -> str:
     """What of this shape or GPU the kernel does not know; empty: nothing."""
     if capability[0] < 9:
         return "it begins before the kernel in front has ended, which GPUs before Hopper do not"
+    if capability[0] > 10:
+        return "a multiprocessor has too little shared memory for it"
     return paged_decode.why_not(shape, capability)
 
 

@@ -21,7 +21,7 @@ SLACK = 512 * MIB
 """Kept free by the engine for fragmentation and late allocations."""
 COLLECTIVES = 256 * MIB
 """NCCL's channels on one rank of several."""
-PASS = 3 * MIB
+PASS_PER_LAYER = MIB * 3 // 32
 """What a captured pass keeps for itself: its nodes. Its tensors lie in a pool that all share."""
 PREFILL_PASSES, PREFILL_MOST = 16, 1024
 """Captured prefills, and tokens of the largest."""
@@ -124,4 +124,4 @@ def _graphs(spec: ModelSpec, config: RuntimeConfig) -> int:
     if not sizes:
         return 0
     shared = (max(sizes) + PREFILL_MOST) * _token_bytes(spec, config)
-    return shared + (len(sizes) + PREFILL_PASSES) * PASS
+    return shared + (len(sizes) + PREFILL_PASSES) * max(MIB, PASS_PER_LAYER * spec.layers)

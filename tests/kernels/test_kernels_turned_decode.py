@@ -227,6 +227,7 @@ def test_what_it_does_not_know() -> None:
     shape = SHAPES["8B"]
     assert turned_decode.why_not(shape, (9, 0)) == ""
     assert "Hopper" in turned_decode.why_not(shape, (8, 9))
+    assert "shared memory" in turned_decode.why_not(shape, (12, 0))
     assert "256" in turned_decode.why_not(shape._replace(head_dim=256), (9, 0))
 
 

@@ -116,6 +116,8 @@ class DecodeGraphs:
             page_size=self._page_size,
             padded_rows=size,
         )
+        # what embeds the tokens waits for all of the above; kernels behind that may not, and read
+        # these tables as what was there before the step
         if self._few is not None and size <= self._few_rows:
             self._hidden[:size].copy_(self._few.run(batch, tables))
         else:

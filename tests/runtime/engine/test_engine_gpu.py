@@ -110,10 +110,13 @@ def test_graphs_and_eager_agree(wide, unrounded):
 
 
 def test_few_rows_as_one_kernel_or_as_many(wide):
-    """Eight rows at most, so that each captured decode pass is the one kernel's."""
+    """Eight rows at most, so that each captured decode pass is the one kernel's where few rows have
+    no other kernels of ours; with these it is that of one row alone."""
     some = {"schedule.max_running": 8}
-    assert_near(answers(wide, some), answers(wide, {**some, "engine.few_rows": False}))
-    narrow = {**some, "model.quantization": "fp8"}
+    many, alone = {**some, "engine.few_rows": False}, {**some, "engine.skinny": False}
+    for changes in (alone, some):
+        assert_near(answers(wide, changes), answers(wide, many))
+    narrow = {**alone, "model.quantization": "fp8"}
     assert_near(answers(wide, narrow), answers(wide, {**narrow, "engine.graphs": False}))
 
 

@@ -45,14 +45,23 @@ def own_decode(shape: Shape, head_norm: bool, rows: int, device: torch.device) -
     reason = paged_decode.why_not(own, capability)
     try:
         if not reason:
-            few = not turned_decode.why_not(own, capability)
-            return Own(
-                PagedDecode(own, rows, device),
-                TurnedDecode(own, head_norm, device) if few else None,
-            )
+            return Own(PagedDecode(own, rows, device), _turned(own, head_norm, device))
     except RuntimeError as e:
         reason = str(e)
     log.warning("decode rows through FlashInfer: %s", reason)
+    return None
+
+
+def _turned(
+    shape: paged_decode.Shape, head_norm: bool, device: torch.device
+) -> TurnedDecode | None:
+    reason = turned_decode.why_not(shape, torch.cuda.get_device_capability(device))
+    try:
+        if not reason:
+            return TurnedDecode(shape, head_norm, device)
+    except RuntimeError as e:
+        reason = str(e)
+    log.info("few decode rows are turned by a kernel of their own: %s", reason)
     return None
 
 

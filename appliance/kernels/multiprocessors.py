@@ -23,6 +23,22 @@ def spared(device: torch.device) -> int:
     return max(1, round(count * SPARED))
 
 
+class Share:
+    """How many multiprocessors a kernel takes, as a number on the device: captured runs too read it
+    when they begin."""
+
+    def __init__(self, device: torch.device, whole: int, part: int) -> None:
+        """part: of the whole, while others need room."""
+        self.taken = torch.full((1,), whole, dtype=torch.int32, device=device)
+        self._whole, self._part, self._room = whole, part, False
+
+    def leave_room(self, room: bool) -> None:
+        """For runs from now on. Queued on the current stream."""
+        if room != self._room:
+            self.taken.fill_(self._part if room else self._whole)
+            self._room = room
+
+
 class Room:
     """Library matmuls that leave multiprocessors free. RuntimeError: the library cannot be told."""
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from appliance.kernels.cuda_source import Kernel, architecture, image
-from appliance.kernels.multiprocessors import spared
+from appliance.kernels.multiprocessors import Share, spared
 
 SOURCE = Path(__file__).with_suffix(".cu")
 _TILE = 16
@@ -111,16 +111,13 @@ class PagedDecode:
         parts = 2 * ranges * shape.heads
         self._parts = torch.zeros(parts * shape.head_dim, dtype=torch.float32, device=device)
         self._sums = torch.zeros(parts * 2, dtype=torch.float32, device=device)
-        self._taking = torch.full((1,), self.programs, dtype=torch.int32, device=device)
-        self._room, self._few = False, enough(shape, self._warps, spared(device))
+        self._share = Share(device, self.programs, enough(shape, self._warps, spared(device)))
         self._arrived = torch.zeros(rows * shape.kv_heads, dtype=torch.int32, device=device)
 
     def leave_room(self, room: bool) -> None:
         """Whether runs from now on, captured ones too, leave multiprocessors to others. Queued on
         the current stream."""
-        if room != self._room:
-            self._taking.fill_(self._few if room else self.programs)
-            self._room = room
+        self._share.leave_room(room)
 
     def run(
         self,
@@ -152,7 +149,7 @@ class PagedDecode:
             last_len=last_len.data_ptr(), indices=indices.data_ptr(), out=out.data_ptr(),
             parts=self._parts.data_ptr(), sums=self._sums.data_ptr(),
             arrived=self._arrived.data_ptr(), rows=rows,
-            programs=0 if programs else self._taking.data_ptr(),
+            programs=0 if programs else self._share.taken.data_ptr(),
             scale=self._shape.head_dim**-0.5 * math.log2(math.e) * k_scale, value_scale=v_scale,
             dependent=self._dependent,
         )  # fmt: skip

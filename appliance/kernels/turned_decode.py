@@ -20,7 +20,7 @@ from torch import Tensor
 
 from appliance.kernels import paged_decode
 from appliance.kernels.cuda_source import Kernel, architecture, image
-from appliance.kernels.multiprocessors import spared
+from appliance.kernels.multiprocessors import Share, spared
 from appliance.kernels.ops import Turns
 from appliance.kernels.paged_decode import SOURCE, Shape, tile_bytes
 
@@ -115,15 +115,12 @@ class TurnedDecode:
         self._parts = torch.zeros(pieces * shape.head_dim, dtype=torch.float32, device=device)
         self._sums = torch.zeros(pieces * 2, dtype=torch.float32, device=device)
         self._arrived = torch.zeros(MAX_ROWS * shape.kv_heads, dtype=torch.int32, device=device)
-        self._taking = torch.full((1,), self._multiprocessors, dtype=torch.int32, device=device)
-        self._room, self._few = False, spared(device)
+        self._share = Share(device, self._multiprocessors, spared(device))
 
     def leave_room(self, room: bool) -> None:
         """Whether runs from now on, captured ones too, leave multiprocessors to others. Queued on
         the current stream."""
-        if room != self._room:
-            self._taking.fill_(self._few if room else self._multiprocessors)
-            self._room = room
+        self._share.leave_room(room)
 
     def run(
         self,
@@ -156,7 +153,7 @@ class TurnedDecode:
             k=k.data_ptr(), v=v.data_ptr(), indptr=indptr.data_ptr(),
             last_len=last_len.data_ptr(), indices=indices.data_ptr(), out=out.data_ptr(),
             parts=self._parts.data_ptr(), sums=self._sums.data_ptr(),
-            arrived=self._arrived.data_ptr(), programs=self._taking.data_ptr(), rows=rows,
+            arrived=self._arrived.data_ptr(), programs=self._share.taken.data_ptr(), rows=rows,
             scale=shape.head_dim**-0.5 * math.log2(math.e) * k_scale, value_scale=v_scale,
             dependent=1, qkv=qkv.data_ptr(), positions=turns.positions.data_ptr(),
             cos_sin=turns.cos_sin.data_ptr(), q_weight=weights[0], k_weight=weights[1],

@@ -8,15 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from decode_rows import BF16, SHAPES, DecodeRows, cuda, relative
 from torch import Tensor
 
 from appliance.kernels import paged_decode
 from appliance.kernels.paged_decode import PagedDecode, Shape
-
-cuda = "cuda"
-PAGE = 16
-E4M3 = torch.float8_e4m3fn
-BF16, F16 = torch.bfloat16, torch.float16
 
 LENGTHS = {
     "one token": [1],
@@ -26,71 +22,22 @@ LENGTHS = {
     "many alike": [300] * 500,
     "many unlike": np.random.default_rng(5).integers(1, 3000, 137).tolist(),
 }
-SHAPES = {
-    "8B": Shape(32, 8, 128, PAGE, BF16, False),
-    "seven to a head": Shape(28, 4, 128, PAGE, BF16, False),
-    "five to a head, float16": Shape(40, 8, 128, PAGE, F16, False),
-    "each its own, heads of 64": Shape(32, 32, 64, PAGE, BF16, False),
-    "one head of eight": Shape(8, 1, 128, PAGE, BF16, False),
-    "a rank's odd share": Shape(10, 5, 64, PAGE, F16, False),
-    "pages of 32": Shape(32, 8, 128, 32, BF16, False),
-    "8-bit pages": Shape(32, 8, 128, PAGE, BF16, True),
-    "8-bit pages, heads of 64, float16": Shape(32, 4, 64, PAGE, F16, True),
-}
 
 
-class Rows:
-    """Rows whose pages lie anywhere; what no token was written to is no number."""
-
+class Rows(DecodeRows):
     def __init__(self, shape: Shape, lengths: list[int], seed: int) -> None:
-        counts = [-(-n // shape.page) for n in lengths]
-        total = sum(counts)
-        torch.manual_seed(seed)
-        self.shape, self.lengths = shape, lengths
-        self.indptr = _ints([0, *np.cumsum(counts)])
-        self.last_len = _ints(
-            [n - (c - 1) * shape.page for n, c in zip(lengths, counts, strict=True)]
-        )
-        self.indices = (torch.randperm(total, dtype=torch.int32) + 1).to(cuda)
-        self.k, self.v = self._pages(total), self._pages(total)
+        super().__init__(shape, lengths, seed)
         self.q = torch.randn(
             len(lengths), shape.heads, shape.head_dim, device=cuda, dtype=shape.dtype
         )
 
-    def _pages(self, total: int) -> Tensor:
-        s = self.shape
-        pages = torch.randn(total + 1, s.page, s.kv_heads, s.head_dim, device=cuda, dtype=BF16)
-        pages = pages.to(E4M3 if s.narrow else s.dtype)
-        for page, used in zip(
-            self.indices[self.indptr[1:].long() - 1].tolist(), self.last_len.tolist(), strict=True
-        ):
-            pages[page, used:] = math.nan
-        return pages
-
     def want(self, k_scale: float = 1.0, v_scale: float = 1.0) -> Tensor:
-        s, firsts = self.shape, self.indptr.tolist()
-        out = torch.empty(self.q.shape, dtype=torch.float32, device=cuda)
-        for row, n in enumerate(self.lengths):
-            mine = self.indices[firsts[row] : firsts[row + 1]].long()
-            k = self.k[mine].flatten(0, 1)[:n].float() * k_scale
-            v = self.v[mine].flatten(0, 1)[:n].float() * v_scale
-            q = self.q[row].float().view(s.kv_heads, -1, s.head_dim)
-            scores = torch.einsum("kgd,lkd->kgl", q, k) / math.sqrt(s.head_dim)
-            out[row] = torch.einsum("kgl,lkd->kgd", scores.softmax(-1), v).flatten(0, 1)
-        return out
+        return self.attended(self.q, self.k, self.v, k_scale, v_scale)
 
     def run(self, kernel: PagedDecode, **options: float) -> Tensor:
         out = torch.full_like(self.q, math.nan)
         kernel.run(self.q, self.k, self.v, self.indptr, self.last_len, self.indices, out, **options)
         return out
-
-
-def _ints(values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32, device=cuda)
-
-
-def _relative(out: Tensor, want: Tensor) -> float:
-    return ((out.float() - want).norm() / want.norm()).item()
 
 
 @pytest.mark.gpu
@@ -102,7 +49,7 @@ def test_against_plain_torch(shape: str, lengths: str) -> None:
     want = rows.want()
     for programs in (0, 7, 40):
         out = rows.run(kernel, programs=programs)
-        assert _relative(out, want) < (4e-3 if SHAPES[shape].dtype is BF16 else 1e-3)
+        assert relative(out, want) < (4e-3 if SHAPES[shape].dtype is BF16 else 1e-3)
         assert torch.equal(rows.run(kernel, programs=programs), out)  # whoever was last
 
 
@@ -115,7 +62,7 @@ def test_rows_of_random_lengths(shape: str, seed: int) -> None:
     lengths = np.exp(rng.uniform(0, rng.uniform(2, 9), count)).astype(int).tolist()
     rows = Rows(SHAPES[shape], lengths, seed)
     out = rows.run(PagedDecode(SHAPES[shape], count, torch.device(cuda)))
-    assert _relative(out, rows.want()) < 4e-3
+    assert relative(out, rows.want()) < 4e-3
 
 
 @pytest.mark.gpu
@@ -124,7 +71,7 @@ def test_scales_of_pages(shape: str) -> None:
     rows = Rows(SHAPES[shape], [700, 33, 5], seed=1)
     kernel = PagedDecode(SHAPES[shape], 3, torch.device(cuda))
     out = rows.run(kernel, k_scale=0.6, v_scale=1.7)
-    assert _relative(out, rows.want(0.6, 1.7)) < 4e-3
+    assert relative(out, rows.want(0.6, 1.7)) < 4e-3
 
 
 @pytest.mark.gpu
@@ -134,7 +81,7 @@ def test_large_scores() -> None:
     page, head = int(rows.indices[120]), 3
     rows.k[page, 5, head] = 40 * rows.q[0, head * 4] / rows.q[0, head * 4].norm()
     kernel = PagedDecode(SHAPES["8B"], 2, torch.device(cuda))
-    assert _relative(rows.run(kernel), rows.want()) < 4e-3
+    assert relative(rows.run(kernel), rows.want()) < 4e-3
 
 
 @pytest.mark.gpu
@@ -152,7 +99,7 @@ def test_captured_and_replayed_with_other_lists() -> None:
     with torch.cuda.graph(graph):
         kernel.run(*given)
     graph.replay()
-    assert _relative(out, first.want()) < 4e-3
+    assert relative(out, first.want()) < 4e-3
     indices[: len(second.indices)] = second.indices
     first.indptr.copy_(second.indptr)
     first.last_len.copy_(second.last_len)
@@ -160,7 +107,7 @@ def test_captured_and_replayed_with_other_lists() -> None:
     first.k[:pages], first.v[:pages] = second.k[:pages], second.v[:pages]
     first.q.copy_(second.q)
     graph.replay()
-    assert _relative(out, second.want()) < 4e-3
+    assert relative(out, second.want()) < 4e-3
 
 
 def test_what_it_does_not_know() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from decode_rows import BF16, SHAPES, DecodeRows, cuda, relative
 from torch import Tensor
 
 from appliance.kernels import turned_decode
@@ -16,10 +17,6 @@ from appliance.kernels.paged_decode import Shape
 from appliance.kernels.torch_ops import TorchOps
 from appliance.kernels.turned_decode import MAX_ROWS, Division, TurnedDecode
 
-cuda = "cuda"
-PAGE = 16
-E4M3 = torch.float8_e4m3fn
-BF16, F16 = torch.bfloat16, torch.float16
 CONTEXT = 1 << 16
 EPS = 1e-5
 
@@ -32,35 +29,12 @@ LENGTHS = {
     "short beside long": [300] * 20 + [60_000, 3],
     "unlike": np.random.default_rng(5).integers(1, 6000, 27).tolist(),
 }
-SHAPES = {
-    "8B": Shape(32, 8, 128, PAGE, BF16, False),
-    "seven to a head": Shape(28, 4, 128, PAGE, BF16, False),
-    "five to a head, float16": Shape(40, 8, 128, PAGE, F16, False),
-    "each its own, heads of 64": Shape(32, 32, 64, PAGE, BF16, False),
-    "one head of eight": Shape(8, 1, 128, PAGE, BF16, False),
-    "a rank's odd share": Shape(10, 5, 64, PAGE, F16, False),
-    "pages of 32": Shape(32, 8, 128, 32, BF16, False),
-    "8-bit pages": Shape(32, 8, 128, PAGE, BF16, True),
-    "8-bit pages, heads of 64, float16": Shape(32, 4, 64, PAGE, F16, True),
-}
 
 
-class Rows:
-    """Rows whose pages lie anywhere; what no token was written to is no number."""
-
+class Rows(DecodeRows):
     def __init__(self, shape: Shape, lengths: list[int], head_norm: bool, seed: int) -> None:
-        counts = [-(-n // shape.page) for n in lengths]
-        total = sum(counts)
-        torch.manual_seed(seed)
-        self.shape, self.lengths = shape, lengths
-        self.indptr = _ints([0, *np.cumsum(counts)])
-        self.last_len = _ints(
-            [n - (c - 1) * shape.page for n, c in zip(lengths, counts, strict=True)]
-        )
-        self.indices = (torch.randperm(total, dtype=torch.int32) + 1).to(cuda)
-        last = self.indices[self.indptr[1:].long() - 1].long()
-        self.kv_rows = last * shape.page + self.last_len - 1
-        self.k, self.v = self._pages(total), self._pages(total)
+        super().__init__(shape, lengths, seed, to_come=1)
+        self.kv_rows = self.last_pages * shape.page + self.last_len - 1
         size = shape.head_dim
         wide = (shape.heads + 2 * shape.kv_heads) * size
         self.qkv = torch.randn(len(lengths), wide, device=cuda).to(shape.dtype)
@@ -70,16 +44,6 @@ class Rows:
             torch.tensor(lengths, device=cuda) - 1, torch.cat([angles.cos(), angles.sin()], 1),
             weights[0] if head_norm else None, weights[1] if head_norm else None, EPS,
         )  # fmt: skip
-
-    def _pages(self, total: int) -> Tensor:
-        s = self.shape
-        pages = torch.randn(total + 1, s.page, s.kv_heads, s.head_dim, device=cuda, dtype=BF16)
-        pages = pages.to(E4M3 if s.narrow else s.dtype)
-        for page, used in zip(
-            self.indices[self.indptr[1:].long() - 1].tolist(), self.last_len.tolist(), strict=True
-        ):
-            pages[page, used - 1 :] = math.nan
-        return pages
 
     def stored(self, k_scale: float, v_scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Queries in float32, and the pages with this step's tokens, by plain torch in float32."""
@@ -95,32 +59,10 @@ class Rows:
             pages.flatten(0, 1)[self.kv_rows] = new.flatten(0, 1)[self.kv_rows].to(pages.dtype)
         return q, k, v
 
-    def attended(self, q: Tensor, k: Tensor, v: Tensor, k_scale: float, v_scale: float) -> Tensor:
-        s, firsts = self.shape, self.indptr.tolist()
-        if not s.narrow:
-            k_scale = v_scale = 1.0
-        out = torch.empty(q.shape, dtype=torch.float32, device=cuda)
-        for row, n in enumerate(self.lengths):
-            mine = self.indices[firsts[row] : firsts[row + 1]].long()
-            keys = k[mine].flatten(0, 1)[:n].float() * k_scale
-            values = v[mine].flatten(0, 1)[:n].float() * v_scale
-            scores = torch.einsum("kgd,lkd->kgl", q[row].view(s.kv_heads, -1, s.head_dim), keys)
-            shares = (scores / math.sqrt(s.head_dim)).softmax(-1)
-            out[row] = torch.einsum("kgl,lkd->kgd", shares, values).flatten(0, 1)
-        return out
-
     def run(self, kernel: TurnedDecode, **options: float) -> tuple[Tensor, Tensor, Tensor]:
         k, v = self.k.clone(), self.v.clone()
         given = self.qkv, self.turns, k, v, self.indptr, self.last_len, self.indices
         return kernel.run(*given, **options), k, v
-
-
-def _ints(values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32, device=cuda)
-
-
-def _relative(out: Tensor, want: Tensor) -> float:
-    return ((out.float() - want).norm() / want.norm()).item()
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
@@ -140,12 +82,12 @@ def _check(
         got, meant = pages.flatten(0, 1), pages_want.flatten(0, 1)
         assert _same_bits(got[others], meant[others])
         # keys are rounded before the norm's weight and behind it; 8 bits may fall to either side
-        off = _relative(got[~others], meant[~others].float())
+        off = relative(got[~others], meant[~others].float())
         assert off < (3e-2 if rows.shape.narrow else 6e-3)
     if not rows.shape.narrow:
         assert _same_bits(v, v_want)
     want = rows.attended(q, k, v, k_scale, v_scale)
-    assert _relative(out, want) < (1e-2 if rows.shape.dtype is BF16 else 2e-3)
+    assert relative(out, want) < (1e-2 if rows.shape.dtype is BF16 else 2e-3)
     again, *_ = rows.run(kernel, least=least, **scales)
     assert _same_bits(out, again)  # whoever was last
 
@@ -209,7 +151,7 @@ def test_captured_behind_a_matmul_and_replayed_with_other_lists() -> None:
     for _ in range(100):
         out.fill_(math.nan)
         graph.replay()
-        assert _relative(out, want) < 1e-2
+        assert relative(out, want) < 1e-2
     indices[: len(second.indices)] = second.indices
     for name in ("indptr", "last_len", "kv_rows"):
         getattr(first, name).copy_(getattr(second, name))
@@ -220,7 +162,7 @@ def test_captured_behind_a_matmul_and_replayed_with_other_lists() -> None:
     first.indices = second.indices
     graph.replay()
     q, *_ = first.stored(1.0, 1.0)
-    assert _relative(out, first.attended(q, first.k, first.v, 1.0, 1.0)) < 1e-2
+    assert relative(out, first.attended(q, first.k, first.v, 1.0, 1.0)) < 1e-2
 
 
 def test_what_it_does_not_know() -> None:

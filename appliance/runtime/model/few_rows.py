@@ -24,7 +24,7 @@ from appliance.runtime.spec import ModelSpec
 
 _BEST = {False: 1, True: 2}
 """By whether weights are of 8 bits, which this kernel widens as it reads them; docs/measurements.md
-"9 to 64 rows"."""
+"2 to 64 rows"."""
 
 
 def why_not(model: Decoder, spec: ModelSpec, tp: int, pages: list[KVPages], page_size: int) -> str:
